@@ -1,0 +1,30 @@
+"""The short names that `verify` knows: one row each.  An adapter is a module that offers the protocol."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import NamedTuple
+
+
+class Adapter(NamedTuple):
+    """A short name, the module that answers for it, and the libraries that must be installed."""
+
+    name: str
+    module: str
+    needs: tuple[str, ...]
+
+    @property
+    def installed(self) -> bool:
+        """True when every library is found; nothing is imported to find out."""
+        return all(find_spec(library) is not None for library in self.needs)
+
+
+ADAPTERS = (
+    Adapter("numpy", "qloracle", ()),
+    Adapter("bitsandbytes", "qloracle_conformance.adapters.bnb", ("torch", "bitsandbytes")),
+)
+
+
+def find(name: str) -> Adapter | None:
+    """Return the adapter of a short name, or None."""
+    return next((adapter for adapter in ADAPTERS if adapter.name == name), None)

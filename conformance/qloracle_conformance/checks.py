@@ -1,0 +1,73 @@
+"""A check: inputs that try one rule on one function, and the judgement of what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qloracle_conformance.cases import Case
+from qloracle_conformance.judging import Judge
+from qloracle_conformance.probe import View
+
+PROFILES = ("smoke", "standard", "exhaustive")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a check draws its cases from: the view, the profile and a generator of its own."""
+
+    view: View
+    profile: str
+    seed: int
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """A fresh generator, the same for the same seed."""
+        return np.random.default_rng(self.seed)
+
+    @property
+    def deep(self) -> bool:
+        """True beyond the smoke profile."""
+        return self.profile != "smoke"
+
+    def pick(self, smoke: int, standard: int) -> int:
+        """A size that depends on the profile."""
+        return standard if self.deep else smoke
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check on one function.
+
+    `judged` are the results whose values it judges: the self-control replaces them by zeros,
+    constants and shuffled values, and a check that would accept those on its own data is no check.
+    `search` marks cases drawn by Hypothesis, which shrinks its own failures.
+    """
+
+    rule: str
+    layer: str
+    function: str
+    cases: Callable[[Plan], Iterator[Case]]
+    judge: Judge
+    judged: tuple[int, ...] = (0,)
+    tables: tuple[str, ...] = ()
+    search: Callable[[Plan], Any] | None = None
+    directed: bool = True
+    profiles: tuple[str, ...] = ()
+
+    def id(self, view: View) -> str:
+        """The check's name in reports and known-failure files."""
+        return f"{self.rule}/{view.name}/{self.layer}"
+
+
+def all_checks() -> list[Check]:
+    """List every check of every rule, in the order in which they run."""
+    from qloracle_conformance import rules
+
+    found: list[Check] = []
+    for rule in rules.ROOMS:
+        found += getattr(rules.room(rule), "CHECKS", ())
+    return found

@@ -1,0 +1,223 @@
+"""Dialect fields: the lawful ways in which implementations differ, each with a closed list of values.
+
+A *format* field decides whether bytes can be exchanged.  One that differs from the specification
+must be declared; undeclared it fails, and judging goes on under what was found.  A *rounding*
+field is found by the probe, adopted and printed, as in ``PASS[full: reciprocal]``.
+
+A declaration is a dict in the implementation, for all functions that have the field or for one::
+
+    dialect = {"nibble_order": "low_first", "quantize_4bit[fp4]": {"thresholds": "cuda"}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from qloracle_conformance.loading import UsageError
+
+
+class Field(NamedTuple):
+    """One dialect field; the first value is the specification's."""
+
+    name: str
+    kind: str
+    values: tuple[str, ...]
+    functions: tuple[str, ...]
+    meaning: str
+
+
+QUANTIZERS = ("quantize_4bit", "quantize_blockwise")
+DECODERS = ("dequantize_4bit", "dequantize_blockwise")
+NORMALISATIONS = (
+    "divide",
+    "reciprocal",
+    "approx(rcp)",
+    "approx(div)",
+    "approx(div2.5)",
+    "approx(rcp2.5)",
+)
+BANDS = {"approx(rcp)": 2, "approx(div)": 2, "approx(div2.5)": 3, "approx(rcp2.5)": 5}
+
+FIELDS = (
+    Field(
+        "codebook", "format", ("pinned", "four_decimals", "paper", "bfloat16"), ("dequantize_4bit",),
+        "the levels: S1's bits, or rounded to four decimals, the paper's offset, or bfloat16",
+    ),
+    Field(
+        "map_8bit", "format", ("fused", "baseline"), ("dequantize_absmax",),
+        "the default 8-bit map: S1's single rounding, or product and sum rounded apart",
+    ),
+    Field(
+        "nibble_order", "format", ("high_first", "low_first"), ("quantize_4bit", "dequantize_4bit"),
+        "which nibble of a byte holds the first of two elements",
+    ),
+    Field(
+        "layout", "format", ("flat", "per_row"), QUANTIZERS + DECODERS,
+        "blocks run over the flattened array, or start again at each row",
+    ),
+    Field(
+        "absmax_type", "format", ("float32", "float16", "bfloat16"), QUANTIZERS,
+        "the type to which absmax is rounded before it is stored",
+    ),
+    Field(
+        "zero_block", "format", ("zero", "first", "last"), (*QUANTIZERS, "quantize_absmax"),
+        "the code of a block of zeros: that of q = +0, the first or the last",
+    ),
+    Field(
+        "normalisation_full", "rounding", NORMALISATIONS, (*QUANTIZERS, "quantize_absmax"),
+        "how a full block is scaled: x / absmax, x * (1 / absmax), or an approximation",
+    ),
+    Field(
+        "normalisation_partial", "rounding", NORMALISATIONS, (*QUANTIZERS, "quantize_absmax"),
+        "the same for a short last block",
+    ),
+    Field(
+        "thresholds", "rounding", ("midpoint", "nearest", "literal", "cuda"),
+        (*QUANTIZERS, "quantize_absmax"),
+        "float32 midpoints, argmin of float32 distances, or published decimals as a C compiler "
+        "rounds them (literal: NF4; cuda: FP4)",
+    ),
+    Field(
+        "fp4_ties", "rounding", ("toward_zero", "lower_signed"), ("quantize_4bit",),
+        "where a tie between two negative FP4 levels goes",
+    ),
+    Field(
+        "input_type", "rounding", ("float32", "own"), QUANTIZERS,
+        "the type in which x is scaled: float32, or the type of x",
+    ),
+    Field(
+        "subnormal_input", "rounding", ("kept", "flushed"), QUANTIZERS,
+        "subnormal elements: kept, or read as zero",
+    ),
+    Field(
+        "subnormal_scale", "rounding", ("kept", "flushed"), QUANTIZERS,
+        "a subnormal absmax: kept, or taken as zero when scaling",
+    ),
+    Field(
+        "subnormal_output", "rounding", ("kept", "flushed", "flushed_bfloat16"), DECODERS,
+        "a subnormal float32 product: kept, or returned as zero (in every type, or by the "
+        "conversion to bfloat16 alone, as AVX-512's instruction does)",
+    ),
+    Field(
+        "decode", "rounding", ("separate", "output_type", "fma"),
+        (*DECODERS, "dequantize_absmax"),
+        "product in float32 then rounded; factors rounded to the output type first; "
+        "for nested scales, product and offset in one rounding",
+    ),
+)  # fmt: skip
+
+BY_NAME = {field.name: field for field in FIELDS}
+
+Dialect = dict[str, str]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "spec": {},
+    "bnb-default": {
+        "normalisation": ["reciprocal", "divide"],
+        "quantize_4bit[fp4]": {"fp4_ties": "lower_signed"},
+    },
+    "bnb-cuda": {
+        "zero_block": "first",
+        "quantize_4bit[nf4]": {"thresholds": "literal"},
+        "quantize_4bit[fp4]": {"thresholds": "cuda"},
+        "normalisation": "approx(rcp)",
+    },
+    "bnb-triton": {"quantize_4bit[nf4]": {"thresholds": "literal"}},
+    "onnxruntime": {
+        "normalisation": "reciprocal",
+        "quantize_4bit[nf4]": {"thresholds": "literal"},
+    },
+    "openvino": {"nibble_order": "low_first", "quantize_4bit[nf4]": {"thresholds": "literal"}},
+    "torchao": {"codebook": "four_decimals", "thresholds": "nearest", "input_type": "own"},
+}
+
+
+def fields_of(function: str, quant_type: str = "") -> list[Field]:
+    """List the fields that a function has; FP4's tie field only for FP4.
+
+    >>> [field.name for field in fields_of("dequantize_blockwise")]
+    ['layout', 'subnormal_output', 'decode']
+    """
+    found = [field for field in FIELDS if function in field.functions]
+    return [field for field in found if field.name != "fp4_ties" or quant_type == "fp4"]
+
+
+def specification(function: str, quant_type: str = "") -> Dialect:
+    """Return the specification's value of every field of a function."""
+    return {field.name: field.values[0] for field in fields_of(function, quant_type)}
+
+
+def declared_for(declared: Mapping[str, Any], function: str, quant_type: str = "") -> Dialect:
+    """Pick from a declaration what concerns one function, the more specific entry winning.
+
+    Raises UsageError for an unknown field, function or value.
+
+    >>> declared_for({"normalisation": ["reciprocal", "divide"]}, "quantize_blockwise")
+    {'normalisation_full': 'reciprocal', 'normalisation_partial': 'divide'}
+    """
+    chosen: Dialect = {}
+    names = {field.name for field in fields_of(function, quant_type)}
+    for scope in ("", function, f"{function}[{quant_type}]"):
+        part = declared if scope == "" else declared.get(scope, {})
+        for name, value in _spread(part):
+            if name in names:
+                chosen[name] = value
+    return chosen
+
+
+def check_declaration(declared: Any) -> None:
+    """Refuse a declaration with a field, function or value that does not exist (UsageError)."""
+    if not isinstance(declared, Mapping):
+        raise UsageError(f"dialect must be a dict, got {declared!r}")
+    for name, part in declared.items():
+        function = name.partition("[")[0]
+        if isinstance(part, Mapping):
+            if not any(function in field.functions for field in FIELDS):
+                raise UsageError(f"dialect names {name!r}, which is no function with a dialect")
+            check_declaration(part)
+    for name, value in _spread(declared):
+        field = BY_NAME.get(name)
+        if field is None:
+            raise UsageError(f"dialect has no field {name!r}; it has {', '.join(BY_NAME)}")
+        if value not in field.values:
+            raise UsageError(
+                f"dialect field {name!r} is {value!r}; allowed: {', '.join(field.values)}"
+            )
+
+
+def _spread(part: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (field, value), `normalisation` standing for the pair of full and partial blocks."""
+    for name, value in part.items():
+        if isinstance(value, Mapping):
+            continue
+        if name == "normalisation":
+            full, partial = (value, value) if isinstance(value, str) else value
+            yield from (("normalisation_full", full), ("normalisation_partial", partial))
+        else:
+            yield name, value
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Return a named dialect; UsageError if there is none of that name."""
+    if name not in PRESETS:
+        raise UsageError(f"no dialect preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def label(dialect: Dialect, function: str, quant_type: str = "") -> str:
+    """Say how a dialect differs from the specification, '' if it does not.
+
+    >>> label({"normalisation_full": "reciprocal", "normalisation_partial": "reciprocal"},
+    ...       "quantize_blockwise")
+    'reciprocal'
+    """
+    spec = specification(function, quant_type)
+    odd = {k: v for k, v in dialect.items() if v != spec.get(k)}
+    full, partial = odd.pop("normalisation_full", None), odd.pop("normalisation_partial", None)
+    parts = []
+    if full and full == partial:
+        parts.append(full)
+    elif full or partial:
+        parts.append(f"full: {full or 'divide'}, partial: {partial or 'divide'}")
+    return "; ".join(parts + [f"{k}: {v}" for k, v in odd.items()])

@@ -1,0 +1,86 @@
+"""From the text IMPL to a live object that offers protocol functions.
+
+`IMPL` is a short name (`numpy`, `bitsandbytes`), `module:NAME`, `pkg.mod:object`, `path/file.py`
+or `path/file.py:object`.  A file's folder is never put on sys.path: a kernel that lies beside a
+file named `torch.py` must not import that.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from qloracle_conformance import adapters
+
+
+class UsageError(ValueError):
+    """The text IMPL (or an option) cannot mean anything: exit code 2."""
+
+
+class Place(NamedTuple):
+    """Where an implementation lies: a file or a module, and an object in it ('' for all of it)."""
+
+    kind: str
+    where: str
+    member: str = ""
+
+
+def parse(spec: str) -> Place:
+    """Read IMPL without importing anything.
+
+    Raises UsageError for a text that names nothing.
+
+    >>> parse("module:my_kernels"), parse("my.kernels:fast"), parse("numpy")
+    (Place(kind='module', where='my_kernels', member=''), \
+Place(kind='module', where='my.kernels', member='fast'), \
+Place(kind='module', where='qloracle', member=''))
+    """
+    adapter = adapters.find(spec)
+    if adapter is not None:
+        if not adapter.installed:
+            raise UsageError(f"{spec}: not installed here (needs {', '.join(adapter.needs)})")
+        return Place("module", adapter.module)
+    path, _, member = spec.partition(".py:") if ".py:" in spec else (spec, "", "")
+    if spec.endswith(".py") or ".py:" in spec:
+        path = path if path.endswith(".py") else path + ".py"
+        if not Path(path).is_file():
+            raise UsageError(f"{spec}: no such file")
+        return Place("file", str(Path(path).resolve()), member)
+    head, colon, tail = spec.partition(":")
+    if not colon or not head or not tail or os.sep in spec:
+        names = ", ".join(adapter.name for adapter in adapters.ADAPTERS)
+        raise UsageError(
+            f"{spec!r} is no implementation: give a short name ({names}), module:NAME, "
+            "pkg.mod:object or path/file.py"
+        )
+    return Place("module", tail) if head == "module" else Place("module", head, tail)
+
+
+def load(spec: str) -> Any:
+    """Import the implementation that `spec` names; whatever its import raises goes through."""
+    place = parse(spec)
+    found = _load_file(Path(place.where)) if place.kind == "file" else _load_module(place.where)
+    for name in filter(None, place.member.split(".")):
+        found = getattr(found, name)
+    return found
+
+
+def _load_module(name: str) -> Any:
+    if os.getcwd() not in sys.path:  # last, so that nothing here shadows an installed package
+        sys.path.append(os.getcwd())
+    return importlib.import_module(name)
+
+
+def _load_file(path: Path) -> Any:
+    name = f"qloracle_impl_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickling look a module up by its name
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,47 @@
+"""P1. The form of a result: as many arrays as are due, each of the due type and shape.
+
+`quantize_4bit` returns packed uint8[ceil(n/2)] and absmax float32[ceil(n/blocksize)],
+`dequantize_4bit` an array of exactly the shape and dtype asked for, and so on: the table is
+`qloracle_conformance.protocol`.  Two liberties only: an axis of length 1 may stay on packed bytes,
+codes or scales, and an offset may be a 0-d array or a NumPy scalar.  A decoded array has no such
+liberty, because its shape is what the caller reads.
+
+Where only the form is wrong, this rule fails and the values are judged all the same.  Every call
+that any other rule makes is looked at.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qloracle_conformance.cases import Case
+from qloracle_conformance.judging import Mismatch, Values
+from qloracle_conformance.probe import View
+from qloracle_conformance.protocol import Due, block_count, due_results
+
+EXACT_SHAPE = ("values",)
+
+
+def wrong_form(case: Case, values: Values, view: View) -> Mismatch | None:
+    """The first result whose type or shape is not the due one."""
+    for due, got in zip(_due(case, view), values, strict=True):
+        if got.dtype != due.dtype or _shape(got, due) != due.shape:
+            return Mismatch(due.name, 0, f"{got.dtype}{list(got.shape)}", str(due).split(" ", 1)[1])
+    return None
+
+
+def _shape(got: np.ndarray, due: Due) -> tuple[int, ...]:
+    if due.name in EXACT_SHAPE or got.shape == due.shape:
+        return got.shape
+    kept = tuple(n for n in got.shape if n != 1) if got.ndim > len(due.shape) else got.shape
+    return due.shape if kept in (due.shape, tuple(n for n in due.shape if n != 1)) else got.shape
+
+
+def _due(case: Case, view: View) -> tuple[Due, ...]:
+    due = due_results(case.function, case.arrays, case.options)
+    if view.dialect.get("layout") != "per_row" or "x" not in case.arrays:
+        return due
+    shape, size = case.arrays["x"].shape, case.options["blocksize"]
+    rows = int(np.prod(shape[:-1], dtype=np.int64))
+    scales = rows * block_count(shape[-1] if shape else 1, size)
+    return (due[0], Due("absmax", due[1].dtype, (scales,)))

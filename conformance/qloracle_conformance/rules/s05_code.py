@@ -1,0 +1,128 @@
+"""S5. code = number of thresholds t[i] with q > t[i], q = x / absmax in one float32 division.
+
+A tie takes the lower code.  absmax = 0: q is +0 for the whole block, so a block of zeros is code 7
+in NF4; with a nested absmax any other code would decode to non-zero.  FP4: m = |q| is coded on the
+magnitudes, bit 3 = (q < 0), and codes 0 and 8 are one level.
+
+Codes are judged on the implementation's own absmax.  Multiplying by the rounded reciprocal is
+another number than dividing, and lawful: it is found by the probe (apart for full and for short
+blocks), adopted, printed, and then demanded exactly.  Judged at full-mantissa scales on values for
+which the two differ, on all 65,536 values of both 16-bit types, on blocks of zeros, on small edits
+drawn by Hypothesis, and on random volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qloracle_conformance.cases import Case
+from qloracle_conformance.checks import Check, Plan
+from qloracle_conformance.inputs import values
+from qloracle_conformance.judging import judge_codes
+from qloracle_conformance.probe import MAPS, QUANT_TYPES
+from qloracle_conformance.protocol import FLOAT_TYPES
+from qloracle_conformance.rules.s02_thresholds import encode_case
+
+
+def full_scales(plan: Plan) -> Iterator[Case]:
+    """Full blocks at scales where x / a and x * (1 / a) fall on different sides, all block sizes."""
+    count = plan.pick(64, 256)
+    x, scale = values.discriminating(plan.rng, plan.view.coder.cuts, count)
+    for blocksize in (64, 32, 128, 256, 1024, 4096):
+        yield encode_case(plan, values.anchored(x, scale, blocksize), blocksize, "full blocks")
+    x, scale = values.discriminating(plan.rng, plan.view.coder.cuts, count, -120, 120)
+    yield encode_case(plan, values.anchored(x, scale, 64), 64, "full blocks, all binades")
+
+
+def partial_scales(plan: Plan) -> Iterator[Case]:
+    """The same values in a short block, alone and after full ones."""
+    x, scale = values.discriminating(plan.rng, plan.view.coder.cuts, 64)
+    size = min(x.shape[1] + 1, 1290)
+    rows = values.anchored(x, scale, size)
+    blocksize = next(b for b in (128, 256, 512, 1024, 2048, 4096) if b > size)
+    for row in rows[: plan.pick(64, 64)]:
+        yield encode_case(plan, row, blocksize, "a short block")
+    tail = np.concatenate([np.ones(blocksize, np.float32), rows[0]])
+    yield encode_case(plan, tail, blocksize, "a short block after a full one")
+
+
+def halves(plan: Plan) -> Iterator[Case]:
+    """All finite values of both 16-bit types: beside scales of their own size, and beside 1."""
+    for dtype in ("float16", "bfloat16"):
+        x = values.all_values(dtype)
+        yield encode_case(plan, x[: x.size // 64 * 64].reshape(-1, 64), 64, f"all {dtype} values")
+        inside = x[np.abs(x.astype(np.float32)) <= 1]
+        for lead in (1.0, 1.5, 1975.0):
+            kept = np.clip(inside.astype(np.float32) * np.float32(lead), -lead, lead)
+            row = kept.astype(FLOAT_TYPES[dtype]).astype(np.float32)[None, :]
+            blocks = values.anchored(row, np.float32([lead]), 64)
+            yield encode_case(plan, blocks.astype(FLOAT_TYPES[dtype]), 64, f"beside {lead}")
+
+
+def zeros(plan: Plan) -> Iterator[Case]:
+    """Blocks of zeros, also with a minus sign, full and short, beside a block that is not zero."""
+    for n in (1, 2, 64, 65, 100, 128):
+        for zero in (0.0, -0.0):
+            yield encode_case(plan, np.full(n, zero, np.float32), 64, "zeros")
+    x = np.zeros((3, 64), np.float32)
+    x[1] = np.linspace(-1, 1, 64, dtype=np.float32)
+    yield encode_case(plan, x, 64, "a block between two of zeros")
+
+
+def edges_of_scale(plan: Plan) -> Iterator[Case]:
+    """Subnormal to huge scales, each block a linear ramp and a few thresholds."""
+    scale = values.extremes()
+    cuts = np.resize(plan.view.coder.cuts, (1, 30))
+    x = np.concatenate([scale[:, None] * np.linspace(-1, 1, 32, dtype="f4"), scale[:, None] * cuts], 1)
+    x = values.anchored(x.astype(np.float32), scale, 64)
+    yield encode_case(plan, x, 64, "edges of the scale")
+    for row in x:
+        yield encode_case(plan, row[:63], 64, "edges of the scale, short block")
+
+
+def volume(plan: Plan) -> Iterator[Case]:
+    """Random blocks: normal weights, heavy tails, uniform bits of a binade, all types."""
+    rng = plan.rng
+    for blocksize in (32, 64, 128, 256, 1024, 4096):
+        for dtype in FLOAT_TYPES:
+            n = plan.pick(1 << 13, 1 << 19) + 17
+            kinds: tuple[NDArray[np.float64], ...] = (
+                rng.standard_normal(n) * 0.02, rng.standard_t(3, n), rng.uniform(-1, 1, n),
+            )  # fmt: skip
+            for x in kinds if plan.deep else kinds[:1]:
+                yield encode_case(plan, x.astype(FLOAT_TYPES[dtype]), blocksize, "random volume")
+
+
+def edits(plan: Plan) -> Any:
+    """Hypothesis: a few edits beside an anchor; shrinks to one or two elements."""
+    from qloracle_conformance.inputs.edits import encoded
+
+    return encoded(plan)
+
+
+def nothing(plan: Plan) -> Iterator[Case]:
+    """No directed cases: the layer is a search."""
+    return iter(())
+
+
+def checks_for(function: str, tables: tuple[str, ...]) -> tuple[Check, ...]:
+    """The checks of this rule on one quantizer."""
+    layers = (
+        ("zeros", zeros), ("full", full_scales), ("partial", partial_scales), ("16bit", halves),
+        ("extremes", edges_of_scale), ("volume", volume),
+    )  # fmt: skip
+    directed = tuple(
+        Check("S5", name, function, cases, judge_codes, (0,), tables, directed=name != "volume")
+        for name, cases in layers
+    )
+    search = Check(
+        "S5", "edits", function, nothing, judge_codes, (0,), tables, search=edits, directed=False
+    )
+    return (*directed, search)
+
+
+CHECKS = checks_for("quantize_4bit", QUANT_TYPES) + checks_for("quantize_blockwise", MAPS)

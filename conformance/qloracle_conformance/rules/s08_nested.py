@@ -1,0 +1,204 @@
+"""S8. Double quantization: offset = mean of absmax; r = float32(absmax - offset); r coded by S4, S5.
+
+The 8-bit code is that of the signed dynamic map (or the codebook passed in), 256 values a group.
+Decoding: float32(level * nested_absmax), then float32(+ offset): two roundings, no clamp, so that a
+small absmax may come back negative.  n = 0: offset 0.0.
+
+Offset.  Any order of summing n non-negative numbers makes an error of at most gamma_(n-1) times the
+sum (each of n - 1 additions rounds once); the division by n, or the product with a rounded 1/n,
+adds at most two roundings.  So |offset - mean| <= gamma_(n+1) mean + 2^-150, gamma_k = k u/(1 - k u),
+u = 2^-24.  The bound is nearly reached by sequential summation of equal terms at stagnation, and it
+is blind to a bfloat16 offset for large n.  So beside it stand data on which every order is exact
+(small integers times 2^k, n a power of two): there the offset must be exact to the bit.
+
+Codes and nested_absmax are judged against the implementation's own offset, the decoder against the
+codes that it is given, with its own default map or a map passed in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+import qloracle
+from qloracle_conformance import oracle
+from qloracle_conformance.cases import Case
+from qloracle_conformance.checks import Check, Plan
+from qloracle_conformance.judging import (
+    Mismatch,
+    Outcome,
+    Values,
+    compare_codes,
+    exact,
+    own_absmax,
+    show,
+)
+from qloracle_conformance.oracle import Float32
+from qloracle_conformance.probe import View, nested_candidates
+
+U = 2.0**-24
+SIZES = (0, 1, 2, 3, 15, 16, 17, *range(62, 67), 127, 128, 129, *range(254, 259), 511, 512, 513, 770)
+
+
+def group_ramp(rng: np.random.Generator, n: int, group: int = 256) -> Float32:
+    """Absmax values whose spread differs from group to group by powers of two."""
+    scale = np.ldexp(1.0, -(np.arange(n) // group % 7)) * np.float32(0.02)
+    x: NDArray[np.float64] = 0.05 + scale * rng.uniform(-1, 1, n)
+    return x.astype(np.float32)
+
+
+def quantize_case(absmax: Float32, note: str, codebook: Float32 | None = None, size: int = 256) -> Case:
+    """A call of quantize_absmax."""
+    arrays = {"absmax": absmax} | ({} if codebook is None else {"codebook": codebook})
+    return Case("quantize_absmax", arrays, {"blocksize": size}, note)
+
+
+def maps() -> Iterator[Float32]:
+    """Maps that a caller may pass in: the baseline map, NF4's levels, three levels."""
+    yield oracle.baseline_map()
+    yield qloracle.nf4_codebook()
+    yield np.array([-1, 0, 1], np.float32)
+
+
+def groups(plan: Plan) -> Iterator[Case]:
+    """Every count around a group's edges, ragged last groups with scales of their own, other maps."""
+    for n in SIZES:
+        yield quantize_case(group_ramp(plan.rng, n), f"{n} absmax")
+    for size in (64, 63, 65, 255, 257, 100):
+        yield quantize_case(group_ramp(plan.rng, 5 * size + 3, size), f"groups of {size}", None, size)
+    for codebook in maps():
+        yield quantize_case(group_ramp(plan.rng, 600), "a map passed in", codebook)
+
+
+def residuals(plan: Plan) -> Iterator[Case]:
+    """Residuals at the outer thresholds, equal values, one large among small, zero blocks."""
+    rng, cuts = plan.rng, plan.view.coder.cuts
+    for size in (256, 255, 64, 512):
+        for _ in range(plan.pick(8, 64)):
+            yield quantize_case(nested_candidates(rng, cuts, size), "residuals near thresholds")
+    yield quantize_case(np.full(700, 0.1, np.float32), "all equal")
+    spike = np.full(257, 0.001, np.float32)
+    spike[256] = 1000
+    yield quantize_case(spike, "one large among small")
+    zeros = group_ramp(rng, 300)
+    zeros[::5] = 0
+    yield quantize_case(zeros, "blocks of zeros among others")
+    for _ in range(plan.pick(2, 20)):
+        x = np.abs(rng.standard_normal((plan.pick(2000, 20000), 8))).max(axis=1)
+        yield quantize_case(x.astype(np.float32), "absmax of normal blocks")
+
+
+def judge_nested(case: Case, values: Values, view: View) -> Outcome:
+    """nested_absmax and codes, against the implementation's own offset."""
+    absmax, size = case.arrays["absmax"], case.options["blocksize"]
+    if values[0].size != absmax.size or values[2].size != 1:
+        return Outcome(0)
+    with np.errstate(all="ignore"):
+        offset = np.float32(values[2].reshape(-1)[0].astype(np.float32))
+        residual = absmax - (offset if np.isfinite(offset) else np.float32(0))
+    blocks = oracle.blocks_of((absmax.size,), size)
+    own = view if "codebook" not in case.arrays else _with_levels(view, case.arrays["codebook"])
+    plain = {"subnormal_input": "kept", "absmax_type": "float32"}
+    due = oracle.absmax_of(residual, blocks, plain)
+    outcome = exact("nested_absmax", values[1], due, "the largest |absmax - offset| of the group")
+    scale = own_absmax(residual, values[1], blocks, plain)
+    codes = values[0].reshape(-1)
+    return outcome + compare_codes("code", codes, residual, scale, blocks, own)
+
+
+def _with_levels(view: View, levels: Float32) -> View:
+    return View(view.function, view.table, view.dialect, levels)
+
+
+def offsets(plan: Plan) -> Iterator[Case]:
+    """Ordinary data of many sizes for the bound; integers times 2^k for equality; nothing."""
+    rng = plan.rng
+    yield quantize_case(np.zeros(0, np.float32), "nothing")
+    for n in (1, 2, 4, 64, 256, 1024, 4096):
+        for power in (-20, 0, 9):
+            x = np.ldexp(rng.integers(1, 64, n).astype(np.float32), power)
+            yield quantize_case(x.astype(np.float32), "integers: every order is exact")
+    for n in (3, 7, 100, 1000, plan.pick(5000, 100_003)):
+        yield quantize_case(rng.uniform(0, 1, n).astype(np.float32), "uniform")
+        yield quantize_case(np.exp(rng.normal(0, 3, n)).astype(np.float32), "wide")
+
+
+def judge_offset(case: Case, values: Values, view: View) -> Outcome:
+    """The derived bound, or equality where every order of summation is exact."""
+    absmax = case.arrays["absmax"].astype(np.float64)
+    if values[2].size != 1:
+        return Outcome(0)
+    got = float(values[2].reshape(-1)[0].astype(np.float64))
+    n = absmax.size
+    mean = math.fsum(absmax) / n if n else 0.0
+    simple = case.note.startswith("integers") or n == 0
+    bound = 0.0 if simple else (n + 1) * U / (1 - (n + 1) * U) * mean + 2.0**-150
+    error = abs(got - mean)
+    if error <= bound:
+        return Outcome(1)
+    reason = "every order of summation is exact here" if simple else f"mean of {n} values"
+    first = Mismatch("offset", 0, show(values[2].reshape(-1)[0]), repr(mean), reason, bound, error)
+    return Outcome(1, 1, first)
+
+
+def decode_groups(plan: Plan) -> Iterator[Case]:
+    """Group edges with a scale for each group, negative results, and maps passed in."""
+    for n in SIZES[1:]:
+        yield decode_case(plan, n, 256, None)
+    for codebook in maps():
+        yield decode_case(plan, 600, 256, codebook)
+    for size in (64, 63, 65, 255, 257, 100):
+        yield decode_case(plan, 5 * size + 3, size, None)
+
+
+def decode_case(plan: Plan, n: int, size: int, codebook: Float32 | None) -> Case:
+    """Random codes; full-mantissa scales of which the largest exceed the offset."""
+    rng = plan.rng
+    levels = 256 if codebook is None else codebook.size
+    groups_ = -(-n // size)
+    scale = rng.uniform(0.5, 1, groups_) * 2.0 ** (np.arange(groups_) % 5 - 2)
+    arrays = {
+        "codes": rng.integers(0, levels, n).astype(np.uint8),
+        "nested_absmax": scale.astype(np.float32),
+        "offset": np.array(0.7123, np.float32),
+    } | ({} if codebook is None else {"codebook": codebook})
+    return Case("dequantize_absmax", arrays, {"blocksize": size}, f"{n} codes, groups of {size}")
+
+
+def decode_volume(plan: Plan) -> Iterator[Case]:
+    """Products and sums that two roundings and one rounding tell apart."""
+    rng = plan.rng
+    for offset in (0.7123, 1e-3, 17.0, 0.0):
+        n = plan.pick(4096, 1 << 18)
+        arrays = {
+            "codes": rng.integers(0, 256, n).astype(np.uint8),
+            "nested_absmax": values_of(rng, -(-n // 256)),
+            "offset": np.array(offset, np.float32),
+        }
+        yield Case("dequantize_absmax", arrays, {"blocksize": 256}, "random volume")
+
+
+def values_of(rng: np.random.Generator, count: int) -> Float32:
+    """Positive full-mantissa scales."""
+    return np.ldexp(rng.uniform(0.5, 1, count), rng.integers(-6, 6, count)).astype(np.float32)
+
+
+def judge_denested(case: Case, values: Values, view: View) -> Outcome:
+    """level * nested_absmax + offset, in the dialect's roundings."""
+    blocks = oracle.blocks_of(case.arrays["codes"].shape, case.options["blocksize"])
+    levels = case.arrays.get("codebook", view.levels)[case.arrays["codes"]]
+    scale = case.arrays["nested_absmax"][blocks.index]
+    due = oracle.nested_value(levels, scale, float(case.arrays["offset"]), view.dialect)
+    return exact("absmax", values[0], due, "level * nested_absmax + offset, rounded twice")
+
+
+CHECKS = (
+    Check("S8", "groups", "quantize_absmax", groups, judge_nested, (0, 1)),
+    Check("S8", "residuals", "quantize_absmax", residuals, judge_nested, (0, 1)),
+    Check("S8", "offset", "quantize_absmax", offsets, judge_offset, (2,)),
+    Check("S8", "groups", "dequantize_absmax", decode_groups, judge_denested),
+    Check("S8", "volume", "dequantize_absmax", decode_volume, judge_denested, directed=False),
+)

@@ -1,0 +1,106 @@
+"""The child process: loads one implementation and answers calls over its standard streams.
+
+Each message is a length (8 bytes, little endian) and a safetensors blob.  Whatever the
+implementation prints goes to stderr, so that it cannot disturb the protocol.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, BinaryIO
+
+from qloracle_conformance.calling import SLOW, Calls, declarations, offered, plain
+from qloracle_conformance.cases import Case, decode, encode
+from qloracle_conformance.loading import load
+
+
+def main(spec: str) -> None:
+    """Serve calls on the implementation `spec` until the parent closes the pipe."""
+    inbox, outbox = _take_streams()
+    start = time.perf_counter()
+    try:
+        target = load(spec)
+        hello = _hello(target) | {"seconds": time.perf_counter() - start}
+    except BaseException as error:  # SystemExit too: the parent must hear why
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        send(outbox, encode({"failed": text[:500]}, {}))
+        return
+    send(outbox, encode(hello, {}))
+    _serve(Calls(target), inbox, outbox)
+
+
+def _take_streams() -> tuple[BinaryIO, BinaryIO]:
+    inbox, outbox = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    return inbox, outbox
+
+
+def _hello(target: Any) -> dict[str, Any]:
+    return {
+        "offers": offered(target),
+        "declared": plain(declarations(target)),
+        "file": str(getattr(target, "__file__", "") or ""),
+        "versions": {name: _version(name) for name in _loaded_frameworks()},
+    }
+
+
+def _loaded_frameworks() -> list[str]:
+    names = ("numpy", "torch", "bitsandbytes", "torchao", "cupy", "jax", "qloracle")
+    return [name for name in names if name in sys.modules]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return str(getattr(sys.modules[name], "__version__", "unknown"))
+
+
+def _serve(calls: Calls, inbox: BinaryIO, outbox: BinaryIO) -> None:
+    while (blob := receive(inbox)) is not None:
+        text, arrays = decode(blob)
+        if text.get("settle"):
+            send(outbox, encode({"later": calls.read_again(settle=True)}, {}))
+            continue
+        case = Case(text["function"], arrays, text["options"])
+        answer, compile_seconds = calls.perform(case), 0.0
+        if answer.seconds > SLOW:  # compiled on the way?  The same call once more will tell
+            _, fresh = decode(blob)
+            again = calls.perform(Case(case.function, fresh, case.options))
+            if again.seconds < answer.seconds / 2:
+                compile_seconds = answer.seconds - again.seconds
+        reply = {
+            "status": answer.status,
+            "message": answer.message,
+            "changed": answer.changed_inputs,
+            "seconds": answer.seconds,
+            "compile_seconds": compile_seconds,
+            "call": answer.call,
+            "later": calls.read_again(),
+        }
+        send(outbox, encode(reply, {str(i): value for i, value in enumerate(answer.values)}))
+
+
+def send(stream: BinaryIO, blob: bytes) -> None:
+    """Write one message."""
+    stream.write(struct.pack("<Q", len(blob)) + blob)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> bytes | None:
+    """Read one message; None at the end of the stream."""
+    head = stream.read(8)
+    if len(head) < 8:
+        return None
+    (length,) = struct.unpack("<Q", head)
+    blob = stream.read(length)
+    return blob if len(blob) == length else None
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

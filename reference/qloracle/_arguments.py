@@ -1,0 +1,168 @@
+"""What counts as an argument: the checks that every public function shares.
+
+The specification is strict so that a mistake shows at the call and not as a wrong number. A weight
+is one of three float types (float32, float16, bfloat16), because those are the types that
+checkpoints hold and because all three widen to float32 without rounding; float64 would have to be
+rounded first, and nobody has agreed how. Wrong kinds raise TypeError, wrong values ValueError, and
+the message names the argument, what came and what is allowed.
+
+>>> widened("x", np.array([1, 2]))
+Traceback (most recent call last):
+    ...
+TypeError: x must have dtype float32, float16 or bfloat16, got int64
+>>> widened("x", np.array([0, np.nan, np.inf], np.float32))
+Traceback (most recent call last):
+    ...
+ValueError: x must be finite, got 2 non-finite values of 3, the first nan at flat index 1
+>>> integer("blocksize", 0, least=1)
+Traceback (most recent call last):
+    ...
+ValueError: blocksize must be at least 1, got 0
+"""
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array: TypeAlias = NDArray[Any]
+Float32: TypeAlias = NDArray[np.float32]
+UInt8: TypeAlias = NDArray[np.uint8]
+
+FLOAT_TYPES: tuple[np.dtype[Any], ...] = (
+    np.dtype(np.float32),
+    np.dtype(np.float16),
+    np.dtype(ml_dtypes.bfloat16),
+)
+FLOAT_NAMES = "float32, float16 or bfloat16"
+
+
+def array(name: str, value: object) -> Array:
+    """Return the value as a base-class ndarray; refuse lists and the tensors of frameworks."""
+    if not isinstance(value, np.ndarray | np.generic):
+        raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
+    return np.asarray(value)
+
+
+def floats(name: str, value: object) -> Array:
+    """Return an array of one of the three float types."""
+    checked = array(name, value)
+    if checked.dtype not in FLOAT_TYPES:
+        raise TypeError(f"{name} must have dtype {FLOAT_NAMES}, got {checked.dtype}")
+    return checked
+
+
+@np.errstate(invalid="ignore")  # a signalling NaN is named below, not warned of here
+def widened(name: str, value: object) -> Float32:
+    """Return a private flat copy, float32[n], row-major whatever the strides, and finite."""
+    flat = floats(name, value).astype(np.float32).reshape(-1)  # exact for all three types
+    return finite(name, flat)
+
+
+def finite(name: str, values: Float32) -> Float32:
+    """Return the values, once it is known that none is NaN or infinite."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        first = int(bad.argmax())
+        raise ValueError(
+            f"{name} must be finite, got {np.count_nonzero(bad)} non-finite values of "
+            f"{values.size}, the first {values.flat[first]} at flat index {first}"
+        )
+    return values
+
+
+def vector(name: str, value: object, dtype: DTypeLike, size: int | None = None) -> Array:
+    """Return a one-dimensional array of exactly this dtype and, where one is given, this length."""
+    checked, wanted = array(name, value), np.dtype(dtype)
+    if checked.dtype != wanted:
+        raise TypeError(f"{name} must have dtype {wanted}, got {checked.dtype}")
+    if checked.ndim != 1 or size not in (None, checked.size):
+        length = "n" if size is None else size
+        raise ValueError(f"{name} must have shape ({length},), got {checked.shape}")
+    return checked
+
+
+def scalar(name: str, value: object) -> np.float32:
+    """Return a finite float32 that came as np.float32 or as an array of shape ()."""
+    checked = array(name, value)
+    if checked.dtype != np.float32:
+        raise TypeError(f"{name} must have dtype float32, got {checked.dtype}")
+    if checked.ndim:
+        raise ValueError(f"{name} must have shape (), got {checked.shape}")
+    return np.float32(finite(name, checked)[()])
+
+
+def table(name: str, value: object) -> Float32:
+    """Return a codebook: 2 to 256 finite float32 levels that never decrease."""
+    levels = finite(name, vector(name, value, np.float32))
+    if not 2 <= levels.size <= 256:
+        raise ValueError(f"{name} must hold 2 to 256 levels, got {levels.size}")
+    falls = np.flatnonzero(levels[1:] < levels[:-1])
+    if falls.size:
+        raise ValueError(
+            f"{name} must not decrease, but level {falls[0] + 1} ({levels[falls[0] + 1]}) "
+            f"is below level {falls[0]} ({levels[falls[0]]})"
+        )
+    return levels
+
+
+def codes_below(name: str, codes: UInt8, levels: int) -> UInt8:
+    """Return the codes, once it is known that each of them names a level."""
+    if codes.size and codes.max() >= levels:
+        first = int((codes >= levels).argmax())
+        raise ValueError(
+            f"{name} must be below {levels}, got {codes[first]} as element {first} of {codes.size}"
+        )
+    return codes
+
+
+def integer(name: str, value: object, least: int = 0) -> int:
+    """Return an int that is large enough. A bool is no count, nor is a float, not even 64.0."""
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__} {value!r}")
+    number = operator.index(value)
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def real(name: str, value: object) -> float:
+    """Return a finite number; a bool is none, nor is an array."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__} {value!r}")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}")
+    return number
+
+
+def dimensions(name: str, value: Sequence[int]) -> tuple[tuple[int, ...], int]:
+    """Return the shape as a tuple and the number of elements it holds; () holds one."""
+    if not isinstance(value, tuple | list):
+        raise TypeError(f"{name} must be a tuple of ints, got {type(value).__name__} {value!r}")
+    shape = tuple(integer(name, axis) for axis in value)
+    return shape, math.prod(shape)
+
+
+def float_type(name: str, value: DTypeLike) -> np.dtype[Any]:
+    """Return one of the three float types, as a dtype."""
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        raise TypeError(f"{name} must be {FLOAT_NAMES}, got {value!r}") from None
+    if dtype not in FLOAT_TYPES:
+        raise TypeError(f"{name} must be {FLOAT_NAMES}, got {value!r}")
+    return dtype
+
+
+def choice(name: str, value: object, allowed: Sequence[str]) -> str:
+    """Return one of the allowed words."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, got {type(value).__name__} {value!r}")
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    return value
