@@ -5,6 +5,7 @@ Both offer `call(case) -> Answer` and `settle() -> the results that changed afte
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import subprocess
@@ -31,18 +32,30 @@ class LoadError(Exception):
 class Caller(Protocol):
     """What the rest of the kit sees of an implementation."""
 
-    offers: Mapping[str, list[str] | None]
-    declared: Mapping[str, Any]
-    versions: Mapping[str, str]
     import_seconds: float
     compile_seconds: float
+
+    @property
+    def offers(self) -> Mapping[str, list[str] | None]:
+        """The protocol functions offered, each with the parameters it takes (None: any)."""
+        ...
+
+    @property
+    def declared(self) -> Mapping[str, Any]:
+        """What the implementation declares: limits, dialect, arrays, device."""
+        ...
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Versions of the libraries it loaded."""
+        ...
 
     def call(self, case: Case) -> Answer:
         """Call one function."""
         ...
 
-    def settle(self) -> tuple[int, list[int]]:
-        """Wait for the second readings: (how many were read again, the calls that changed)."""
+    def settle(self) -> tuple[list[int], list[int]]:
+        """Wait for the second readings: (the calls read again, those of them that changed)."""
         ...
 
     def close(self) -> None:
@@ -55,7 +68,7 @@ class Readings:
 
     def __init__(self) -> None:
         self._first: dict[int, str] = {}
-        self.again = 0
+        self.again: list[int] = []
         self.changed: list[int] = []
 
     def first(self, answer: Answer) -> None:
@@ -68,14 +81,14 @@ class Readings:
         for call, found in digests.items():
             first = self._first.pop(int(call), None)
             if first is not None:
-                self.again += 1
+                self.again.append(int(call))
                 if first != found:
                     self.changed.append(int(call))
 
-    def take(self) -> tuple[int, list[int]]:
-        """Return and reset (read again, changed calls)."""
+    def take(self) -> tuple[list[int], list[int]]:
+        """Return and reset (calls read again, calls that changed)."""
         taken = self.again, self.changed
-        self.again, self.changed = 0, []
+        self.again, self.changed = [], []
         return taken
 
 
@@ -98,7 +111,7 @@ class LocalCaller:
         self._readings.later(self._calls.read_again())
         return answer
 
-    def settle(self) -> tuple[int, list[int]]:
+    def settle(self) -> tuple[list[int], list[int]]:
         """Wait for the second readings."""
         self._readings.later(self._calls.read_again(settle=True))
         return self._readings.take()
@@ -122,7 +135,7 @@ class ChildCaller:
         self._start()
 
     def _start(self) -> None:
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         command = [sys.executable, "-P", "-m", "qloracle_conformance.worker", self._spec]
         self._process = subprocess.Popen(
             command,
@@ -130,6 +143,7 @@ class ChildCaller:
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=self._environment,
+            start_new_session=True,  # Ctrl-C is for the parent, which then ends the child
         )
         self._replies: queue.Queue[bytes | None] = queue.Queue()
         threading.Thread(
@@ -172,7 +186,7 @@ class ChildCaller:
         self._note_later(reply["later"])
         return answer
 
-    def settle(self) -> tuple[int, list[int]]:
+    def settle(self) -> tuple[list[int], list[int]]:
         """Let the child read every kept result again."""
         if self._process.poll() is None:
             blob = self._exchange(encode({"settle": True}, {}), self._limit)
@@ -223,10 +237,8 @@ class ChildCaller:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                try:
+                with contextlib.suppress(OSError):
                     stream.close()
-                except OSError:
-                    pass
         self._log.close()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from qloracle_conformance.cases import Case
 from qloracle_conformance.judging import Judge
-from qloracle_conformance.probe import View
+from qloracle_conformance.views import View
 
 PROFILES = ("smoke", "standard", "exhaustive")
 

@@ -1,4 +1,4 @@
-"""Dialect fields: the lawful ways in which implementations differ, each with a closed list of values.
+"""Dialect fields: the lawful ways in which implementations differ, each a closed list of values.
 
 A *format* field decides whether bytes can be exchanged.  One that differs from the specification
 must be declared; undeclared it fails, and judging goes on under what was found.  A *rounding*
@@ -41,7 +41,8 @@ BANDS = {"approx(rcp)": 2, "approx(div)": 2, "approx(div2.5)": 3, "approx(rcp2.5
 
 FIELDS = (
     Field(
-        "codebook", "format", ("pinned", "four_decimals", "paper", "bfloat16"), ("dequantize_4bit",),
+        "codebook", "format", ("pinned", "four_decimals", "paper", "bfloat16"),
+        ("dequantize_4bit",),
         "the levels: S1's bits, or rounded to four decimals, the paper's offset, or bfloat16",
     ),
     Field(

@@ -18,7 +18,7 @@ from qloracle_conformance import oracle
 from qloracle_conformance.cases import Case
 from qloracle_conformance.dialects import BANDS, Dialect
 from qloracle_conformance.oracle import Blocks, Float32
-from qloracle_conformance.probe import View
+from qloracle_conformance.views import View
 
 Values = tuple[NDArray[Any], ...]
 
@@ -139,7 +139,7 @@ def codes_in(case: Case, raw: NDArray[Any], view: View) -> NDArray[Any] | None:
 
 
 def own_absmax(x: NDArray[Any], got: NDArray[Any], blocks: Blocks, dialect: Dialect) -> Float32:
-    """The implementation's absmax where it can serve; S4's where it is negative, NaN or infinite."""
+    """The implementation's absmax where it can serve; S4's where it is negative or not finite."""
     due = oracle.absmax_of(x, blocks, dialect)
     if got.size != due.size:
         return due

@@ -70,8 +70,9 @@ def load(spec: str) -> Any:
 
 
 def _load_module(name: str) -> Any:
-    if os.getcwd() not in sys.path:  # last, so that nothing here shadows an installed package
-        sys.path.append(os.getcwd())
+    here = str(Path.cwd())
+    if here not in sys.path:  # last, so that nothing here shadows an installed package
+        sys.path.append(here)
     return importlib.import_module(name)
 
 

@@ -27,6 +27,11 @@ LITERAL_ULPS = {0: -1, 8: 1, 12: -1, 14: -1}
 CUDA_FP4_ULPS = (14, 0, -1, -1, 0, -6, -1)
 
 
+def f32(*values: float) -> Float32:
+    """Make a float32 array of some numbers."""
+    return np.array(values, np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Blocks:
     """Which block each element belongs to, and how many elements each block has."""
@@ -38,7 +43,8 @@ class Blocks:
     @property
     def full(self) -> NDArray[np.bool_]:
         """True for each element of a full block."""
-        return (self.sizes == self.blocksize)[self.index]
+        full: NDArray[np.bool_] = self.sizes == self.blocksize
+        return full[self.index]
 
 
 def blocks_of(shape: tuple[int, ...], blocksize: int, layout: str = "flat") -> Blocks:
@@ -199,7 +205,7 @@ def band(q: Float32, cuts: Float32, blocks: Blocks, dialect: Dialect) -> NDArray
     right = np.clip(np.searchsorted(cuts, q), 0, cuts.size - 1)
     near = [cuts[np.maximum(right - 1, 0)], cuts[right]]
     distance = [np.abs(q - t) / np.spacing(np.abs(t)) for t in near]
-    return np.minimum(*distance) <= width
+    return np.asarray(np.minimum(*distance) <= width)
 
 
 def product(levels: Float32, scale: Float32, dtype: str, dialect: Dialect) -> NDArray[Any]:
@@ -239,7 +245,8 @@ def fused(a: Float32, b: Float32, c: np.float32) -> Float32:
 def unpack(packed: NDArray[np.uint8], n: int, order: str) -> NDArray[np.uint8]:
     """S6: the n codes in packed bytes, in the dialect's nibble order."""
     pair = (packed >> 4, packed & 15) if order == "high_first" else (packed & 15, packed >> 4)
-    return np.stack(pair, axis=-1).reshape(-1)[:n]
+    codes: NDArray[np.uint8] = np.stack(pair, axis=-1).reshape(-1)
+    return codes[:n]
 
 
 def pack(codes: NDArray[np.uint8], order: str) -> NDArray[np.uint8]:
@@ -247,7 +254,8 @@ def pack(codes: NDArray[np.uint8], order: str) -> NDArray[np.uint8]:
     pairs = np.concatenate([codes, np.zeros(codes.size % 2, np.uint8)]).reshape(-1, 2)
     first, second = pairs[:, 0], pairs[:, 1]
     high, low = (first, second) if order == "high_first" else (second, first)
-    return (high << np.uint8(4) | low).astype(np.uint8)
+    packed: NDArray[np.uint8] = (high << np.uint8(4) | low).astype(np.uint8)
+    return packed
 
 
 def four_bit_levels(quant_type: str, dialect: Dialect) -> Float32:
@@ -275,8 +283,3 @@ def baseline_map() -> Float32:
         means = (grid[:-1] + grid[1:]) / np.float32(2) * np.float32(10.0 ** (i - 6))
         levels += [*means, *-means]
     return np.sort(np.array(levels, np.float32))
-
-
-def block_total(shape: tuple[int, ...], blocksize: int, layout: str = "flat") -> int:
-    """How many blocks a shape has."""
-    return int(blocks_of(shape, blocksize, layout).sizes.size)

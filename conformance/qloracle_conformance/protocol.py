@@ -50,7 +50,9 @@ TABLE = (
         "L0", "dequantize_4bit", ("packed", "absmax"), ("values",),
         {"shape": ..., **FOUR_BIT, "dtype": "float32"},
     ),
-    Function("L0", "quantize_blockwise", ("x", "codebook"), ("codes", "absmax"), {"blocksize": 256}),
+    Function(
+        "L0", "quantize_blockwise", ("x", "codebook"), ("codes", "absmax"), {"blocksize": 256},
+    ),
     Function(
         "L0", "dequantize_blockwise", ("codes", "absmax", "codebook"), ("values",),
         {"shape": ..., "blocksize": 256, "dtype": "float32"},
@@ -63,9 +65,18 @@ TABLE = (
         "L1", "dequantize_absmax", ("codes", "nested_absmax", "offset"), ("absmax",),
         {"codebook": None, "blocksize": 256},
     ),
-    Function("L2", "matmul_4bit", ("x", "packed", "absmax"), ("y",), {"shape": ..., **FOUR_BIT, "bias": None}),
-    Function("L2", "matmul_4bit_backward", ("dy", "packed", "absmax"), ("dx",), {"shape": ..., **FOUR_BIT}),
-    Function("L3", "lora_forward", ("x", "w", "a", "b"), ("y",), {"scaling": ..., "dropout_mask": None}),
+    Function(
+        "L2", "matmul_4bit", ("x", "packed", "absmax"), ("y",),
+        {"shape": ..., **FOUR_BIT, "bias": None},
+    ),
+    Function(
+        "L2", "matmul_4bit_backward", ("dy", "packed", "absmax"), ("dx",),
+        {"shape": ..., **FOUR_BIT},
+    ),
+    Function(
+        "L3", "lora_forward", ("x", "w", "a", "b"), ("y",),
+        {"scaling": ..., "dropout_mask": None},
+    ),
     Function(
         "L3", "lora_backward", ("dy", "x", "w", "a", "b"), ("dx", "da", "db"),
         {"scaling": ..., "dropout_mask": None},

@@ -25,14 +25,13 @@ def reduce(case: Case, index: int, fails: Fails, hints: list[Case]) -> Case:
     """Return the smallest failing case that greedy steps find within the budget.
 
     `index` is the wrong element, a hint where to cut first; `fails` returns the index of a wrong
-    element of a candidate, or None.  `hints` are small cases that failed another check: what is
+    element of a candidate, or None.  `hints` are reduced cases that failed another check: what is
     wrong there is often what is wrong here.
     """
     deadline, calls = time.monotonic() + SECONDS, 0
     for hint in hints:
-        if hint.size <= case.size and (found := fails(hint)) is not None:
-            case, index = hint, found
-            break
+        if hint.size <= case.size and fails(hint) is not None:
+            return hint  # it was reduced when it was found
     improved = True
     while improved:
         improved = False
@@ -59,7 +58,7 @@ def smaller(case: Case, index: int) -> Iterator[Case]:
         yield from _smaller_decode(case)
 
 
-# ---- quantizers ------------------------------------------------------------------------------------
+# ---- quantizers ----------------------------------------------------------------------------------
 
 
 def _smaller_x(case: Case, name: str, index: int) -> Iterator[Case]:
@@ -79,9 +78,7 @@ def _smaller_x(case: Case, name: str, index: int) -> Iterator[Case]:
     yield from (case.with_arrays(**{name: part}) for part in _rounder(x))
 
 
-def _pairs(
-    flat: NDArray[np.floating], case: Case, index: int
-) -> Iterator[NDArray[np.floating]]:
+def _pairs(flat: NDArray[np.floating], case: Case, index: int) -> Iterator[NDArray[np.floating]]:
     """The wrong element alone, beside its block's largest, and that in a full block; at scale 1."""
     size = case.options.get("blocksize", 64)
     if index >= flat.size:
@@ -169,7 +166,7 @@ def complexity(value: float) -> tuple[int, float]:
     return (length, abs(int(exponent) - 1) + (0.5 if value < 0 else 0.0))
 
 
-# ---- decoders --------------------------------------------------------------------------------------
+# ---- decoders ------------------------------------------------------------------------------------
 
 
 def _smaller_decode(case: Case) -> Iterator[Case]:
@@ -193,7 +190,19 @@ def _shapes(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     if len(shape) > 2:
         yield (n // shape[-1] if shape[-1] else 0, shape[-1])
     for axis, length in enumerate(shape):
-        for shorter in sorted({1, 2, 3, length // 4, length // 2, length - length % 16, length - 16, length - 2, length - 1}):
+        for shorter in sorted(
+            {
+                1,
+                2,
+                3,
+                length // 4,
+                length // 2,
+                length - length % 16,
+                length - 16,
+                length - 2,
+                length - 1,
+            }
+        ):
             if 0 < shorter < length:
                 yield (*shape[:axis], shorter, *shape[axis + 1 :])
 
@@ -215,9 +224,8 @@ def _simple_scales(case: Case) -> Iterator[Case]:
     scale = case.arrays["absmax"]
     ramp = np.arange(1, scale.size + 1, dtype=np.float32)
     for simple in (np.ones_like(scale), ramp):
-        if not np.array_equal(scale, simple):
-            if _plain(scale) > _plain(simple):
-                yield case.with_arrays(absmax=simple)
+        if _plain(scale) > _plain(simple):
+            yield case.with_arrays(absmax=simple)
     if scale.size == 1:
         for simple in _rounder(scale):
             yield case.with_arrays(absmax=simple)

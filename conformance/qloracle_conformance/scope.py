@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from qloracle_conformance.cases import Case
+from qloracle_conformance.inputs.shapes import BLOCKSIZES
 from qloracle_conformance.loading import UsageError
 from qloracle_conformance.protocol import FUNCTIONS, element_count
 
@@ -62,12 +63,27 @@ class Scope:
         """
         parts = []
         for key, allowed in self._limits[function].items():
-            values = ", ".join(str(v) for v in allowed) if isinstance(allowed, list) else allowed
-            parts.append(str(values) if key == "dtype" else f"{key} {{{values}}}")
+            if key == "blocksize" and set(BLOCKSIZES) <= set(allowed):
+                continue  # all that are demanded
+            values = _listing(allowed) if isinstance(allowed, list) else f"{{{allowed}}}"
+            parts.append(values.strip("{}") if key == "dtype" else f"{key} {values}")
         taken = self._offers.get(function)
         options = FUNCTIONS[function].options
-        missing = [k for k, v in options.items() if taken is not None and k not in taken and v != ...]
+        missing = [
+            k for k, v in options.items() if taken is not None and k not in taken and v != ...
+        ]
         return ", ".join(parts + [f"{k} {options[k]}" for k in missing])
+
+
+def _listing(allowed: Sequence[Any]) -> str:
+    """Values in braces, a run of whole numbers as a range.
+
+    >>> _listing([1, 2, 3, 4]), _listing([64, 128])
+    ('1..4', '{64, 128}')
+    """
+    if len(allowed) > 2 and list(allowed) == list(range(allowed[0], allowed[0] + len(allowed))):
+        return f"{allowed[0]}..{allowed[-1]}"
+    return f"{{{', '.join(str(v) for v in allowed)}}}"
 
 
 def check_limits(limits: Any) -> None:
@@ -85,9 +101,7 @@ def _limits_of(limits: Mapping[str, Any], function: str) -> dict[str, Any]:
     common = {k: v for k, v in limits.items() if k not in FUNCTIONS}
     merged = common | dict(limits.get(function, {}))
     scalar = ("multiple", "max_elements")
-    return {
-        k: v if k in scalar or isinstance(v, list | tuple) else [v] for k, v in merged.items()
-    }
+    return {k: v if k in scalar or isinstance(v, list | tuple) else [v] for k, v in merged.items()}
 
 
 def _is_default(value: Any, default: Any) -> bool:
@@ -111,11 +125,19 @@ def _outside(case: Case, key: str, allowed: Any) -> str:
             return "" if value is None or value in allowed else f"{key} {value}"
         case "dtype":
             value = case.options.get("dtype", first.dtype.name)
-            return "" if value in allowed or first.dtype == np.uint8 and "dtype" not in case.options else str(value)
+            return (
+                ""
+                if value in allowed or (first.dtype == np.uint8 and "dtype" not in case.options)
+                else str(value)
+            )
         case "multiple":
             return "" if element_count(shape) % allowed == 0 else f"n {element_count(shape)}"
         case "ndim":
-            return "" if len(shape) in allowed or not case.function.endswith(("bit", "wise")) else f"{len(shape)} dimensions"
+            return (
+                ""
+                if len(shape) in allowed or not case.function.endswith(("bit", "wise"))
+                else f"{len(shape)} dimensions"
+            )
         case "max_elements":
             return "" if element_count(shape) <= allowed else f"n {element_count(shape)}"
         case "codebook":

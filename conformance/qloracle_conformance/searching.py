@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -39,7 +40,5 @@ def search(
         if failing():
             raise _Failed
 
-    try:
+    with contextlib.suppress(_Failed):
         attempt()
-    except _Failed:
-        pass

@@ -25,8 +25,8 @@ subtracts, and uses the dynamic map, which holds +1 but ends at -0.993.
 
 Where implementations differ, this is the choice made here.
 
-* The offset is the exact mean: the float64 sum carries no error (`math.fsum`), is divided, and is
-  rounded once to float32. A float32 sum depends on its order, so others are judged within a bound.
+* The offset is the mean in float64, from a sum that is rounded once (`math.fsum`), so it does not
+  depend on the order; a float32 sum does, and others are therefore judged within a bound.
 * The decode rounds twice, after the product and after the sum. A fused multiply-add rounds once and
   differs in some elements, where only a float32 result shows it.
 * Nothing is clamped: an absmax far below the mean may come back negative, and zero rarely comes

@@ -1,4 +1,4 @@
-"""The short names that `verify` knows: one row each.  An adapter is a module that offers the protocol."""
+"""The short names that `verify` knows, one row each: an adapter is a module of the protocol."""
 
 from __future__ import annotations
 

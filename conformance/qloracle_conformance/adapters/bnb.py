@@ -20,14 +20,13 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it announces a miss
 import bitsandbytes.functional as bnb  # noqa: E402
 
 device = os.environ.get("QLORACLE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+_FOUR_BIT_SIZES = [32, 64, 128, 256, 512, 1024, 2048, 4096]
 limits = {
-    "ndim": [1, 2, 3, 4],
-    "quantize_4bit": {"blocksize": [32, 64, 128, 256, 512, 1024, 2048, 4096]},
-    "dequantize_4bit": {"blocksize": [32, 64, 128, 256, 512, 1024, 2048, 4096]},
+    "quantize_4bit": {"blocksize": _FOUR_BIT_SIZES, "ndim": [1, 2, 3, 4]},  # no 0-d tensors
+    "dequantize_4bit": {"blocksize": _FOUR_BIT_SIZES, "ndim": [1, 2, 3, 4]},
     "quantize_absmax": {"blocksize": [256], "codebook": ["default"], "sign": ["non-negative"]},
     "dequantize_absmax": {"blocksize": [256]},
 }
-_NESTED_BLOCKSIZE = 256  # fixed inside bitsandbytes' quantize_4bit
 _CARRIER_BLOCKSIZE = 64  # block of the weight that carries absmax values in and out
 
 

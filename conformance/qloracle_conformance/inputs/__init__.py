@@ -1,1 +1,1 @@
-"""The inputs that every implementation meets, in layers: values, shapes, and edits for Hypothesis."""
+"""The inputs that every implementation meets, in layers: values, shapes, edits for Hypothesis."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from qloracle_conformance import oracle
 from qloracle_conformance.cases import Case
 from qloracle_conformance.checks import Plan
-from qloracle_conformance.oracle import Float32
+from qloracle_conformance.oracle import Float32, f32
 from qloracle_conformance.protocol import FLOAT_TYPES
 
 BLOCKSIZES = (64, 32, 128, 256)
@@ -69,7 +69,7 @@ def _encode(
     x = np.zeros(n, np.float32)
     with np.errstate(all="ignore"):
         for where, (share, ulps) in changes:
-            value = oracle.shift(np.float32([np.float32(share) * np.float32(anchor)]), [ulps])[0]
+            value = oracle.shift(f32(share) * f32(anchor), [ulps])[0]
             x[where % n] = np.clip(value, -np.float32(anchor), np.float32(anchor))
         x[place % n] = anchor
         typed = x.astype(FLOAT_TYPES[dtype])

@@ -17,26 +17,22 @@ import numpy as np
 
 import qloracle
 from qloracle_conformance import oracle
-from qloracle_conformance.cases import Case
+from qloracle_conformance.cases import Arrays, Case
 from qloracle_conformance.checks import Check, Plan
 from qloracle_conformance.judging import Outcome, Values, exact
-from qloracle_conformance.probe import QUANT_TYPES, View
+from qloracle_conformance.protocol import FLOAT_TYPES
+from qloracle_conformance.views import QUANT_TYPES, View
 
 
 def levels_four_bit(plan: Plan) -> Iterator[Case]:
     """Each code in both nibbles of a byte, so that the nibble order cannot matter."""
-    codes = np.arange(qloracle.codebook(plan.view.table).size, dtype=np.uint8)
-    packed = np.zeros(32, np.uint8)
-    packed[: codes.size] = codes * np.uint8(17)
-    zero = int(np.flatnonzero(qloracle.codebook(plan.view.table) == plan.view.levels.min())[0]) if (
-        plan.view.levels.min() in qloracle.codebook(plan.view.table)) else 0  # fmt: skip
-    packed[codes.size :] = zero * 17
-    for dtype in ("float32", "float16", "bfloat16"):
-        yield Case(
-            "dequantize_4bit", {"packed": packed, "absmax": np.ones(1, np.float32)},
-            {"shape": [64], "blocksize": 64, "quant_type": plan.view.table, "dtype": dtype},
-            "each code at absmax 1 shows its level",
-        )  # fmt: skip
+    levels = qloracle.codebook(plan.view.table)
+    packed = np.resize(np.arange(levels.size, dtype=np.uint8) * np.uint8(17), 32)
+    options = {"shape": [64], "blocksize": 64, "quant_type": plan.view.table}
+    for dtype in FLOAT_TYPES:
+        arrays = {"packed": packed, "absmax": np.ones(1, np.float32)}
+        note = "each code at absmax 1 shows its level"
+        yield Case("dequantize_4bit", arrays, options | {"dtype": dtype}, note)
 
 
 def judge_levels(case: Case, values: Values, view: View) -> Outcome:
@@ -54,7 +50,7 @@ def _undeclared(view: View) -> bool:
 
 def levels_map(plan: Plan) -> Iterator[Case]:
     """All 256 codes of the default map."""
-    arrays = {
+    arrays: Arrays = {
         "codes": np.arange(256, dtype=np.uint8),
         "nested_absmax": np.ones(1, np.float32),
         "offset": np.zeros((), np.float32),

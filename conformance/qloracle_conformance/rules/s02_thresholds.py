@@ -1,4 +1,4 @@
-"""S2. Thresholds are the float32 midpoints: t[i] = float32((c[i] + c[i+1]) / 2), and q > t[i] counts.
+"""S2. Thresholds are the float32 midpoints t[i] = float32((c[i] + c[i+1]) / 2); only q > t[i] counts.
 
 A tie takes the lower code.  (FP4: on the eight magnitudes.)  Judged at power-of-two absmax from
 2^-149 to 2^127, where x / absmax and x * (1 / absmax) are the same number, so that nothing but the
@@ -19,7 +19,7 @@ from qloracle_conformance.checks import Check, Plan
 from qloracle_conformance.inputs import values
 from qloracle_conformance.judging import judge_codes
 from qloracle_conformance.oracle import Float32, unordered
-from qloracle_conformance.probe import MAPS, QUANT_TYPES
+from qloracle_conformance.views import MAPS, QUANT_TYPES
 
 
 def encode_case(plan: Plan, x: np.ndarray, blocksize: int, note: str = "") -> Case:

@@ -3,28 +3,30 @@
 A block may cross rows; the last one may be short; a shape () is one element; n = 0 gives empty
 arrays.  Element i belongs to block i // blocksize whatever the shape, in both directions.
 
-Judged on shapes around every edge (byte, 16-lane vector, block, row), with rows that are no multiple
-of the block at every block size, three-dimensional arrays with an odd last axis, and more than
-65,536 blocks.  Every block has a scale of its own, so that a wrong block index cannot hide, and the
-data are such that no lawful rounding can move a code or a value: what fails here is indexing.
+Judged on shapes around every edge (byte, 16-lane vector, block, row), with rows that are no
+multiple of the block at every block size, three-dimensional arrays with an odd last axis, and more
+than 65,536 blocks.  Every block has a scale of its own, so that a wrong block index cannot hide,
+and the data are such that no lawful rounding can move a code or a value: what fails here is
+indexing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance import oracle
-from qloracle_conformance.cases import Case
+from qloracle_conformance.cases import Arrays, Case
 from qloracle_conformance.checks import Check, Plan
 from qloracle_conformance.inputs import shapes
 from qloracle_conformance.inputs.shapes import Shape
 from qloracle_conformance.judging import judge_decoded, judge_encoded
-from qloracle_conformance.probe import MAPS, QUANT_TYPES
 from qloracle_conformance.protocol import FLOAT_TYPES
 from qloracle_conformance.rules.s02_thresholds import encode_case
+from qloracle_conformance.views import MAPS, QUANT_TYPES
 
 TYPES = tuple(FLOAT_TYPES)
 
@@ -75,7 +77,7 @@ def exponents(count: int) -> NDArray[np.int64]:
 
 
 def decode_shapes(plan: Plan) -> Iterator[Case]:
-    """Decode every shape of the lattice; outermost levels, a whole number for each block's scale."""
+    """Decode every shape of the lattice: outermost levels, a whole number as each block's scale."""
     for shape, blocksize, dtype in places(plan):
         yield decode_case(plan, shape, blocksize, dtype, f"shape {shape}, blocks of {blocksize}")
 
@@ -103,13 +105,13 @@ def packed_case(
 ) -> Case:  # fmt: skip
     """A decoder's call on codes, packed where the function takes packed bytes."""
     view = plan.view
-    options = {"shape": list(shape), "blocksize": blocksize, "dtype": dtype}
+    options: dict[str, Any] = {"shape": list(shape), "blocksize": blocksize, "dtype": dtype}
     if view.quant_type:
         packed = oracle.pack(codes, view.dialect["nibble_order"])
-        arrays = {"packed": packed, "absmax": scale}
-        return Case("dequantize_4bit", arrays, options | {"quant_type": view.table}, note)
-    arrays = {"codes": codes, "absmax": scale, "codebook": view.levels}
-    return Case("dequantize_blockwise", arrays, options, note)
+        four_bit: Arrays = {"packed": packed, "absmax": scale}
+        return Case("dequantize_4bit", four_bit, options | {"quant_type": view.table}, note)
+    coded: Arrays = {"codes": codes, "absmax": scale, "codebook": view.levels}
+    return Case("dequantize_blockwise", coded, options, note)
 
 
 CHECKS = (

@@ -20,13 +20,13 @@ from qloracle_conformance.cases import Case
 from qloracle_conformance.checks import Check, Plan
 from qloracle_conformance.inputs import values
 from qloracle_conformance.judging import judge_absmax
-from qloracle_conformance.probe import MAPS, QUANT_TYPES
 from qloracle_conformance.protocol import FLOAT_TYPES
 from qloracle_conformance.rules.s02_thresholds import encode_case
+from qloracle_conformance.views import MAPS, QUANT_TYPES
 
 
 def zeros(plan: Plan) -> Iterator[Case]:
-    """Blocks of zeros, short and full, alone and beside others; a case without zeros for contrast."""
+    """Blocks of zeros, short and full, alone and beside others."""
     for n in (1, 2, 63, 64, 65, 127, 128, 129):
         yield encode_case(plan, np.zeros(n, np.float32), 64, "nothing but zeros")
     for n in (65, 96, 130, 192):

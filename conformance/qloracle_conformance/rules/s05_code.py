@@ -23,13 +23,14 @@ from qloracle_conformance.cases import Case
 from qloracle_conformance.checks import Check, Plan
 from qloracle_conformance.inputs import values
 from qloracle_conformance.judging import judge_codes
-from qloracle_conformance.probe import MAPS, QUANT_TYPES
+from qloracle_conformance.oracle import f32
 from qloracle_conformance.protocol import FLOAT_TYPES
 from qloracle_conformance.rules.s02_thresholds import encode_case
+from qloracle_conformance.views import MAPS, QUANT_TYPES
 
 
 def full_scales(plan: Plan) -> Iterator[Case]:
-    """Full blocks at scales where x / a and x * (1 / a) fall on different sides, all block sizes."""
+    """Full blocks of all sizes at scales where x / a and x * (1 / a) fall on different sides."""
     count = plan.pick(64, 256)
     x, scale = values.discriminating(plan.rng, plan.view.coder.cuts, count)
     for blocksize in (64, 32, 128, 256, 1024, 4096):
@@ -59,7 +60,7 @@ def halves(plan: Plan) -> Iterator[Case]:
         for lead in (1.0, 1.5, 1975.0):
             kept = np.clip(inside.astype(np.float32) * np.float32(lead), -lead, lead)
             row = kept.astype(FLOAT_TYPES[dtype]).astype(np.float32)[None, :]
-            blocks = values.anchored(row, np.float32([lead]), 64)
+            blocks = values.anchored(row, f32(lead), 64)
             yield encode_case(plan, blocks.astype(FLOAT_TYPES[dtype]), 64, f"beside {lead}")
 
 
@@ -77,7 +78,9 @@ def edges_of_scale(plan: Plan) -> Iterator[Case]:
     """Subnormal to huge scales, each block a linear ramp and a few thresholds."""
     scale = values.extremes()
     cuts = np.resize(plan.view.coder.cuts, (1, 30))
-    x = np.concatenate([scale[:, None] * np.linspace(-1, 1, 32, dtype="f4"), scale[:, None] * cuts], 1)
+    x = np.concatenate(
+        [scale[:, None] * np.linspace(-1, 1, 32, dtype="f4"), scale[:, None] * cuts], 1
+    )
     x = values.anchored(x.astype(np.float32), scale, 64)
     yield encode_case(plan, x, 64, "edges of the scale")
     for row in x:

@@ -19,8 +19,8 @@ from qloracle_conformance import oracle
 from qloracle_conformance.cases import Case
 from qloracle_conformance.checks import Check, Plan
 from qloracle_conformance.judging import Mismatch, Outcome, Values, judge_decoded, show
-from qloracle_conformance.probe import QUANT_TYPES, View
 from qloracle_conformance.rules.s02_thresholds import encode_case
+from qloracle_conformance.views import QUANT_TYPES, View
 
 
 def all_pairs(plan: Plan) -> Iterator[Case]:
@@ -50,12 +50,13 @@ def judge_bytes(case: Case, values: Values, view: View) -> Outcome:
     if not bad.size:
         return Outcome(packed.size)
     i = int(bad[0] // 2)
-    codes = np.array([coder.code_of(int(r)) for r in due[2 * i : 2 * i + 2]], np.uint8)
-    byte = oracle.pack(codes, order)[0]
+    pair = due[2 * i : 2 * i + 2]
+    zero = coder.ranks(np.zeros(2 - pair.size, np.float32))  # a spare nibble holds the code of zero
+    codes = np.array([coder.code_of(int(rank)) for rank in (*pair, *zero)], np.uint8)
+    elements = ", ".join(show(x) for x in case.arrays["x"].reshape(-1)[2 * i : 2 * i + 2])
     first = Mismatch(
-        "packed", i, f"0x{int(packed[i]):02x}", f"0x{byte:02x}",
-        f"elements {show(case.arrays['x'].reshape(-1)[2 * i])} and "
-        f"{show(case.arrays['x'].reshape(-1)[2 * i + 1])}, {order.replace('_', ' nibble ')}",
+        "packed", i, f"0x{int(packed[i]):02x}", f"0x{oracle.pack(codes, order)[0]:02x}",
+        f"elements {elements}; {order.replace('_', ' nibble ')}",
     )  # fmt: skip
     return Outcome(packed.size, int(np.unique(bad // 2).size), first)
 
@@ -89,14 +90,24 @@ def judge_order(case: Case, values: Values, view: View) -> Outcome:
 
 def spare_nibble(plan: Plan) -> Iterator[Case]:
     """An odd count, with everything that the spare nibble could hold."""
-    top, low_first = int(np.argmax(plan.view.levels)), plan.view.dialect["nibble_order"] != "high_first"
+    top, low_first = (
+        int(np.argmax(plan.view.levels)),
+        plan.view.dialect["nibble_order"] != "high_first",
+    )
     for n in (1, 3, 65):
         for spare in range(qloracle.codebook(plan.view.table).size):
             packed = np.full((n + 1) // 2, top * 17, np.uint8)
             packed[-1] = spare << 4 | top if low_first else top << 4 | spare
             scale = np.arange(1, -(-n // 64) + 1, dtype=np.float32)
-            options = {"shape": [n], "blocksize": 64, "quant_type": plan.view.table, "dtype": "float32"}
-            yield Case("dequantize_4bit", {"packed": packed, "absmax": scale}, options, "spare nibble")
+            options = {
+                "shape": [n],
+                "blocksize": 64,
+                "quant_type": plan.view.table,
+                "dtype": "float32",
+            }
+            yield Case(
+                "dequantize_4bit", {"packed": packed, "absmax": scale}, options, "spare nibble"
+            )
     yield next(all_bytes(plan))
 
 

@@ -22,10 +22,10 @@ from qloracle_conformance.checks import Check, Plan
 from qloracle_conformance.inputs import values
 from qloracle_conformance.judging import judge_decoded
 from qloracle_conformance.oracle import Float32
-from qloracle_conformance.probe import MAPS, QUANT_TYPES
 from qloracle_conformance.protocol import FLOAT_TYPES
 from qloracle_conformance.rules.s03_blocks import packed_case
 from qloracle_conformance.rules.s05_code import nothing
+from qloracle_conformance.views import MAPS, QUANT_TYPES
 
 
 def every_code(plan: Plan, scale: Float32, note: str) -> Iterator[Case]:
@@ -81,7 +81,12 @@ def edits(plan: Plan) -> Any:
 
 def checks_for(function: str, tables: tuple[str, ...]) -> tuple[Check, ...]:
     """The checks of this rule on one decoder."""
-    layers = (("powers", powers), ("mantissas", mantissas), ("extremes", extremes), ("volume", volume))
+    layers = (
+        ("powers", powers),
+        ("mantissas", mantissas),
+        ("extremes", extremes),
+        ("volume", volume),
+    )
     directed = tuple(
         Check("S7", name, function, cases, judge_decoded, (0,), tables, directed=name != "volume")
         for name, cases in layers

@@ -1,14 +1,14 @@
-"""S8. Double quantization: offset = mean of absmax; r = float32(absmax - offset); r coded by S4, S5.
+"""S8. Double quantization: offset = mean of absmax, r = float32(absmax - offset), r by S4 and S5.
 
 The 8-bit code is that of the signed dynamic map (or the codebook passed in), 256 values a group.
 Decoding: float32(level * nested_absmax), then float32(+ offset): two roundings, no clamp, so that a
 small absmax may come back negative.  n = 0: offset 0.0.
 
-Offset.  Any order of summing n non-negative numbers makes an error of at most gamma_(n-1) times the
-sum (each of n - 1 additions rounds once); the division by n, or the product with a rounded 1/n,
-adds at most two roundings.  So |offset - mean| <= gamma_(n+1) mean + 2^-150, gamma_k = k u/(1 - k u),
-u = 2^-24.  The bound is nearly reached by sequential summation of equal terms at stagnation, and it
-is blind to a bfloat16 offset for large n.  So beside it stand data on which every order is exact
+Offset.  Any order of summing n non-negative numbers makes an error of at most gamma_(n-1) times
+the sum (each of n - 1 additions rounds once); the division by n, or the product with a rounded
+1/n, adds at most two roundings.  So |offset - mean| <= gamma_(n+1) mean + 2^-150, with
+gamma_k = k u / (1 - k u), u = 2^-24.  The bound is nearly reached by sequential summation of equal
+terms at stagnation, and it is blind to a bfloat16 offset for large n.  So beside it stand data on which every order is exact
 (small integers times 2^k, n a power of two): there the offset must be exact to the bit.
 
 Codes and nested_absmax are judged against the implementation's own offset, the decoder against the
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 import qloracle
 from qloracle_conformance import oracle
-from qloracle_conformance.cases import Case
+from qloracle_conformance.cases import Arrays, Case
 from qloracle_conformance.checks import Check, Plan
 from qloracle_conformance.judging import (
     Mismatch,
@@ -37,10 +37,28 @@ from qloracle_conformance.judging import (
     show,
 )
 from qloracle_conformance.oracle import Float32
-from qloracle_conformance.probe import View, nested_candidates
+from qloracle_conformance.probe.nested import nested_candidates
+from qloracle_conformance.views import View
 
 U = 2.0**-24
-SIZES = (0, 1, 2, 3, 15, 16, 17, *range(62, 67), 127, 128, 129, *range(254, 259), 511, 512, 513, 770)
+SIZES = (
+    0,
+    1,
+    2,
+    3,
+    15,
+    16,
+    17,
+    *range(62, 67),
+    127,
+    128,
+    129,
+    *range(254, 259),
+    511,
+    512,
+    513,
+    770,
+)
 
 
 def group_ramp(rng: np.random.Generator, n: int, group: int = 256) -> Float32:
@@ -50,7 +68,9 @@ def group_ramp(rng: np.random.Generator, n: int, group: int = 256) -> Float32:
     return x.astype(np.float32)
 
 
-def quantize_case(absmax: Float32, note: str, codebook: Float32 | None = None, size: int = 256) -> Case:
+def quantize_case(
+    absmax: Float32, note: str, codebook: Float32 | None = None, size: int = 256
+) -> Case:
     """A call of quantize_absmax."""
     arrays = {"absmax": absmax} | ({} if codebook is None else {"codebook": codebook})
     return Case("quantize_absmax", arrays, {"blocksize": size}, note)
@@ -64,11 +84,13 @@ def maps() -> Iterator[Float32]:
 
 
 def groups(plan: Plan) -> Iterator[Case]:
-    """Every count around a group's edges, ragged last groups with scales of their own, other maps."""
+    """Every count around a group's edges, ragged last groups with own scales, other maps."""
     for n in SIZES:
         yield quantize_case(group_ramp(plan.rng, n), f"{n} absmax")
     for size in (64, 63, 65, 255, 257, 100):
-        yield quantize_case(group_ramp(plan.rng, 5 * size + 3, size), f"groups of {size}", None, size)
+        yield quantize_case(
+            group_ramp(plan.rng, 5 * size + 3, size), f"groups of {size}", None, size
+        )
     for codebook in maps():
         yield quantize_case(group_ramp(plan.rng, 600), "a map passed in", codebook)
 
@@ -160,11 +182,12 @@ def decode_case(plan: Plan, n: int, size: int, codebook: Float32 | None) -> Case
     levels = 256 if codebook is None else codebook.size
     groups_ = -(-n // size)
     scale = rng.uniform(0.5, 1, groups_) * 2.0 ** (np.arange(groups_) % 5 - 2)
-    arrays = {
+    arrays: Arrays = {
         "codes": rng.integers(0, levels, n).astype(np.uint8),
         "nested_absmax": scale.astype(np.float32),
         "offset": np.array(0.7123, np.float32),
-    } | ({} if codebook is None else {"codebook": codebook})
+        **({} if codebook is None else {"codebook": codebook}),
+    }
     return Case("dequantize_absmax", arrays, {"blocksize": size}, f"{n} codes, groups of {size}")
 
 
@@ -173,7 +196,7 @@ def decode_volume(plan: Plan) -> Iterator[Case]:
     rng = plan.rng
     for offset in (0.7123, 1e-3, 17.0, 0.0):
         n = plan.pick(4096, 1 << 18)
-        arrays = {
+        arrays: Arrays = {
             "codes": rng.integers(0, 256, n).astype(np.uint8),
             "nested_absmax": values_of(rng, -(-n // 256)),
             "offset": np.array(offset, np.float32),

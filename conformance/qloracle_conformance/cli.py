@@ -1,0 +1,223 @@
+"""The command `qloracle`."""
+
+from __future__ import annotations
+
+import random
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import qloracle
+from qloracle_conformance import dialects, rules
+from qloracle_conformance.checks import PROFILES, all_checks
+from qloracle_conformance.loading import UsageError
+from qloracle_conformance.protocol import JUDGED_LEVELS, LEVELS
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Judge QLoRA kernels against an executable specification, element by element.",
+)
+console = Console()
+errors = Console(stderr=True)
+
+Implementations = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[IMPL]...",
+        help="Short names (numpy, bitsandbytes), module:NAME, pkg.mod:object or path/file.py. "
+        "None: every implementation found on this machine.",
+    ),
+]
+
+
+def main() -> None:
+    """Run the command; a UsageError is one line and exit code 2."""
+    try:
+        app()
+    except UsageError as error:
+        errors.print(
+            f"qloracle: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
+        sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def version_option(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Judge QLoRA kernels against an executable specification, element by element."""
+    if version:
+        console.print(f"qloracle {qloracle.__version__}, specification {qloracle.SPEC_VERSION}")
+        raise typer.Exit
+
+
+@app.command()
+def verify(
+    impl: Implementations = None,
+    profile: Annotated[
+        str, typer.Option(help="smoke (under 10 s), standard or exhaustive.")
+    ] = "smoke",
+    require: Annotated[
+        str, typer.Option(help="Fail if a function up to this level is missing.")
+    ] = "",
+    dialect: Annotated[str, typer.Option(help="Judge as declared by this preset.")] = "",
+    only: Annotated[str, typer.Option(help="Rules, check ids or patterns, by commas.")] = "",
+    seed: Annotated[str, typer.Option(help="A number, or 'random'.")] = "0",
+    known: Annotated[Path | None, typer.Option(help="File of known failures (TOML).")] = None,
+    diff: Annotated[Path | None, typer.Option(help="Compare with an older report.json.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write report.json, junit.xml, ... here.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Device for adapters: cpu, cuda, cuda:1.")] = "",
+    limit: Annotated[float, typer.Option(help="Seconds that one call may take.")] = 20.0,
+    spec: Annotated[
+        str, typer.Option(help="Version of the specification.")
+    ] = qloracle.SPEC_VERSION,
+) -> None:
+    """Judge implementations and print their verdicts.
+
+    Exit code: 0 every function offered passed within its printed scope; 1 a failure; 2 usage;
+    3 nothing was compared; 4 a crash or a time-out.
+    """
+    if find_spec("hypothesis") is None:
+        typer.echo("qloracle verify needs Hypothesis: pip install 'qloracle[verify]'", err=True)
+        raise typer.Exit(2)
+    from qloracle_conformance import differences, reports
+    from qloracle_conformance import verify as judging
+    from qloracle_conformance.known import read
+
+    _one_of("--profile", profile, PROFILES)
+    _one_of("--spec", spec, (qloracle.SPEC_VERSION,))
+    if require:
+        _one_of("--require", require, LEVELS)
+    old = differences.read(diff) if diff else None
+    with Watcher() as watch:
+        result = judging.verify(
+            impl or judging.found_here(), profile=profile, seed=_seed(seed), require=require,
+            dialect=dialects.preset(dialect) if dialect else None, only=only, device=device,
+            known=read(known) if known else (), limit=limit, watch=watch,
+        )  # fmt: skip
+    data = result.to_dict()
+    files = reports.write_all(report, result) if report else {}
+    reports.show(data, console, files)
+    if old is not None:
+        _print_difference(differences.lines(old, data))
+    raise typer.Exit(130 if data["partial"] and result.exit_code == 0 else result.exit_code)
+
+
+def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{option} is {value!r}; allowed: {', '.join(allowed)}")
+
+
+def _seed(text: str) -> int:
+    if text == "random":
+        return random.SystemRandom().randrange(1 << 31)
+    if not text.isdecimal():
+        raise UsageError(f"--seed is {text!r}; allowed: a whole number >= 0, or 'random'")
+    return int(text)
+
+
+def _print_difference(lines: list[str]) -> None:
+    console.print("\nCompared with the older report:", style="bold")
+    for line in lines or ["no difference"]:
+        console.print(f"  {line}", markup=False, highlight=False)
+
+
+class Watcher:
+    """A progress bar per implementation, and each failure in one line as soon as it is found."""
+
+    def __init__(self) -> None:
+        name, count = TextColumn("{task.description}"), MofNCompleteColumn()
+        columns = name, BarColumn(), count, TimeElapsedColumn()
+        self._progress = Progress(*columns, console=errors, transient=True)
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Any:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, name: str, planned: int, run: Any) -> None:
+        if run is None:
+            self._tasks[name] = self._progress.add_task(name, total=planned)
+            return
+        if run.rule[0] == "S":  # P1 to P4 come from the same calls and were not planned apart
+            self._progress.advance(self._tasks[name])
+        if run.status in ("FAIL", "ERROR", "CRASH", "TIMEOUT", "INCONCLUSIVE"):
+            errors.print(
+                f"{run.status} {run.id}: {run.message}", style="red", markup=False, highlight=False
+            )
+
+
+@app.command()
+def probe(
+    impl: Annotated[str, typer.Argument(metavar="IMPL")],
+    device: Annotated[str, typer.Option(help="Device for adapters: cpu, cuda, cuda:1.")] = "",
+) -> None:
+    """Find an implementation's dialect from its outputs alone, and print it field by field."""
+    from qloracle_conformance.probe_command import show_dialect
+
+    raise typer.Exit(show_dialect(impl, device, console))
+
+
+@app.command()
+def explain(rule: Annotated[str, typer.Argument(metavar="RULE")]) -> None:
+    """Print a rule: what it demands, why, and by which checks it is tried."""
+    name = rule.upper()
+    if name not in rules.ROOMS:
+        raise UsageError(f"no rule {rule!r}; there are {', '.join(rules.ROOMS)}")
+    console.print(rules.statement(name), markup=False, highlight=False)
+    tried = [check for check in all_checks() if check.rule == name]
+    fields = [f for f in dialects.FIELDS if RULE_OF_FIELD.get(f.name) == name]
+    if tried:
+        console.print("\nTried by:", style="bold")
+    for check in tried:
+        tables = f"[{', '.join(check.tables)}]" if check.tables else ""
+        doc = (check.search or check.cases).__doc__ or ""
+        console.print(
+            f"  {name}/{check.function}{tables}/{check.layer}: {' '.join(doc.split())}",
+            markup=False, highlight=False,
+        )  # fmt: skip
+    if fields:
+        console.print("\nDialect fields:", style="bold")
+    for field in fields:
+        console.print(
+            f"  {field.name} ({field.kind}): {', '.join(field.values)}. {field.meaning}",
+            markup=False, highlight=False,
+        )  # fmt: skip
+
+
+RULE_OF_FIELD = {
+    "codebook": "S1", "map_8bit": "S1", "thresholds": "S2", "fp4_ties": "S2", "layout": "S3",
+    "absmax_type": "S4", "zero_block": "S5", "normalisation_full": "S5",
+    "normalisation_partial": "S5", "input_type": "S5", "subnormal_input": "S5",
+    "subnormal_scale": "S5", "nibble_order": "S6", "subnormal_output": "S7", "decode": "S7",
+}  # fmt: skip
+
+
+@app.command()
+def mutants(
+    from_file: Annotated[
+        Path | None, typer.Option("--from", help="Judge the mutants in this file instead.")
+    ] = None,
+) -> None:
+    """Run the kit over planted faults and lawful variants: which check kills which mutant."""
+    from qloracle_conformance.mutants.command import run
+
+    raise typer.Exit(run(from_file, console, errors))
+
+
+__all__ = ["JUDGED_LEVELS", "app", "main"]
+
+if __name__ == "__main__":
+    main()

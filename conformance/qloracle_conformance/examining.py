@@ -1,0 +1,179 @@
+"""One check on one view: take its cases, count, control, and conclude with a status."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qloracle_conformance.calling import Calls
+from qloracle_conformance.cases import Answer, Case
+from qloracle_conformance.checks import Check
+from qloracle_conformance.judging import Mismatch, Outcome, Values, exact
+from qloracle_conformance.protocol import FUNCTIONS
+from qloracle_conformance.runs import CheckRun, Failure
+from qloracle_conformance.views import Finding, View
+
+if TYPE_CHECKING:
+    from qloracle_conformance.engine import Engine
+
+FAILING_CASES = 6  # after so many failing cases a check has said enough
+FAKES = ("zeros", "constant", "shuffled")
+
+# The layer in which a format field that differs, or a contradicted declaration, is a failure.
+OWNERS = {
+    "codebook": "S1/levels", "map_8bit": "S1/map", "nibble_order": "S6", "layout": "S3/shapes",
+    "absmax_type": "S4/scales", "zero_block": "S5/zeros", "thresholds": "S2/powers",
+    "fp4_ties": "S2/powers", "normalisation_full": "S5/full", "normalisation_partial": "S5/partial",
+    "input_type": "S5/16bit", "subnormal_input": "S5/extremes", "subnormal_scale": "S5/extremes",
+    "subnormal_output": "S7/extremes", "decode": "S7/mantissas",
+}  # fmt: skip
+
+
+class Examination:
+    """The judging of one check."""
+
+    def __init__(self, check: Check, view: View, run: CheckRun, engine: Engine) -> None:
+        self.check, self.view, self.run, self.engine = check, view, run, engine
+        self.failing = False  # how the last case went
+        self._failures: list[tuple[Case, Values, Mismatch]] = []
+        self._stopped = False
+        self._blind = set(FAKES)
+        self._constants: dict[int, Any] = {}
+
+    @property
+    def enough(self) -> bool:
+        """True when more cases would say nothing new."""
+        return self._stopped or len(self._failures) >= FAILING_CASES
+
+    def take(self, case: Case) -> None:
+        """Call, judge and count one case."""
+        run, self.failing = self.run, False
+        if self.engine.scope.outside(case):
+            run.unsupported += 1
+            return
+        answer = self.engine.call(case)
+        if answer.status == "UNSUPPORTED":
+            run.unsupported += 1
+            run.message = run.message or answer.message
+            return
+        run.cases += 1
+        if answer.status != "OK":
+            self._refused(case, answer)
+            return
+        self._count(case, answer.values, self.check.judge(case, answer.values, self.view))
+        self._control(case, answer.values)
+
+    def _count(self, case: Case, values: Values, outcome: Outcome) -> None:
+        run = self.run
+        if self.engine.second is not None and self.check.directed:
+            outcome += self._second_opinion(case, values)
+        run.comparisons += outcome.compared
+        run.wrong += outcome.wrong
+        run.band += outcome.band
+        run.recorded += outcome.recorded
+        if outcome.first is not None:
+            self.failing = True
+            self._failures.append((case, values, outcome.first))
+
+    def _second_opinion(self, case: Case, values: Values) -> Outcome:
+        """The second oracle's results, element by element; nothing may differ."""
+        due = Calls(self.engine.second).perform(case)
+        if due.status != "OK":
+            text = f"the second oracle: {due.message}"
+            return Outcome(0, 1, Mismatch("second oracle", 0, text, "results"))
+        outcome = Outcome(0)
+        names = FUNCTIONS[case.function].results
+        for name, got, other in zip(names, values, due.values, strict=True):
+            outcome += exact(f"{name} (second oracle)", got, other, "exact rational arithmetic")
+        return outcome
+
+    def _refused(self, case: Case, answer: Answer) -> None:
+        """A call that raised, hung or crashed is a status of its own; the first one is told."""
+        self.failing = True
+        if self.run.status not in ("CRASH", "TIMEOUT"):
+            self.run.status, self.run.message = answer.status, answer.message
+            told = Mismatch("call", 0, answer.message, "a result")
+            self.run.failure = Failure(case, (), told)
+        self._stopped = answer.status != "ERROR" or self.check.search is None
+
+    # ---- self-control --------------------------------------------------------------------------
+
+    def _control(self, case: Case, values: Values) -> None:
+        """Would this check, on these data, accept zeros, constants or shuffled results?"""
+        for kind in sorted(self._blind):
+            fake = tuple(
+                self._fake(i, value, kind) if i in self.check.judged else value
+                for i, value in enumerate(values)
+            )
+            if self.check.judge(case, fake, self.view).wrong:
+                self._blind.discard(kind)
+
+    def _fake(self, i: int, value: np.ndarray, kind: str) -> np.ndarray:
+        if kind == "zeros" or not value.size:
+            return np.zeros_like(value)
+        if kind == "constant":  # the same constant in every case of the check
+            constant = self._constants.setdefault(i, value.reshape(-1)[value.size // 2])
+            return np.full_like(value, constant)
+        if value.size == 1:  # one value cannot be shuffled: it is replaced by another one
+            return value + value if value.any() else np.ones_like(value)
+        return np.roll(value.reshape(-1), 1).reshape(value.shape)
+
+    # ---- the conclusion ------------------------------------------------------------------------
+
+    def conclude(self) -> None:
+        """Settle the status; of the failing cases the smallest is reduced and shown."""
+        run, finding = self.run, finding_for(self.check, self.view)
+        if self._failures:
+            self._fail()
+        elif run.status == "NOT_RUN":
+            run.status, run.message = self._verdict(finding)
+        if finding is not None:
+            self._add(finding)
+
+    def _fail(self) -> None:
+        small = min(self._failures, key=lambda failure: failure[0].size)
+        others = [(case, values) for case, values, _ in self._failures if case.size < 1 << 17]
+        failure = self.engine.reduced(
+            *small, lambda case, values: self.check.judge(case, values, self.view)
+        )
+        self.run.failure = replace(failure, others=others)
+        if self.run.status not in ("CRASH", "TIMEOUT"):
+            self.run.status, self.run.message = "FAIL", str(failure.mismatch)
+
+    def _verdict(self, finding: Finding | None) -> tuple[str, str]:
+        """PASS only for what was compared, on data that would have shown a fault."""
+        run = self.run
+        if not run.comparisons and run.unsupported:
+            return "UNSUPPORTED", run.message or "outside the declared limits"
+        if not run.comparisons:
+            return "NOT_RUN", "nothing was compared"
+        if self._blind and finding is None:
+            return "NOT_RUN", f"these data would accept {', '.join(sorted(self._blind))} results"
+        return "PASS", ""
+
+    def _add(self, finding: Finding) -> None:
+        """A format field that differs, or a contradicted declaration, fails this check."""
+        run = self.run
+        said = "declared" if finding.declared else "specified"
+        text = f"{finding.field} is {finding.found}, {said}: {finding.expected}"
+        text += f" ({finding.evidence})"
+        if finding.declare:
+            text += f"; to declare it: {finding.declare}"
+        if run.status == "FAIL":
+            run.message = f"{run.message}. {text}"
+        elif run.status in ("PASS", "NOT_RUN"):
+            run.status, run.message, run.wrong = "FAIL", text, 1
+
+
+def finding_for(check: Check, view: View) -> Finding | None:
+    """The finding that fails this very check: the layer that owns the field."""
+    return next((finding for finding in view.findings if _owned(check, finding)), None)
+
+
+def _owned(check: Check, finding: Finding) -> bool:
+    if check.rule == "S8":  # nested scales keep all their fields in one room
+        return finding.field != "map_8bit"
+    owner = OWNERS[finding.field]
+    return owner in (check.rule, f"{check.rule}/{check.layer}") and check.layer != "spare"

@@ -1,0 +1,125 @@
+"""What all calls of one function show beside their values: the rules P1 to P4."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qloracle_conformance.cases import Answer, Case
+from qloracle_conformance.judging import Mismatch, Outcome, Values
+from qloracle_conformance.rules.p1_form import wrong_form
+from qloracle_conformance.runs import CheckRun, Failure
+from qloracle_conformance.views import View
+
+LARGE = 1 << 16  # elements of a case that is not kept
+REPEATED = 24  # calls of a function that are made once more at the end
+
+Reduce = Callable[[Case, Values, Mismatch, Callable[[Case, Values], Outcome]], Failure]
+
+
+@dataclass
+class Ledger:
+    """The entries of one function."""
+
+    calls: int = 0
+    form: tuple[Case, Values, Mismatch, View] | None = None
+    changed: tuple[Case, Values, str] | None = None
+    again: list[int] = field(default_factory=list)
+    late: list[int] = field(default_factory=list)
+    samples: list[tuple[Case, Answer]] = field(default_factory=list)
+    by_call: dict[int, Case] = field(default_factory=dict)
+    troubles: int = 0
+    last_trouble: tuple[str, str] = ("", "")
+
+    def enter(self, case: Case, answer: Answer, view: View | None) -> None:
+        """Note what a call did beside returning values."""
+        self.calls += 1
+        if answer.status in ("TIMEOUT", "CRASH"):
+            self.troubles += 1
+            self.last_trouble = answer.status, answer.message
+        if answer.status != "OK":
+            return
+        if answer.changed_inputs and self.changed is None:
+            self.changed = case, answer.values, ", ".join(answer.changed_inputs)
+        wrong = wrong_form(case, answer.values, view) if view is not None else None
+        if wrong and view and (self.form is None or _plainer(case, self.form[0])):
+            self.form = case, answer.values, wrong, view
+        if case.size < LARGE:
+            self.by_call[answer.call] = case
+            if self.calls % 7 == 1:
+                self.samples.append((case, answer))
+
+
+def _plainer(case: Case, other: Case) -> bool:
+    """Smaller, but an empty case is the last choice: it shows little."""
+    return (case.size == 0, case.size) < (other.size == 0, other.size)
+
+
+def runs(
+    function: str, ledger: Ledger, call: Callable[[Case], Answer], reduced: Reduce, seed: int
+) -> Iterator[CheckRun]:
+    """The results of P1, P2 and P4 of one function."""
+    found = {
+        rule: CheckRun(f"{rule}/{function}", rule, function, "") for rule in ("P1", "P2", "P4")
+    }
+    _form(ledger, found["P1"], reduced)
+    _inputs(ledger, found["P2"])
+    _repeat(ledger, found["P4"], call, seed)
+    yield from found.values()
+
+
+def _form(ledger: Ledger, run: CheckRun, reduced: Reduce) -> None:
+    run.cases = run.comparisons = ledger.calls
+    run.status = "PASS"
+    if ledger.form is None:
+        return
+    case, values, mismatch, view = ledger.form
+
+    def judge(case: Case, values: Values) -> Outcome:
+        wrong = wrong_form(case, values, view)
+        return Outcome(1, int(wrong is not None), wrong)
+
+    failure = reduced(case, values, mismatch, judge)
+    told = failure.mismatch
+    run.fail(f"{told.result} is {told.got}, due {told.expected}", failure)
+
+
+def _inputs(ledger: Ledger, run: CheckRun) -> None:
+    run.cases = run.comparisons = ledger.calls
+    run.status = "PASS"
+    if ledger.changed is not None:
+        case, values, names = ledger.changed
+        told = Mismatch(names, 0, "changed", "untouched")
+        run.fail(f"the call changed its input {names}", Failure(case, values, told))
+
+
+def _repeat(ledger: Ledger, run: CheckRun, call: Callable[[Case], Answer], seed: int) -> None:
+    """Call a sample again in another order; the same call must give the same bits."""
+    order = np.random.default_rng(seed).permutation(len(ledger.samples))[:REPEATED]
+    for i in order:
+        case, first = ledger.samples[int(i)]
+        again = call(case)
+        run.cases += 1
+        run.comparisons += sum(value.size for value in first.values)
+        if again.status == "OK" and again.digest == first.digest:
+            continue
+        told = Mismatch("second call", 0, again.message or "other bits", "the first call's bits")
+        failure = run.failure or Failure(case, again.values, told)
+        run.fail("the same call gave other bits the second time", failure, run.wrong + 1)
+    if run.status == "NOT_RUN" and run.comparisons:
+        run.status = "PASS"
+
+
+def lasting(function: str, ledger: Ledger) -> CheckRun:
+    """The result of P3: second readings compared with the first."""
+    run = CheckRun(f"P3/{function}", "P3", function, "")
+    run.cases = run.comparisons = len(ledger.again)
+    run.status = "PASS" if ledger.again else "NOT_RUN"
+    if ledger.late:
+        case = ledger.by_call.get(ledger.late[0], next(iter(ledger.by_call.values())))
+        told = Mismatch("result", 0, "changed", "as it was returned")
+        text = "a result read 50 ms later, after other calls, had changed"
+        run.fail(text, Failure(case, (), told), len(ledger.late))
+    return run

@@ -1,0 +1,30 @@
+"""Proof that the kit detects: implementations that are wrong in one known way, and lawful ones.
+
+Every faulty one must be killed by the rule that it names and leave a fingerprint of its own; every
+lawful one must pass, with its dialect printed.  A mutant is a class that serves as a namespace of
+protocol functions: ``qloracle verify qloracle_conformance.mutants.l0:TieTakesUpper``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from types import ModuleType
+
+from qloracle_conformance.mutants import calls, l0, l1, lawful
+from qloracle_conformance.mutants.parts import Right
+
+
+def catalogue(module: ModuleType) -> list[type[Right]]:
+    """List the mutants of a module in the order in which they stand there."""
+    found = (entry for entry in vars(module).values() if inspect.isclass(entry))
+    return [c for c in found if issubclass(c, Right) and c.__module__ == module.__name__]
+
+
+def story(mutant: object) -> str:
+    """What is wrong with it, in one line: the first paragraph of its docstring."""
+    own = inspect.cleandoc(vars(mutant).get("__doc__") or "")
+    return " ".join(own.partition("\n\n")[0].split())
+
+
+MUTANTS = [*catalogue(l0), *catalogue(l1), *catalogue(calls)]
+LAWFUL = catalogue(lawful)

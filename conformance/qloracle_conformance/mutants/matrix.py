@@ -1,0 +1,195 @@
+"""The kill matrix: every mutant under every check, and what it proves.
+
+A mutant counts as killed only if the rule that it names is among those that fail, and no two may
+leave the same fingerprint.  A lawful variant is accepted only if nothing fails and its dialect is
+printed.  A check that kills nothing proves nothing: `idle_checks` finds those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import re
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from qloracle_conformance import loading
+from qloracle_conformance.callers import LocalCaller
+from qloracle_conformance.calling import declarations, offered
+from qloracle_conformance.cases import digest
+from qloracle_conformance.engine import Engine
+from qloracle_conformance.runs import CheckRun
+from qloracle_conformance.mutants import LAWFUL, MUTANTS, story
+from qloracle_conformance.mutants.parts import Right
+
+WRONG = ("FAIL", "ERROR", "CRASH", "TIMEOUT")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What all checks said of one mutant."""
+
+    name: str
+    story: str
+    kills: str
+    lawful: bool
+    adopts: str
+    statuses: dict[str, str]
+    messages: dict[str, str]
+    labels: tuple[str, ...]
+    fingerprint: str
+    seconds: float
+
+    @property
+    def failing(self) -> list[str]:
+        """Ids of the checks that failed."""
+        return [check for check, status in self.statuses.items() if status in WRONG]
+
+    @property
+    def rules(self) -> list[str]:
+        """The rules that failed, each once."""
+        return sorted({check.partition("/")[0] for check in self.failing})
+
+    @property
+    def as_expected(self) -> bool:
+        """Killed by the rule that it names, or accepted with its dialect."""
+        if self.lawful:
+            named = not self.adopts or any(self.adopts in label for label in self.labels)
+            return named and not self.failing
+        return self.kills in self.rules if self.kills else bool(self.rules)
+
+    @property
+    def verdict(self) -> str:
+        """What became of it, in a few words."""
+        if self.rules:
+            return f"{'rejected' if self.lawful else 'killed'} by {', '.join(self.rules)}"
+        if not self.lawful:
+            return "survives"
+        return "accepted" if self.as_expected else f"accepted, but without {self.adopts!r}"
+
+
+def spec_of(mutant: type | str) -> str:
+    """The text IMPL by which a mutant is loaded, in this process or in another one.
+
+    >>> spec_of(MUTANTS[0])
+    'qloracle_conformance.mutants.l0:FourDecimals'
+    """
+    if isinstance(mutant, str):
+        return mutant
+    return f"{mutant.__module__}:{mutant.__qualname__}"
+
+
+def load_from(path: str) -> list[str]:
+    """Name the mutants in somebody's file: its public classes and namespaces with our functions.
+
+    Optional attributes: `kills` names a rule, `lawful` says that it must pass.  The code is run in
+    process, as our own mutants are: a file is to be trusted.
+    """
+    module = loading.load(path)
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    own = [name for name, value in public.items() if _belongs(value, module.__name__)]
+    return [f"{Path(path).resolve()}:{name}" for name in own]
+
+
+def _belongs(value: object, module: str) -> bool:
+    """True for a class of this module, or a namespace, that offers one of our functions."""
+    mine = isinstance(value, SimpleNamespace) or (
+        isinstance(value, type) and value.__module__ == module
+    )
+    return mine and bool(offered(value))
+
+
+def run_matrix(
+    mutants: Iterable[type | str] = (*MUTANTS, *LAWFUL),
+    *,
+    profile: str = "smoke",
+    processes: int = 2,
+) -> list[Row]:
+    """Judge every mutant, in processes of their own and in the order given.
+
+    The processes are spawned, not forked: a mutant that remembers its calls starts afresh.
+    """
+    specs = [spec_of(mutant) for mutant in mutants]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        return list(pool.map(judge, specs, [profile] * len(specs)))
+
+
+def judge(spec: str, profile: str = "smoke") -> Row:
+    """Run the directed checks on one mutant."""
+    start = time.perf_counter()
+    mutant = loading.load(spec)
+    caller = LocalCaller(own_part(mutant))
+    engine = Engine(caller, profile=profile, searching=False, reducing=False)
+    views = engine.probe()
+    runs = list(engine.run())
+    return Row(
+        name=spec.rpartition(":")[2],
+        story=story(mutant),
+        kills=getattr(mutant, "kills", ""),
+        lawful=mutant in LAWFUL or bool(getattr(mutant, "lawful", False)),
+        adopts=getattr(mutant, "adopts", ""),
+        statuses={run.id: run.status for run in runs},
+        messages={run.id: run.message for run in runs if run.message},
+        labels=tuple(f"{view.name}: {view.label}" for view in views if view.label),
+        fingerprint=fingerprint(runs),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def own_part(mutant: object) -> object:
+    """A mutant without the functions that it has from `Right`: those pass in every other run.
+
+    >>> list(offered(own_part(MUTANTS[4])))  # only a decoder, with a table of its own
+    ['dequantize_4bit']
+    """
+    right = {name for name in offered(Right) if getattr(mutant, name, None) is getattr(Right, name)}
+    own = [name for name in offered(mutant) if name not in right]
+    return SimpleNamespace(**{name: getattr(mutant, name) for name in own}, **declarations(mutant))
+
+
+def fingerprint(runs: Iterable[CheckRun]) -> str:
+    """Digest what failed and how: the checks, their messages and the results that came back."""
+    state = hashlib.blake2b(digest_size=8)
+    for run in sorted((run for run in runs if run.status in WRONG), key=lambda run: run.id):
+        values = digest(run.failure.values) if run.failure else ""
+        state.update(f"{run.id}\n{run.message}\n{values}\n".encode())
+    return state.hexdigest()
+
+
+def kind_of(check: str) -> str:
+    """A check without its table: rule, function and layer; a rule of form holds for all functions.
+
+    >>> kind_of("S5/quantize_4bit[nf4]/full"), kind_of("P1/quantize_4bit")
+    ('S5/quantize_4bit/full', 'P1')
+    """
+    return check.partition("/")[0] if check.startswith("P") else re.sub(r"\[\w+\]", "", check)
+
+
+def idle_checks(rows: Iterable[Row]) -> list[str]:
+    """List the kinds of check that kill no mutant; a kit should have none."""
+    faulty = [row for row in rows if not row.lawful]
+    every = {kind_of(check) for row in faulty for check in row.statuses}
+    return sorted(every - {kind_of(check) for row in faulty for check in row.failing})
+
+
+def twins(rows: Iterable[Row]) -> list[list[str]]:
+    """List the faulty mutants that the checks cannot tell apart."""
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        if not row.lawful:
+            groups.setdefault(row.fingerprint, []).append(row.name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def problems(rows: Iterable[Row]) -> list[str]:
+    """Say where the matrix of the whole catalogue proves less than it should."""
+    rows = list(rows)
+    unexpected = [f"{row.name}: {row.verdict}" for row in rows if not row.as_expected]
+    alike = [f"{' and '.join(names)} leave the same fingerprint" for names in twins(rows)]
+    idle = [f"{check} kills nothing" for check in idle_checks(rows)]
+    return unexpected + alike + idle

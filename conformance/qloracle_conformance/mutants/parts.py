@@ -1,0 +1,209 @@
+"""The right functions, whole and in steps: a mutant replaces one step and tells why.
+
+`Right` offers every function as the reference has it.  `encoder` and `decoder` build the same
+functions out of the steps of S4 to S7, so that a fault can stand where it stands in a kernel: in
+the scale, in the comparison, in the packing, in the block index.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+import qloracle
+from qloracle.codebook import FP4_CODES, FP4_MAGNITUDES
+
+Array = NDArray[Any]
+Step = Callable[..., Any]
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+NF4 = qloracle.nf4_codebook()
+MAGNITUDES = np.array(FP4_MAGNITUDES, np.float32)
+
+
+class Right:
+    """Every function as the reference has it."""
+
+    kills: ClassVar[str] = ""  # the rule that is expected to kill the mutant
+    adopts: ClassVar[str] = ""  # what the kit must print of a lawful variant
+    dialect: ClassVar[Mapping[str, Any]] = {}
+
+    quantize_4bit: ClassVar[Any] = staticmethod(qloracle.quantize_4bit)
+    dequantize_4bit: ClassVar[Any] = staticmethod(qloracle.dequantize_4bit)
+    quantize_blockwise: ClassVar[Any] = staticmethod(qloracle.quantize_blockwise)
+    dequantize_blockwise: ClassVar[Any] = staticmethod(qloracle.dequantize_blockwise)
+    quantize_absmax: ClassVar[Any] = staticmethod(qloracle.quantize_absmax)
+    dequantize_absmax: ClassVar[Any] = staticmethod(qloracle.dequantize_absmax)
+
+
+# ---- the steps of a quantizer --------------------------------------------------------------------
+
+
+def widened(x: Array) -> Array:
+    """S4: a flat float32 copy."""
+    return x.astype(np.float32).reshape(-1)
+
+
+def peaks(flat: Array, blocksize: int) -> Array:
+    """S4: the largest magnitude of each block."""
+    return np.maximum.reduceat(np.abs(flat), np.arange(0, flat.size, blocksize))
+
+
+def spread(absmax: Array, n: int, blocksize: int) -> Array:
+    """S3: the absmax of each element's block."""
+    return np.repeat(absmax, min(blocksize, max(n, 1)))[:n]
+
+
+@np.errstate(all="ignore")
+def divided(flat: Array, absmax: Array, blocksize: int) -> Array:
+    """S5: q = x / absmax, +0 in a block of zeros."""
+    scale = spread(absmax, flat.size, blocksize)
+    return np.where(scale == 0, np.float32(0), flat / scale)
+
+
+@np.errstate(all="ignore")
+def inverted(flat: Array, absmax: Array, blocksize: int) -> Array:
+    """q = x * (1 / absmax), as most kernels scale; +0 in a block of zeros."""
+    scale = spread(absmax, flat.size, blocksize)
+    return np.where(scale == 0, np.float32(0), flat * (np.float32(1) / scale))
+
+
+def counted(q: Array, cuts: Array) -> Array:
+    """S5: the number of thresholds below q; a NaN lies above none."""
+    return np.where(np.isnan(q), 0, np.searchsorted(cuts, q, side="left"))
+
+
+def packed_pairs(codes: Array) -> Array:
+    """S6: the first of two codes in the high nibble, a spare nibble filled with 0."""
+    pairs = np.append(codes, np.zeros(codes.size % 2, np.uint8)).reshape(-1, 2)
+    return np.asarray(pairs[:, 0] << 4 | pairs[:, 1])
+
+
+def coded(q: Array, table: Array, quant_type: str, cuts: Step, count: Step) -> Array:
+    """S5 for a 4-bit type: FP4 by sign and magnitude, others by the rank of a level."""
+    if quant_type == "fp4":
+        size = np.array(FP4_CODES)[count(np.abs(q), cuts(MAGNITUDES))]
+        return np.asarray(size | (q < 0) << 3, np.uint8)
+    order = np.argsort(table)
+    return order[count(q, cuts(table[order]))].astype(np.uint8)
+
+
+def encoder(
+    *, widen: Step = widened, peak: Step = peaks, scale: Step = divided,
+    levels: Step = qloracle.codebook, cuts: Step = qloracle.thresholds, count: Step = counted,
+    pack: Step = packed_pairs,
+) -> Step:  # fmt: skip
+    """Build quantize_4bit from its steps."""
+
+    @np.errstate(all="ignore")
+    def quantize_4bit(
+        x: Array, *, blocksize: int = 64, quant_type: str = "nf4"
+    ) -> tuple[Array, Array]:
+        flat = widen(x)
+        absmax = peak(flat, blocksize)
+        q = scale(flat, absmax, blocksize)
+        return pack(coded(q, levels(quant_type), quant_type, cuts, count)), absmax
+
+    return quantize_4bit
+
+
+def encoder_8bit(
+    *, widen: Step = widened, peak: Step = peaks, scale: Step = divided,
+    cuts: Step = qloracle.thresholds, count: Step = counted,
+) -> Step:  # fmt: skip
+    """Build quantize_blockwise from its steps."""
+
+    @np.errstate(all="ignore")
+    def quantize_blockwise(
+        x: Array, codebook: Array, *, blocksize: int = 256
+    ) -> tuple[Array, Array]:
+        flat = widen(x)
+        absmax = peak(flat, blocksize)
+        q = scale(flat, absmax, blocksize)
+        return count(q, cuts(codebook)).astype(np.uint8), absmax
+
+    return quantize_blockwise
+
+
+# ---- the steps of a decoder ----------------------------------------------------------------------
+
+
+def unpacked(packed: Array, shape: tuple[int, ...]) -> Array:
+    """S6: the codes of all elements, the high nibble first."""
+    return np.stack([packed >> 4, packed & 15], axis=1).reshape(-1)[: math.prod(shape)]
+
+
+def block_index(shape: tuple[int, ...], blocksize: int) -> Array:
+    """S3: the block of each element, whatever the shape."""
+    return np.arange(math.prod(shape)) // blocksize
+
+
+def product(levels: Array, scale: Array, dtype: DTypeLike) -> Array:
+    """S7: one float32 product, rounded once to the output type."""
+    return (levels * scale).astype(dtype)
+
+
+def decoder(
+    *, levels: Step = qloracle.codebook, unpack: Step = unpacked, index: Step = block_index,
+    multiply: Step = product,
+) -> Step:  # fmt: skip
+    """Build dequantize_4bit from its steps; an index beyond the end reads the last scale."""
+
+    @np.errstate(all="ignore")
+    def dequantize_4bit(
+        packed: Array, absmax: Array, *, shape: tuple[int, ...], blocksize: int = 64,
+        quant_type: str = "nf4", dtype: DTypeLike = np.float32,
+    ) -> Array:  # fmt: skip
+        scale = absmax.take(index(shape, blocksize), mode="clip")
+        values = levels(quant_type)[unpack(packed, shape)]
+        return np.asarray(multiply(values, scale, dtype)).reshape(shape)
+
+    return dequantize_4bit
+
+
+def decoder_8bit(*, index: Step = block_index, multiply: Step = product) -> Step:
+    """Build dequantize_blockwise from its steps."""
+
+    @np.errstate(all="ignore")
+    def dequantize_blockwise(
+        codes: Array, absmax: Array, codebook: Array, *, shape: tuple[int, ...],
+        blocksize: int = 256, dtype: DTypeLike = np.float32,
+    ) -> Array:  # fmt: skip
+        scale = absmax.take(index(shape, blocksize), mode="clip")
+        return np.asarray(multiply(codebook[codes], scale, dtype)).reshape(shape)
+
+    return dequantize_blockwise
+
+
+# ---- small tools ---------------------------------------------------------------------------------
+
+
+def nf4_as(table: Array) -> Step:
+    """Levels by name, with another table under the name nf4."""
+    return lambda quant_type: table if quant_type == "nf4" else qloracle.codebook(quant_type)
+
+
+def with_entry(table: Array, place: int, value: float) -> Array:
+    """Copy a table and replace one entry."""
+    changed = table.copy()
+    changed[place] = value
+    return changed
+
+
+def rounded(values: Array, dtype: DTypeLike) -> Array:
+    """Round to a narrow type and widen again."""
+    return values.astype(dtype).astype(np.float32)
+
+
+def nested_codes(
+    absmax: Array, offset: Any, codebook: Array | None, blocksize: int
+) -> tuple[Array, Array, np.float32]:
+    """S8 with an offset of one's own choice."""
+    levels = qloracle.dynamic_codebook() if codebook is None else codebook
+    mean = np.float32(offset)
+    return (*qloracle.quantize_blockwise(absmax - mean, levels, blocksize=blocksize), mean)

@@ -1,0 +1,79 @@
+"""Find an implementation's dialect from its outputs alone.
+
+Thresholds are bisected at absmax = 1, where divide and reciprocal are exact; normalisation is read
+at full-mantissa scales where the two fall on different sides.  What is found is adopted if it is a
+rounding field, and a finding if it is an undeclared format field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import qloracle
+from qloracle_conformance import dialects
+from qloracle_conformance.dialects import BY_NAME
+from qloracle_conformance.oracle import Float32
+from qloracle_conformance.probe import decoders, nested, quantizers
+from qloracle_conformance.probe.asking import Asker, Call, Found
+from qloracle_conformance.scope import Scope
+from qloracle_conformance.views import MAPS, QUANT_TYPES, Finding, View
+
+# Decoders come first: they show the tables that the quantizers are judged by.
+PROBES: dict[str, tuple[tuple[str, ...], Callable[[Asker, View], Found]]] = {
+    "dequantize_4bit": (QUANT_TYPES, decoders.four_bit),
+    "quantize_4bit": (QUANT_TYPES, quantizers.four_bit),
+    "dequantize_blockwise": (MAPS, decoders.blockwise),
+    "quantize_blockwise": (MAPS, quantizers.blockwise),
+    "dequantize_absmax": (("",), nested.decoder),
+    "quantize_absmax": (("",), nested.quantizer),
+}
+
+
+def views(
+    call: Call, offers: Mapping[str, Any], scope: Scope, declared: Mapping[str, Any]
+) -> list[View]:
+    """Probe every offered function of L0 and L1 under every table that it may take."""
+    asker, found = Asker(call, scope), list[View]()
+    for function, (tables, probe) in PROBES.items():
+        if function not in offers:
+            continue
+        for table in tables:
+            view = _start(function, table, declared, found)
+            view.unsupported = asker.trial(view)
+            if not view.unsupported:
+                _settle(view, declared, probe(asker, view))
+            found.append(view)
+    return found
+
+
+def _start(function: str, table: str, declared: Mapping[str, Any], before: list[View]) -> View:
+    """The view before anything was asked: the specification, and what was declared."""
+    quant_type = table if table in QUANT_TYPES else ""
+    dialect = dialects.specification(function, quant_type)
+    dialect |= dialects.declared_for(declared, function, quant_type)
+    return View(function, table, dialect, _levels(function, table, before))
+
+
+def _levels(function: str, table: str, before: list[View]) -> Float32:
+    """The table to start from: what the decoder of the same table showed, or S1's."""
+    twin = "de" + function if function.startswith("quantize") else ""
+    for view in before:
+        if view.function == twin and view.table == table and not view.unsupported:
+            return view.levels
+    if table in QUANT_TYPES:
+        return qloracle.codebook(table)
+    return qloracle.dynamic_codebook(signed=table != "unsigned")
+
+
+def _settle(view: View, declared: Mapping[str, Any], found: Found) -> None:
+    """Adopt what was found; note what should have been declared, or was declared otherwise."""
+    said = dialects.declared_for(declared, view.function, view.quant_type)
+    for name, (value, why) in found.items():
+        expected = said.get(name, BY_NAME[name].values[0])
+        named = value in BY_NAME[name].values
+        must_be_declared = name in said or BY_NAME[name].kind == "format" or not named
+        if value != expected and must_be_declared:
+            view.findings.append(Finding(name, expected, value, why, said.get(name, "")))
+        if named:
+            view.dialect[name] = value

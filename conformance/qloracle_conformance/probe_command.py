@@ -1,0 +1,61 @@
+"""The `probe` command: an implementation's dialect, field by field, with the evidence."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from qloracle_conformance import dialects
+from qloracle_conformance.callers import ChildCaller, LoadError
+from qloracle_conformance.engine import Engine
+from qloracle_conformance.loading import UsageError, parse
+from qloracle_conformance.scope import check_limits
+from qloracle_conformance.views import View
+
+
+def show_dialect(impl: str, device: str, console: Console) -> int:
+    """Print every field of every function; the exit code: 1 if a finding is undeclared."""
+    parse(impl)
+    try:
+        caller = ChildCaller(impl, environment={"QLORACLE_DEVICE": device} if device else {})
+    except LoadError as error:
+        console.print(f"ERROR {impl}: {error}", markup=False, highlight=False)
+        return 1
+    try:
+        check_limits(caller.declared.get("limits", {}))
+        dialects.check_declaration(caller.declared.get("dialect", {}))
+        views = Engine(caller).probe()
+    except UsageError as error:
+        console.print(f"ERROR {impl}: {error}", markup=False, highlight=False)
+        return 1
+    finally:
+        caller.close()
+    versions = ", ".join(f"{name} {version}" for name, version in caller.versions.items())
+    console.print(f"{impl} ({versions})", style="bold", highlight=False)
+    for view in views:
+        _show(view, console)
+    if not views:
+        console.print("offers none of the functions that can be probed")
+        return 3
+    return 1 if any(view.findings for view in views) else 0
+
+
+def _show(view: View, console: Console) -> None:
+    if view.unsupported:
+        console.print(
+            f"\n{view.name}: UNSUPPORTED, {view.unsupported}", markup=False, highlight=False
+        )
+        return
+    console.print(f"\n{view.name}", style="bold", markup=False, highlight=False)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
+    spec = dialects.specification(view.function, view.quant_type)
+    for name, value in view.dialect.items():
+        kind = dialects.BY_NAME[name].kind
+        mark = "" if value == spec.get(name) else "differs from the specification"
+        table.add_row(name, value, kind, mark)
+    console.print(table)
+    for finding in view.findings:
+        text = f"  FINDING {finding.field}: {finding.found}, expected {finding.expected}"
+        console.print(f"{text} ({finding.evidence})", style="yellow", markup=False, highlight=False)
+        if finding.declare:
+            console.print(f"    to declare it: {finding.declare}", markup=False, highlight=False)

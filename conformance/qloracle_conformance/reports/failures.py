@@ -1,0 +1,166 @@
+"""Failures as a reader meets them: one entry for one wrong element, whichever checks ran into it.
+
+Many checks of one function fail on the same smallest input.  They are one entry that lists them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qloracle_conformance import rules
+from qloracle_conformance.report import BAD, BROKEN
+
+Check = Mapping[str, Any]
+
+MEANINGS = {
+    0: "every function offered passed within its printed scope",
+    1: "a failure, an unexpected pass or an unmet requirement",
+    3: "nothing was compared",
+    4: "a crash or a time-out",
+    130: "interrupted; what was judged until then passed",
+}
+
+
+def key(implementation: str, check: str) -> str:
+    """What names a check among several implementations."""
+    return f"{implementation} {check}"
+
+
+def exit_code(report: Mapping[str, Any]) -> int:
+    """The code with which the command ends: an interrupted run is never 0."""
+    code = int(report["exit_code"])
+    return 130 if report["partial"] and code == 0 else code
+
+
+def limits(report: Mapping[str, Any]) -> list[str]:
+    """Why the report is less than a verdict, in words that nobody overlooks."""
+    found = ["PARTIAL: the run was interrupted; this is no verdict"] if report["partial"] else []
+    only = report.get("only")
+    return [*found, *([f"PARTIAL: only {only} was run; nothing else is judged"] if only else [])]
+
+
+def statement(rule: str) -> str:
+    """The first sentence of a rule, without its number.
+
+    >>> statement("S4")
+    'absmax = max |x| of the block, exact, in float32; 0 stays 0.'
+    """
+    words = " ".join(rules.statement(rule).split()).removeprefix(f"{rule}. ")
+    return re.split(r"(?<=\.) ", words, maxsplit=1)[0]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Checks that failed on the same element of the same input, and the findings that they name."""
+
+    checks: list[Check]
+    findings: list[Mapping[str, Any]]
+
+    @property
+    def first(self) -> Check:
+        """The check that speaks for all."""
+        return self.checks[0]
+
+    @property
+    def title(self) -> str:
+        """The rules, and the function with its table or tables."""
+        names = dict.fromkeys(check["rule"] for check in self.checks)
+        tables = dict.fromkeys(check["table"] for check in self.checks if check["table"])
+        views = f"[{', '.join(tables)}]" if tables else ""
+        return f"{' '.join(names)} {self.first['function']}{views}"
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """What there is to say, as (name, text)."""
+        return [*_element(self), *_causes(self), *_findings(self), *_names(self)]
+
+
+def entries(implementation: Mapping[str, Any]) -> list[Entry]:
+    """Group the failing checks of an implementation, in the order in which they ran."""
+    groups: dict[str, list[Check]] = {}
+    for check in implementation["checks"]:
+        if check["status"] in BAD + BROKEN:
+            groups.setdefault(_identity(check), []).append(check)
+    found: list[Entry] = []
+    for checks in groups.values():
+        told = [finding for entry in found for finding in entry.findings]
+        findings = _named(implementation, checks)
+        news = [finding for finding in findings if finding not in told]
+        found.append(Entry(checks, news if checks[0]["failure"] else findings))
+    return found
+
+
+def _identity(check: Check) -> str:
+    """Equal for checks that failed alike."""
+    failure = check["failure"]
+    if failure is None or failure["result"] == "call":  # one reason to raise, many inputs
+        message = check["message"].removeprefix("after: ")
+        return json.dumps([check["function"], check["status"], message])
+    where = [failure[name] for name in ("input", "result", "index", "got", "expected")]
+    where[0] = {name: value for name, value in where[0].items() if name != "note"}
+    return json.dumps([check["status"], where], sort_keys=True)
+
+
+def entry(implementation: Mapping[str, Any], check: Check) -> Entry:
+    """One failing check alone."""
+    return Entry([check], _named(implementation, [check]))
+
+
+def _named(implementation: Mapping[str, Any], checks: list[Check]) -> list[Mapping[str, Any]]:
+    """The probe's findings that the messages of these checks name."""
+    views = [v for v in implementation["dialects"] if v["function"] == checks[0]["function"]]
+    return [
+        finding
+        for view in views
+        if view["table"] == checks[0]["table"]
+        for finding in view["findings"]
+        if any(f"{finding['field']} is {finding['found']}" in c["message"] for c in checks)
+    ]
+
+
+def _element(entry: Entry) -> list[tuple[str, str]]:
+    """The call, the element and its numbers; the message where there is no input to show."""
+    check, failure = entry.first, entry.first["failure"]
+    if failure is None:
+        return [] if entry.findings else [("because", check["message"])]
+    rows = [("call", failure["call"])]
+    if failure["result"] != "call":
+        place = f"[{failure['index']}]" if check["rule"][0] == "S" else ""
+        rows += [("result", f"{failure['result']}{place}")]
+    rows += [(name, failure[name]) for name in ("got", "expected")]
+    rows += [("because", failure["reason"])] if failure["reason"] else []
+    if failure["bound"]:
+        rows += [(name, _number(failure[name])) for name in ("bound", "observed", "ratio")]
+    return rows
+
+
+def _number(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:.6g}"
+
+
+def _causes(entry: Entry) -> list[tuple[str, str]]:
+    stories = dict.fromkeys(story for check in entry.checks for story in check["looks_like"])
+    return [("looks like", story) for story in stories]
+
+
+def _findings(entry: Entry) -> list[tuple[str, str]]:
+    rows = []
+    for finding in entry.findings:
+        said = "declared" if finding["declared"] else "specified"
+        text = f"{finding['field']} is {finding['found']}, {said}: {finding['expected']}"
+        rows.append(("finding", f"{text} ({finding['evidence']})"))
+        if finding["declare"]:
+            rows.append(("declare", finding["declare"]))
+    return rows
+
+
+def _names(entry: Entry) -> list[tuple[str, str]]:
+    """How much was wrong, and every check that found it."""
+    wrong, compared = (sum(c[name] for c in entry.checks) for name in ("wrong", "comparisons"))
+    counted = bool(compared and entry.first["failure"])
+    rows = [("wrong", f"{wrong:,} of {compared:,} compared")] if counted else []
+    return [*rows, ("checks", ", ".join(check["id"] for check in entry.checks))]

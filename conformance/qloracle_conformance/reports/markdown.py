@@ -1,0 +1,86 @@
+"""summary.md: the verdict for a pull request or a CI step's summary page."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qloracle_conformance.reports import failures
+from qloracle_conformance.reports.failures import Entry
+from qloracle_conformance.reports.files import printable
+from qloracle_conformance.reports.files import write as write_text
+
+SHOWN_FAILURES = 5  # entries of one implementation
+
+Data = Mapping[str, Any]
+
+
+def text(report: Data) -> str:
+    """The report as Markdown."""
+    code = failures.exit_code(report)
+    lines = [f"## qloracle: exit code {code}, {failures.MEANINGS[code]}", ""]
+    for limit in failures.limits(report):
+        lines += [f"**{_inline(limit)}**", ""]
+    for problem in (*report["unmet"], *report["known_problems"]):
+        lines += [f"- **{_inline(problem)}**"]
+    for implementation in report["implementations"]:
+        lines += _implementation(implementation)
+    run = f"Profile {report['profile']}, seed {report['seed']}"
+    versions = f"specification {report['spec_version']}, qloracle {report['qloracle_version']}"
+    return printable("\n".join([*lines, f"{run}, {versions}.", ""]))
+
+
+def write(report: Data, path: Path) -> None:
+    """Write summary.md."""
+    write_text(path, text(report))
+
+
+def _implementation(implementation: Data) -> list[str]:
+    versions = ", ".join(f"{name} {text}" for name, text in implementation["versions"].items())
+    lines = [f"### {_inline(implementation['name'])}", ""]
+    lines += [_inline(versions), ""] if versions else []
+    if implementation["message"]:
+        lines += [f"**{implementation['status']}** {_inline(implementation['message'])}", ""]
+    lines += [f"- {_inline(level['line'])}" for level in implementation["levels"]]
+    lines += ["", *_table(implementation), ""]
+    found = failures.entries(implementation)
+    for entry in found[:SHOWN_FAILURES]:
+        lines += _failure(entry)
+    if len(found) > SHOWN_FAILURES:
+        lines += [f"{len(found) - SHOWN_FAILURES} failures more are in report.json.", ""]
+    return lines
+
+
+def _table(implementation: Data) -> list[str]:
+    """One row a function: verdict, what was compared, and the dialect it was judged under."""
+    lines = ["| function | level | verdict | comparisons | dialect |", "|---|---|---|---:|---|"]
+    for row in implementation["functions"]:
+        labels = [_inline(f"{view}: {label}") for view, label in row["dialect"].items()]
+        cells = [f"`{row['name']}`", row["level"], row["status"], f"{row['comparisons']:,}"]
+        lines.append(f"| {' | '.join([*cells, '<br>'.join(labels)])} |")
+    return lines
+
+
+def _failure(entry: Entry) -> list[str]:
+    rows = entry.rows
+    if "repro" in entry.first:
+        rows = [*rows, ("repro", entry.first["repro"])]
+    width = max(len(name) for name, _ in rows) + 2
+    body = "\n".join(f"{name:<{width}}{' '.join(text.split())}" for name, text in rows)
+    fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", body)), default=0))
+    rule = _inline(failures.statement(entry.first["rule"]))
+    head = f"**{entry.first['status']} {_inline(entry.title)}**: {rule}"
+    return [head, "", f"{fence}text", body, fence, ""]
+
+
+def _inline(text: str) -> str:
+    r"""A text that Markdown shows as it is, in a line or in a table's cell.
+
+    >>> _inline("max |x| of <b>\n*all*")
+    'max \\|x\\| of &lt;b&gt; \\*all\\*'
+    """
+    line = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_|\[\]])", r"\\\1", line)

@@ -1,0 +1,132 @@
+"""A script for each failing check, which needs NumPy and the implementation and nothing of ours.
+
+It holds the input to the bit, calls the implementation, and prints what came and what is due.  Exit
+code 1: the fault is still there; 0: it is gone; 2: it could not be tried.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import qloracle
+from qloracle_conformance.calling import keywords
+from qloracle_conformance.cases import Case, digest
+from qloracle_conformance.protocol import FLOAT_TYPES, FUNCTIONS
+from qloracle_conformance.report import BAD, BROKEN, Judgement
+from qloracle_conformance.reports.failures import statement
+from qloracle_conformance.reports.files import write
+from qloracle_conformance.reports.repro import literals, loaders, verdicts
+from qloracle_conformance.reports.repro.literals import wrapped
+from qloracle_conformance.runs import CheckRun, Failure
+
+FAILED = (*BAD, *BROKEN, "XFAIL")
+MODULES = ("base64", "faulthandler", "importlib.util", "os", "sys", "time", "types", "zlib")
+
+
+def write_all(directory: Path, judgement: Judgement) -> dict[str, Path]:
+    """Write a script for each fault; name the script of each failing check."""
+    scripts: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
+    for check in judgement.checks:
+        text = script(judgement, check) if check.status in FAILED else ""
+        if not text or check.failure is None:
+            continue
+        same = _identity(check, check.failure)
+        if same not in scripts:
+            scripts[same] = directory / f"{_slug(judgement.name)}-{_slug(check.id)}.py"
+            write(scripts[same], text)
+        paths[check.id] = scripts[same]
+    return paths
+
+
+def script(judgement: Judgement, check: CheckRun) -> str:
+    """The script of a failing check; "" if it has no input, or the implementation no name."""
+    failure, load = check.failure, loaders.load(judgement)
+    if failure is None or not load or failure.mismatch.result == "second oracle":
+        return ""  # (a second oracle that fails is no fault of the implementation's)
+    views = [v for v in judgement.views if (v.function, v.table) == (check.function, check.table)]
+    taken = getattr(judgement, "parameters", {}).get(check.function)
+    body = [
+        *_inputs(failure.case), "", "",
+        *_call(failure.case, taken), "", "",
+        *verdicts.main(check, failure, views[0] if views else None), "", "",
+        load + loaders.RUN,
+    ]  # fmt: skip
+    own = "\n".join(body).partition("\nADAPTER = ")[0]
+    return "\n".join([*_docstring(check), *_head(own), *body])
+
+
+def _slug(text: str) -> str:
+    """A file's name for a check or an implementation.
+
+    >>> _slug("S4/quantize_4bit[nf4]/zeros"), _slug("../my/kernels.py")
+    ('S4-quantize_4bit-nf4-zeros', 'my-kernels')
+    """
+    return re.sub(r"[^\w.]+", "-", text.removesuffix(".py")).strip("-.")
+
+
+def _identity(check: CheckRun, failure: Failure) -> str:
+    """Equal for failures of one element of one input."""
+    case, mismatch = failure.case, failure.mismatch
+    rule = check.rule if check.rule[0] == "P" else ""
+    options = sorted(case.options.items())
+    arrays = [(name, digest((array,))) for name, array in case.arrays.items()]
+    place = mismatch.result, mismatch.index, mismatch.expected
+    return repr((rule, case.function, options, arrays, place))
+
+
+def _docstring(check: CheckRun) -> list[str]:
+    """What fails, under which rule, and what the exit codes mean."""
+    table = f"[{check.table}]" if check.table else ""
+    lines = [*wrapped(f"{check.rule} {check.function}{table}: {statement(check.rule)}"), ""]
+    versions = f"qloracle {qloracle.__version__}, specification {qloracle.SPEC_VERSION}"
+    lines += [f"Check {check.id}, {versions}."]
+    lines += [line for story in check.looks_like for line in wrapped(f"Looks like: {story}")]
+    lines += ["Exit code 1: the fault is still there; 0: it is gone; 2: it could not be tried."]
+    text = "\n".join(lines).replace("\\", "\\\\").replace('"""', r"\"\"\"")
+    return [f'"""{text}', '"""', ""]
+
+
+def _head(text: str) -> list[str]:
+    """The imports and helpers that the script's own text uses."""
+    helpers = [*literals.UNPACK, ""] if " array(" in text else []
+    helpers += [literals.HEX, ""] if "f(" in text else []
+    used = "\n".join([*helpers, text])
+    lines = [f"import {module}" for module in MODULES if f"{module}." in used]
+    lines += ["", *["import ml_dtypes"] * ("ml_dtypes." in used), "import numpy as np", ""]
+    return [*lines, *helpers]
+
+
+def _inputs(case: Case) -> list[str]:
+    found = (literals.statements(name, array) for name, array in case.arrays.items())
+    return [line for lines in found for line in lines]
+
+
+def _call(case: Case, taken: Sequence[str] | None) -> list[str]:
+    """A function that calls the implementation; its argument is the first array.
+
+    `taken` are the parameters that the implementation has (None: any): an option that it does not
+    take has its default there, as it had when it was judged.
+    """
+    function = FUNCTIONS[case.function]
+    arguments = [*function.arrays]
+    arguments += [f"{name}={name}" for name in case.arrays if name not in function.arrays]
+    for name, value in keywords(case).items():
+        if taken is None or name in taken or name == "shape":
+            arguments.append(f"{name}={_option(name, value)}")
+    call = f"results = implementation.{case.function}({', '.join(arguments)})"
+    return [
+        f"def call({function.arrays[0]}):",
+        *wrapped(call, 4),
+        '    if hasattr(implementation, "synchronize"):',
+        "        implementation.synchronize()",
+        f"    return {'results' if len(function.results) > 1 else '(results,)'}",
+    ]
+
+
+def _option(name: str, value: object) -> str:
+    if name != "dtype":
+        return literals.string(value) if isinstance(value, str) else repr(value)
+    return next(literals.type_name(dtype) for dtype in FLOAT_TYPES.values() if dtype.type is value)

@@ -1,0 +1,101 @@
+"""The part of a repro script that loads the implementation, by the road that the kit took."""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+from importlib.util import find_spec
+from pathlib import Path
+
+from qloracle_conformance import adapters
+from qloracle_conformance.loading import Place, UsageError, parse
+from qloracle_conformance.report import Judgement
+from qloracle_conformance.reports.repro.literals import string
+
+KIT = "qloracle_conformance."  # our own adapters lie here; a script must not import them
+
+FILE = """\
+def load():
+    spec = importlib.util.spec_from_file_location({name}, {path})
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module{member}
+"""
+
+MODULE = """\
+def load():
+    {search}import {module}
+
+    return {module}{member}
+"""
+
+ADAPTER = """\
+def load():
+    {device}module = types.ModuleType({name})
+    sys.modules[module.__name__] = module
+    exec(compile(ADAPTER, module.__name__, "exec"), vars(module))
+    return module
+
+
+# The adapter through which {impl} was called.
+ADAPTER = {source}
+"""
+
+RUN = """
+
+if __name__ == "__main__":
+    try:
+        implementation = load()
+    except Exception as error:
+        print(f"could not be loaded: {type(error).__name__}: {error}")
+        sys.exit(2)
+    sys.exit(main())
+"""
+
+
+def load(judgement: Judgement) -> str:
+    """The function `load` of a script; "" where no text names the implementation."""
+    try:
+        place = parse(judgement.name)
+    except UsageError:
+        return ""
+    adapter = adapters.find(judgement.name)
+    if adapter is not None and place.where.startswith(KIT):
+        return _adapter(judgement, place)
+    member = f".{place.member}" if place.member else ""
+    if place.kind == "file":
+        name = f"repro_{Path(place.where).stem}"
+        return FILE.format(name=string(name), path=string(place.where), member=member)
+    # Last on the path, and only where it may be needed: the folder in which the kit ran.
+    search = "" if adapter else f"sys.path.append({string(str(Path.cwd()))})\n    "
+    return MODULE.format(search=search, module=place.where, member=member)
+
+
+def _adapter(judgement: Judgement, place: Place) -> str:
+    """One of our adapters: it imports nothing of the kit's, so its text can be carried along."""
+    spec = find_spec(place.where)
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).read_text(encoding="utf-8")
+    device = judgement.declared.get("device")
+    chosen = f'os.environ.setdefault("QLORACLE_DEVICE", {string(device)})\n    ' if device else ""
+    name = string(f"repro_{judgement.name}")
+    return ADAPTER.format(device=chosen, name=name, impl=judgement.name, source=quoted(source))
+
+
+def quoted(source: str) -> str:
+    r"""Python text whose value is `source`: as it stands where it can stand so.
+
+    >>> print(quoted("a = 'b'\n"))
+    r'''
+    a = 'b'
+    '''.lstrip()
+    """
+    text = f"r'''\n{source}'''"
+    try:
+        if ast.literal_eval(text) == f"\n{source}":
+            return f"{text}.lstrip()"
+    except SyntaxError:
+        pass
+    return "(\n" + textwrap.indent("\n".join(map(repr, source.splitlines(True))), "    ") + "\n)"

@@ -1,0 +1,221 @@
+"""The part of a repro script that compares: the function `main`, which returns the exit code.
+
+What is due is in the script as a number, together with the rule's formula and its values.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import numpy as np
+
+from qloracle_conformance import judging
+from qloracle_conformance.protocol import FUNCTIONS
+from qloracle_conformance.report import BROKEN
+from qloracle_conformance.reports.repro.literals import number, wrapped
+from qloracle_conformance.rules.p1_form import EXACT_SHAPE
+from qloracle_conformance.runs import CheckRun, Failure
+from qloracle_conformance.views import View
+
+Lines = list[str]
+
+TRIES = 20  # calls after which two equal calls are taken to give equal bits
+LIMIT = 20  # seconds after which a call is taken to hang
+
+NIBBLES = {
+    "high_first": "np.stack([packed >> 4, packed & 15], axis=1).reshape(-1)",
+    "low_first": "np.stack([packed & 15, packed >> 4], axis=1).reshape(-1)",
+}
+
+INPUTS = """\
+def main():
+    arrays = {{{arrays}}}
+    before = {{name: value.tobytes() for name, value in arrays.items()}}
+    call({first})
+    changed = [name for name, value in arrays.items() if value.tobytes() != before[name]]
+    print("changed by the call:", ", ".join(changed) or "nothing")
+    return int(bool(changed))
+"""
+
+BITS = """\
+def bits(results):
+    return [np.array(result).tobytes() for result in results]
+
+
+"""
+
+LASTING = (
+    BITS
+    + """\
+def main():
+    results = call({first}.copy())
+    before = bits(results)
+    call(np.zeros_like({first}) if ({first} != 0).any() else np.ones_like({first}))
+    time.sleep(0.05)
+    changed = bits(results) != before
+    print("read again 50 ms and a call later:", "other results" if changed else "the same results")
+    return int(changed)
+"""
+)
+
+REPEAT = (
+    BITS
+    + """\
+def main():
+    before = bits(call({first}.copy()))
+    for _ in range({tries}):
+        call(np.zeros_like({first}) if ({first} != 0).any() else np.ones_like({first}))
+        if bits(call({first}.copy())) != before:
+            print("the same call gave other bits")
+            return 1
+    print("{tries} equal calls gave equal bits")
+    return 0
+"""
+)
+
+ANSWER = """\
+def main():
+    results = call({first})
+    arrays = [np.asarray(result) for result in results] if isinstance(results, tuple | list) else []
+    numbers = all(array.dtype.kind not in "OSUMmc" for array in arrays)
+    print("returned", ", ".join(f"{{a.dtype}}{{list(a.shape)}}" for a in arrays) or type(results))
+    return int(len(arrays) != {count} or not numbers)
+"""
+
+
+def main(check: CheckRun, failure: Failure, view: View | None) -> Lines:
+    """The comparison that a failure calls for."""
+    first = next(iter(failure.case.arrays))
+    match check.rule:
+        case _ if failure.mismatch.result == "call":
+            return _answer(check, failure, first)
+        case "P1":
+            return _form(failure, first)
+        case "P2":
+            arrays = ", ".join(f'"{name}": {name}' for name in failure.case.arrays)
+            return INPUTS.format(arrays=arrays, first=first).splitlines()
+        case "P3":
+            return LASTING.format(first=first).splitlines()
+        case "P4":
+            return REPEAT.format(first=first, tries=TRIES).splitlines()
+    assert view is not None, f"{check.id} has no view"
+    return _element(failure, first, view)
+
+
+def _answer(check: CheckRun, failure: Failure, first: str) -> Lines:
+    """The call itself went wrong: it raised, died, hung or returned no arrays."""
+    count = len(FUNCTIONS[failure.case.function].results)
+    head, *rest = ANSWER.format(first=first, count=count).splitlines()
+    why = wrapped(f"# {failure.mismatch.got}", 4, "# ")
+    guard = [f"    faulthandler.dump_traceback_later({LIMIT}, exit=True)  # a hang is code 1"]
+    return [head, *why, *(guard if check.status in BROKEN else []), *rest]
+
+
+def _form(failure: Failure, first: str) -> Lines:
+    """Type and shape of a result; an axis of length 1 is allowed but on decoded values."""
+    mismatch = failure.mismatch
+    dtype, _, shape = mismatch.expected.partition("[")
+    exact = mismatch.result in EXACT_SHAPE
+    due = [n for n in ast.literal_eval(f"[{shape}") if exact or n != 1]
+    kept = "list(result.shape)" if exact else "[n for n in result.shape if n != 1]"
+    got = f"{mismatch.result} is {{result.dtype}}{{list(result.shape)}}"
+    return [
+        "def main():",
+        f"    result = np.asarray(call({first})[{_place(failure)}])",
+        f'    print(f"{got}, due {mismatch.expected}")',
+        f'    return int((str(result.dtype), {kept}) != ("{dtype}", {due}))',
+    ]
+
+
+def _element(failure: Failure, first: str, view: View) -> Lines:
+    """One element: a code by the codes that name its level, another number by its value."""
+    mismatch = failure.mismatch
+    compare = {"code": _code, "packed": _byte}.get(mismatch.result, _number)
+    return [
+        "def main():",
+        f"    results = call({first})",
+        f"    result = np.asarray(results[{_place(failure)}]).reshape(-1)",
+        *wrapped(f"# {mismatch.result}[{mismatch.index}]: {mismatch.reason}", 4, "# "),
+        *(f"    {line}" for line in compare(failure, view)),
+    ]
+
+
+def _number(failure: Failure, view: View) -> Lines:
+    """A number is exact, or within its bound."""
+    mismatch = failure.mismatch
+    bound = number(np.float64(mismatch.bound))
+    wrong = f"not abs(got - due) <= {bound}" if mismatch.bound else "got != due"
+    return [
+        f"got = float(result[{mismatch.index}])",
+        f"due = {number(np.float64(value(mismatch.expected)))}",
+        'print(f"got {got} ({got.hex()}), due {due} ({due.hex()})")',
+        f"return int({wrong})",
+    ]
+
+
+def _code(failure: Failure, view: View) -> Lines:
+    """A code, unpacked where it was packed, that was judged on the implementation's own scale."""
+    levels = failure.case.arrays.get("codebook", view.levels)
+    due = levels == levels[int(value(failure.mismatch.expected))]  # FP4's 0 and 8 are one level
+    order = view.dialect.get("nibble_order", "high_first")
+    unpack = ["packed = result.astype(np.uint8)", f"result = {NIBBLES[order]}  # {order}"]
+    return [
+        *_basis(failure, view),
+        *(unpack if view.quant_type else []),
+        f"got = int(result[{failure.mismatch.index}])",
+        f"due = {np.flatnonzero(due).tolist()}",
+        "print(f\"got {got}, due {' or '.join(map(str, due))}\")",
+        "return int(got not in due)",
+    ]
+
+
+def _basis(failure: Failure, view: View) -> Lines:
+    """With another scale (or offset) than the one it was judged on, another code may be due."""
+    block = int(judging.blocks_of(failure.case, view).index[failure.mismatch.index])
+    lines = []
+    for i, name in enumerate(FUNCTIONS[failure.case.function].results[1:], 1):
+        own, at = failure.values[i].reshape(-1), 0 if name == "offset" else block
+        if at < own.size and np.isfinite(own[at]):
+            lines += [
+                f"{name} = float(np.asarray(results[{i}]).reshape(-1)[{at}])",
+                f"if {name} != {number(own[at])}:",
+                f'    print(f"{name} is {{{name}}} now: the code must be judged anew")',
+                "    return 2",
+            ]
+    return lines
+
+
+def _byte(failure: Failure, view: View) -> Lines:
+    """A packed byte, but for the nibble after an odd last element, which may hold anything."""
+    i, due = failure.mismatch.index, int(value(failure.mismatch.expected))
+    mask = 0xFF
+    if 2 * i + 1 == failure.case.arrays["x"].size:
+        found = [finding.expected for finding in view.findings if finding.field == "nibble_order"]
+        order = [*found, view.dialect["nibble_order"]][0]
+        mask = 0xF0 if order == "high_first" else 0x0F
+    spare = "" if mask == 0xFF else f" & 0x{mask:02x}  # the other nibble is spare"
+    return [
+        f"got = int(result[{i}]){spare}",
+        f"due = 0x{due & mask:02x}",
+        'print(f"got 0x{got:02x}, due 0x{due:02x}")',
+        "return int(got != due)",
+    ]
+
+
+def value(text: str) -> float:
+    """Read back a number that `judging.show` wrote; nothing is lost.
+
+    >>> value("0.1 (0x1.99999a0000000p-4)"), value("0x3f"), value("-2.0"), value("inf")
+    (0.10000000149011612, 63.0, -2.0, inf)
+    """
+    exact = re.search(r"\((\S+)\)$", text)
+    if exact:
+        return float.fromhex(exact[1])
+    return float(int(text, 16)) if text.startswith("0x") else float(text)
+
+
+def _place(failure: Failure) -> int:
+    """Which of the results it is; codes come first."""
+    name = failure.mismatch.result.removesuffix(" (second oracle)")
+    return 0 if name == "code" else FUNCTIONS[failure.case.function].results.index(name)

@@ -1,0 +1,238 @@
+"""The verdict on a terminal: levels, functions, views and rules, then each failure once.
+
+Lines are wrapped here and not by rich, so that a pipe of 80 columns shows the same as a screen, and
+every verdict is a word: colour only repeats it.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from qloracle_conformance import rules
+from qloracle_conformance.protocol import FUNCTIONS, LEVELS
+from qloracle_conformance.report import BAD, BROKEN
+from qloracle_conformance.report import _worst as worst
+from qloracle_conformance.reports import failures
+from qloracle_conformance.reports.failures import Entry
+from qloracle_conformance.reports.files import printable
+
+SHOWN_FAILURES = 12  # entries of one implementation; the files hold them all
+SHORT = {"UNSUPPORTED": "UNSUP", "NOT_RUN": "NORUN", "INCONCLUSIVE": "INCON", "TIMEOUT": "TIME"}
+QUALIFIED = {"quantize": "S5", "dequantize": "S7"}  # the rules whose verdict a dialect qualifies
+NAME, CELL = 31, 6  # columns of "dequantize_blockwise[unsigned] " and of a status
+LABEL = 12  # columns of "looks like  "
+
+Data = Mapping[str, Any]
+
+
+def show(report: Data, console: Console, files: Mapping[str, Path] | None = None) -> None:
+    """Print a report; `files` names the repro script of each failing check."""
+    page = _Page(console)
+    page.line(
+        f"qloracle {report['qloracle_version']}, specification {report['spec_version']}, "
+        f"profile {report['profile']}, seed {report['seed']}"
+    )
+    for text in failures.limits(report):
+        page.line(text, "bold red")
+    for implementation in report["implementations"]:
+        _implementation(page, implementation, files or {})
+    _end(page, report)
+
+
+class _Page:
+    """Prints wrapped lines and rows of tables."""
+
+    def __init__(self, console: Console):
+        self._console = console
+
+    def line(self, text: str = "", style: str = "", indent: int = 0, hang: int = 0) -> None:
+        """Print a line; what does not fit goes on below, `hang` columns further in."""
+        lines = textwrap.wrap(
+            printable(text),
+            self._console.width,
+            initial_indent=" " * indent,
+            subsequent_indent=" " * (indent + hang),
+            break_on_hyphens=False,
+        )
+        for part in lines or [""]:
+            self._console.print(Text(part, style), soft_wrap=True)
+
+    def row(self, name: str, cells: Sequence[tuple[str, int]]) -> None:
+        """Print a row of a table: a name, then (text, width), flush right, in its colour."""
+        row = Text(name)
+        for text, width in cells:
+            row.append(f"{text:>{width}}", _style(text))
+        self._console.print(row, soft_wrap=True)
+
+
+def _style(status: str) -> str:
+    """The colour of a status; none for other texts."""
+    if status == "PASS":
+        return "green"
+    if status in BAD + BROKEN or status in ("INCON", "TIME"):
+        return "bold red"
+    return "dim" if status in ("XFAIL", "-", "UNSUP", "UNSUPPORTED", "MISSING") else ""
+
+
+# ---- one implementation ------------------------------------------------------------------------
+
+
+def _implementation(page: _Page, implementation: Data, files: Mapping[str, Path]) -> None:
+    page.line()
+    versions = ", ".join(f"{name} {text}" for name, text in implementation["versions"].items())
+    page.line(implementation["name"] + (f" ({versions})" if versions else ""), "bold", hang=2)
+    if implementation["message"]:
+        status = implementation["status"]
+        page.line(f"{status} {implementation['message']}", _style(status), hang=2)
+    for level in implementation["levels"]:
+        page.line(level["line"], _style(level["status"]), hang=3)
+    _functions(page, implementation)
+    for level in LEVELS:
+        _views(page, implementation, level)
+    _failures(page, implementation, files)
+    _known(page, implementation)
+    _times(page, implementation)
+
+
+def _functions(page: _Page, implementation: Data) -> None:
+    """Verdict, rules P1 to P4 and the count of comparisons of each function that is offered."""
+    offered = [row for row in implementation["functions"] if row["status"] != "MISSING"]
+    missing = [row["name"] for row in implementation["functions"] if row["status"] == "MISSING"]
+    names = [rule for rule in rules.ROOMS if rule[0] == "P"]
+    if offered:
+        page.line()
+        _function(page, "function", "verdict", names, ("comparisons", "cases"))
+    for row in offered:
+        cells = [_cell(implementation, row["name"], None, rule) for rule in names]
+        counts = f"{row['comparisons']:,}", f"{row['cases']:,}"
+        _function(page, row["name"], row["status"], cells, counts)
+        if 0 < row["comparisons"] < row["floor"]:
+            text = f"fewer than {row['floor']:,} comparisons: too few for a verdict"
+            page.line(text, "bold red", indent=4)
+    if missing:
+        page.line(f"MISSING {', '.join(missing)}", "dim", hang=8)
+
+
+def _function(
+    page: _Page, name: str, verdict: str, cells: Sequence[str], counts: tuple[str, str]
+) -> None:
+    narrow = [(cell, CELL) for cell in cells]
+    page.row(f"{name:<21}", [(verdict, 12), *narrow, (counts[0], 13), (counts[1], 9)])
+
+
+def _views(page: _Page, implementation: Data, level: str) -> None:
+    """The rules of one level by function and table."""
+    views = [v for v in implementation["dialects"] if FUNCTIONS[v["function"]].level == level]
+    functions = {view["function"] for view in views}
+    seen = {c["rule"] for c in implementation["checks"] if c["function"] in functions}
+    names = [rule for rule in rules.ROOMS if rule[0] == "S" and rule in seen]
+    if names:
+        page.line()
+        page.row(f"{level:<{NAME}}", [(rule, CELL) for rule in names])
+    for view in views if names else ():
+        _view(page, implementation, view, names)
+
+
+def _view(page: _Page, implementation: Data, view: Data, names: Sequence[str]) -> None:
+    """One row, and below it the dialect under which its codes or values were judged."""
+    if view["unsupported"]:
+        reason = view["unsupported"].removeprefix("NotImplementedError: ")
+        page.line(f"{view['view']} UNSUPPORTED: {reason}", "dim", hang=4)
+        return
+    cells = {r: _cell(implementation, view["function"], view["table"], r) for r in names}
+    page.row(f"{view['view']:<{NAME}}", [(status, CELL) for status in cells.values()])
+    rule = _qualified(view["function"], names)
+    counts = _counts(implementation, view)
+    if view["label"] or counts:
+        label = f"[{view['label']}]" if view["label"] else ""
+        text = ", ".join([f"{rule} {cells[rule]}{label}", *counts])
+        page.line(text, _style(cells[rule]), indent=4, hang=3)
+
+
+def _counts(implementation: Data, view: Data) -> list[str]:
+    """How many elements passed only within a band, and how many were not judged."""
+    own = (view["function"], view["table"])
+    checks = [c for c in implementation["checks"] if (c["function"], c["table"]) == own]
+    words = {"band": "within the band", "recorded": "recorded, not judged"}
+    totals = {name: sum(check[name] for check in checks) for name in words}
+    return [f"{totals[name]:,} {text}" for name, text in words.items() if totals[name]]
+
+
+def _qualified(function: str, names: Sequence[str]) -> str:
+    """The rule whose verdict a dialect qualifies: coding, decoding, or the level's own rule.
+
+    >>> _qualified("quantize_4bit", ["S4", "S5", "S7"]), _qualified("quantize_absmax", ["S1", "S8"])
+    ('S5', 'S8')
+    """
+    rule = QUALIFIED.get(function.partition("_")[0], "")
+    return rule if rule in names else names[-1]
+
+
+def _cell(implementation: Data, function: str, table: str | None, rule: str) -> str:
+    """The status of one rule on one function (and table); "-" where there is no such check."""
+    checks = [c for c in implementation["checks"] if (c["function"], c["rule"]) == (function, rule)]
+    found = [check["status"] for check in checks if table in (None, check["table"])]
+    status = worst(found) if found else "-"
+    return SHORT.get(status, status)
+
+
+# ---- failures and the rest ---------------------------------------------------------------------
+
+
+def _failures(page: _Page, implementation: Data, files: Mapping[str, Path]) -> None:
+    found = failures.entries(implementation)
+    for entry in found[:SHOWN_FAILURES]:
+        page.line()
+        page.line(f"{entry.first['status']} {entry.title}", "bold red", hang=5)
+        page.line(failures.statement(entry.first["rule"]), indent=2)
+        rows = entry.rows + _scripts(implementation["name"], entry, files)
+        for name, text in rows:
+            page.line(f"{name:<{LABEL}}{text}", indent=2, hang=LABEL)
+    rest = [check["id"] for entry in found[SHOWN_FAILURES:] for check in entry.checks]
+    if rest:
+        page.line()
+        page.line(f"and {len(rest)} more that failed: {', '.join(rest)}", "red", hang=4)
+
+
+def _scripts(name: str, entry: Entry, files: Mapping[str, Path]) -> list[tuple[str, str]]:
+    keys = [failures.key(name, check["id"]) for check in entry.checks]
+    return [("repro", str(path)) for path in dict.fromkeys(files[k] for k in keys if k in files)]
+
+
+def _known(page: _Page, implementation: Data) -> None:
+    """Known failures, dim: they are no news."""
+    known = [check for check in implementation["checks"] if check["status"] == "XFAIL"]
+    if known:
+        page.line()
+    for check in known:
+        page.line(f"XFAIL {check['id']}: {check['message']} ({check['known']})", "dim", hang=6)
+
+
+def _times(page: _Page, implementation: Data) -> None:
+    page.line()
+    total, imported, compiled = (
+        f"{implementation[name]:.1f} s"
+        for name in ("seconds", "import_seconds", "compile_seconds")
+    )  # fmt: skip
+    apart = f"counted apart: import {imported}, first-call compilation {compiled}"
+    page.line(f"judged in {total}; {apart}", "dim")
+
+
+def _end(page: _Page, report: Data) -> None:
+    """Problems of the run as a whole, and the exit code with its meaning."""
+    page.line()
+    for text in report["unmet"]:
+        page.line(f"REQUIRED by --require {report['require']}: {text}", "bold red", hang=2)
+    for text in report["known_problems"]:
+        page.line(f"KNOWN FAILURES: {text}", "bold red", hang=2)
+    for text in failures.limits(report):
+        page.line(text, "bold red")
+    code = failures.exit_code(report)
+    style = "bold red" if code else "bold green"
+    page.line(f"exit code {code}: {failures.MEANINGS[code]}", style, hang=2)

@@ -1,0 +1,44 @@
+"""The result of one check, and the failing input that it ends in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from qloracle_conformance.cases import Case
+from qloracle_conformance.judging import Mismatch, Values
+
+
+@dataclass
+class Failure:
+    """A failing input, as small as the reducer could make it, and what came back."""
+
+    case: Case
+    values: Values
+    mismatch: Mismatch
+    others: list[tuple[Case, Values]] = field(default_factory=list)
+
+
+@dataclass
+class CheckRun:
+    """The result of one check: it starts as NOT_RUN, and only comparisons can make it PASS."""
+
+    id: str
+    rule: str
+    function: str
+    table: str
+    status: str = "NOT_RUN"
+    message: str = ""
+    cases: int = 0
+    unsupported: int = 0
+    comparisons: int = 0
+    wrong: int = 0
+    band: int = 0
+    recorded: int = 0
+    failure: Failure | None = None
+    seconds: float = 0.0
+    known: str = ""
+    looks_like: list[str] = field(default_factory=list)
+
+    def fail(self, message: str, failure: Failure, wrong: int = 1) -> None:
+        """Make it a failure."""
+        self.status, self.message, self.failure, self.wrong = "FAIL", message, failure, wrong
