@@ -48,7 +48,7 @@ class Ledger:
             self.form = case, answer.values, wrong, view
         if case.size < LARGE:
             self.by_call[answer.call] = case
-            if self.calls % 7 == 1:
+            if self.calls % 7 == 1 or len(self.samples) < REPEATED // 2:
                 self.samples.append((case, answer))
 
 
@@ -96,9 +96,9 @@ def _inputs(ledger: Ledger, run: CheckRun) -> None:
 
 
 def _repeat(ledger: Ledger, run: CheckRun, call: Callable[[Case], Answer], seed: int) -> None:
-    """Call a sample again in another order; the same call must give the same bits."""
+    """Call a sample again, twice, in other orders; the same call must give the same bits."""
     order = np.random.default_rng(seed).permutation(len(ledger.samples))[:REPEATED]
-    for i in order:
+    for i in (*order, *order[::-1]):
         case, first = ledger.samples[int(i)]
         again = call(case)
         run.cases += 1

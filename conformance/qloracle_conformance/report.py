@@ -135,9 +135,11 @@ def _any_status(report: Report, statuses: tuple[str, ...]) -> bool:
 
 def _nothing(judgement: Judgement) -> bool:
     """No element was compared, or a function that is offered was not compared at all."""
-    rows = [row for row in function_rows(judgement) if row["status"] == "NOT_RUN"]
-    judged = [row for row in rows if row["level"] in JUDGED_LEVELS and not judgement.partial]
-    return not any(check.comparisons for check in judgement.checks) or bool(judged)
+    if not any(check.comparisons for check in judgement.checks):
+        return True
+    rows = [row for row in function_rows(judgement) if row["level"] in JUDGED_LEVELS]
+    whole = bool(judgement.profile) and not judgement.partial
+    return whole and any(row["status"] == "NOT_RUN" for row in rows)
 
 
 def _implementation(judgement: Judgement) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Whatever an implementation does wrong is one clear line with a status of its own; the run goes on."""
+"""Whatever an implementation does wrong is one clear line with a status; the run goes on."""
 
 import textwrap
 
@@ -234,7 +234,7 @@ def test_a_declaration_that_means_nothing_is_one_line(judged, declaration, expec
 
 
 def test_a_contradicted_declaration_fails(judged):
-    _, judgement, checks = judged(
+    _, _, checks = judged(
         """
         dialect = {"normalisation": "reciprocal"}
         quantize_4bit = q.quantize_4bit

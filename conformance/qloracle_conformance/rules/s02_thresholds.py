@@ -1,4 +1,4 @@
-"""S2. Thresholds are the float32 midpoints t[i] = float32((c[i] + c[i+1]) / 2); only q > t[i] counts.
+"""S2. Thresholds are float32 midpoints: t[i] = float32((c[i] + c[i+1]) / 2); only q > t[i] counts.
 
 A tie takes the lower code.  (FP4: on the eight magnitudes.)  Judged at power-of-two absmax from
 2^-149 to 2^127, where x / absmax and x * (1 / absmax) are the same number, so that nothing but the

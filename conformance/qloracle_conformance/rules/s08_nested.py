@@ -8,8 +8,9 @@ Offset.  Any order of summing n non-negative numbers makes an error of at most g
 the sum (each of n - 1 additions rounds once); the division by n, or the product with a rounded
 1/n, adds at most two roundings.  So |offset - mean| <= gamma_(n+1) mean + 2^-150, with
 gamma_k = k u / (1 - k u), u = 2^-24.  The bound is nearly reached by sequential summation of equal
-terms at stagnation, and it is blind to a bfloat16 offset for large n.  So beside it stand data on which every order is exact
-(small integers times 2^k, n a power of two): there the offset must be exact to the bit.
+terms at stagnation, and it is blind to a bfloat16 offset for large n.  So beside it stand data on
+which every order is exact (small integers times 2^k, n a power of two): there the offset must be
+exact to the bit.
 
 Codes and nested_absmax are judged against the implementation's own offset, the decoder against the
 codes that it is given, with its own default map or a map passed in.
