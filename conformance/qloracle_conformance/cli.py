@@ -16,7 +16,8 @@ import qloracle
 from qloracle_conformance import dialects, rules
 from qloracle_conformance.checks import PROFILES, all_checks
 from qloracle_conformance.loading import UsageError
-from qloracle_conformance.protocol import JUDGED_LEVELS, LEVELS
+from qloracle_conformance.protocol import LEVELS
+from qloracle_conformance.report import BAD, BROKEN
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -132,13 +133,14 @@ def _print_difference(lines: list[str]) -> None:
 
 
 class Watcher:
-    """A progress bar per implementation, and each failure in one line as soon as it is found."""
+    """A progress bar for each implementation, and the first failure of each rule as it is found."""
 
     def __init__(self) -> None:
         name, count = TextColumn("{task.description}"), MofNCompleteColumn()
         columns = name, BarColumn(), count, TimeElapsedColumn()
         self._progress = Progress(*columns, console=errors, transient=True)
         self._tasks: dict[str, Any] = {}
+        self._told: set[tuple[str, str, str]] = set()
 
     def __enter__(self) -> Any:
         self._progress.start()
@@ -153,10 +155,12 @@ class Watcher:
             return
         if run.rule[0] == "S":  # P1 to P4 come from the same calls and were not planned apart
             self._progress.advance(self._tasks[name])
-        if run.status in ("FAIL", "ERROR", "CRASH", "TIMEOUT", "INCONCLUSIVE"):
-            errors.print(
-                f"{run.status} {run.id}: {run.message}", style="red", markup=False, highlight=False
-            )
+        first = (name, run.rule, run.function) not in self._told
+        if run.status in BAD + BROKEN and first:
+            self._told.add((name, run.rule, run.function))
+            line = f"{run.status} {run.id}: {run.message}"
+            errors.print(line, style="red", markup=False, highlight=False, no_wrap=True,
+                         overflow="ellipsis")  # fmt: skip
 
 
 @app.command()
@@ -216,8 +220,6 @@ def mutants(
 
     raise typer.Exit(run(from_file, console, errors))
 
-
-__all__ = ["JUDGED_LEVELS", "app", "main"]
 
 if __name__ == "__main__":
     main()

@@ -165,7 +165,7 @@ class Engine:
         judge: Callable[[Case, Values], Outcome],
     ) -> Failure:
         """Make a failing case small: anything smaller that still fails the same judge will do."""
-        state = Failure(case, values, mismatch)
+        state = Failure(self.scope.accepted(case), values, mismatch)
         if not self._reducing:
             return state
 
@@ -183,6 +183,7 @@ class Engine:
         with contextlib.suppress(LoadError):  # if it dies on the way, what we have must do
             reduce.reduce(case, mismatch.index, fails, _fitting(known, case))
         known.insert(0, state.case)
+        state.case = self.scope.accepted(state.case)  # the call as it was made
         return state
 
 

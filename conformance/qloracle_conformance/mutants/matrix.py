@@ -11,7 +11,7 @@ import hashlib
 import multiprocessing
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,9 @@ from qloracle_conformance.callers import LocalCaller
 from qloracle_conformance.calling import declarations, offered
 from qloracle_conformance.cases import digest
 from qloracle_conformance.engine import Engine
-from qloracle_conformance.runs import CheckRun
 from qloracle_conformance.mutants import LAWFUL, MUTANTS, story
 from qloracle_conformance.mutants.parts import Right
+from qloracle_conformance.runs import CheckRun
 
 WRONG = ("FAIL", "ERROR", "CRASH", "TIMEOUT")
 
@@ -65,8 +65,11 @@ class Row:
     @property
     def verdict(self) -> str:
         """What became of it, in a few words."""
+        if self.rules and self.lawful:
+            return f"rejected by {', '.join(self.rules)}"
         if self.rules:
-            return f"{'rejected' if self.lawful else 'killed'} by {', '.join(self.rules)}"
+            missed = "" if self.as_expected else f", but not by {self.kills}"
+            return f"killed by {', '.join(self.rules)}{missed}"
         if not self.lawful:
             return "survives"
         return "accepted" if self.as_expected else f"accepted, but without {self.adopts!r}"
@@ -108,15 +111,20 @@ def run_matrix(
     *,
     profile: str = "smoke",
     processes: int = 2,
+    watch: Callable[[Row], None] = lambda _: None,
 ) -> list[Row]:
-    """Judge every mutant, in processes of their own and in the order given.
+    """Judge every mutant, in processes of their own and in the order given; `watch` sees each row.
 
     The processes are spawned, not forked: a mutant that remembers its calls starts afresh.
     """
+    rows = []
     specs = [spec_of(mutant) for mutant in mutants]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        return list(pool.map(judge, specs, [profile] * len(specs)))
+        for row in pool.map(judge, specs, [profile] * len(specs)):
+            rows.append(row)
+            watch(row)
+    return rows
 
 
 def judge(spec: str, profile: str = "smoke") -> Row:
@@ -186,10 +194,11 @@ def twins(rows: Iterable[Row]) -> list[list[str]]:
     return [names for names in groups.values() if len(names) > 1]
 
 
-def problems(rows: Iterable[Row]) -> list[str]:
-    """Say where the matrix of the whole catalogue proves less than it should."""
+def problems(rows: Iterable[Row], *, whole: bool = True) -> list[str]:
+    """Say which mutants surprise, and where the matrix of a whole catalogue proves too little."""
     rows = list(rows)
-    unexpected = [f"{row.name}: {row.verdict}" for row in rows if not row.as_expected]
-    alike = [f"{' and '.join(names)} leave the same fingerprint" for names in twins(rows)]
-    idle = [f"{check} kills nothing" for check in idle_checks(rows)]
-    return unexpected + alike + idle
+    found = [f"{row.name}: {row.verdict}" for row in rows if not row.as_expected]
+    if whole:
+        found += [f"{' and '.join(names)} leave the same fingerprint" for names in twins(rows)]
+        found += [f"{check} kills nothing" for check in idle_checks(rows)]
+    return found

@@ -1,0 +1,42 @@
+"""The README says nothing that is not so: its example prints what it shows, its kernel passes."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from qloracle_conformance.verify import verify
+
+README = Path(__file__).parents[2] / "README.md"
+
+pytestmark = pytest.mark.skipif(not README.exists(), reason="no README beside an installed package")
+
+
+def block(mark, language):
+    text = README.read_text(encoding="utf-8")
+    found = re.search(rf"<!-- ci:{mark} -->\n```{language}\n(.*?)```\n", text, re.DOTALL)
+    assert found, f"the README has no block marked {mark}"
+    return found[1], text[found.end() :]
+
+
+def test_the_example_prints_what_the_readme_shows():
+    code, rest = block("example", "python")
+    shown = re.match(r"```text\n(.*?)```", rest, re.DOTALL)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {})  # noqa: S102
+    assert len(code.strip().splitlines()) <= 11
+    assert printed.getvalue() == shown[1]
+
+
+def test_the_kernel_of_eight_lines_passes_within_its_scope(tmp_path):
+    code, _ = block("kernel", "python")
+    path = tmp_path / "my_kernels.py"
+    path.write_text(code)
+    assert code.count("\n") == 8
+    report = verify([str(path)])
+    line = report.to_dict()["implementations"][0]["levels"][0]["line"]
+    assert line.startswith("L0 PASS within blocksize 64, quant_type nf4, dtype float32")
+    assert report.exit_code == 0
