@@ -22,7 +22,7 @@ MOST_NAMED = 3
 
 def likely(run: CheckRun) -> list[str]:
     """Tell the stories of the mutants that match best, at most three."""
-    from qloracle_conformance.mutants import MUTANTS
+    from qloracle_conformance.mutants import MUTANTS, story
 
     failure = run.failure
     if failure is None or not failure.values:
@@ -32,7 +32,7 @@ def likely(run: CheckRun) -> list[str]:
     first = [m for m in MUTANTS if _same(m, failure.case, failure.values, judged, form)]
     scores = {m: sum(_same(m, c, v, judged, form) for c, v in failure.others) for m in first}
     best = max(scores.values(), default=0)
-    return [_story(m) for m in first if scores[m] == best][:MOST_NAMED]
+    return [story(m) for m in first if scores[m] == best][:MOST_NAMED]
 
 
 def _judged(function: str, result: str) -> list[int]:
@@ -58,8 +58,3 @@ def _equal(case: Case, got: np.ndarray, other: np.ndarray, form: bool) -> bool:
     if case.function == "quantize_4bit" and case.arrays["x"].size % 2 and a.size > 1:
         a, b = a[:-1], b[:-1]  # the spare nibble in the last byte is nobody's business
     return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-
-
-def _story(mutant: Any) -> str:
-    text = (mutant.__doc__ or mutant.__name__).strip().split("\n\n")[0]
-    return " ".join(text.split())

@@ -190,19 +190,8 @@ def _shapes(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     if len(shape) > 2:
         yield (n // shape[-1] if shape[-1] else 0, shape[-1])
     for axis, length in enumerate(shape):
-        for shorter in sorted(
-            {
-                1,
-                2,
-                3,
-                length // 4,
-                length // 2,
-                length - length % 16,
-                length - 16,
-                length - 2,
-                length - 1,
-            }
-        ):
+        edges = (1, 2, 3, 16, 32, 64, length // 4, length // 2)  # lanes and blocks, then bisection
+        for shorter in sorted({*edges, length - length % 16, length - 16, length - 2, length - 1}):
             if 0 < shorter < length:
                 yield (*shape[:axis], shorter, *shape[axis + 1 :])
 
