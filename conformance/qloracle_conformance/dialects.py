@@ -108,6 +108,7 @@ FIELDS = (
     ),
 )  # fmt: skip
 
+OF_TABLE = {"fp4_ties": "fp4", "codebook": "nf4"}  # fields of one 4-bit type only
 BY_NAME = {field.name: field for field in FIELDS}
 
 Dialect = dict[str, str]
@@ -135,13 +136,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def fields_of(function: str, quant_type: str = "") -> list[Field]:
-    """List the fields that a function has; FP4's tie field only for FP4.
+    """List the fields that a function has; some are one table's alone.
 
     >>> [field.name for field in fields_of("dequantize_blockwise")]
     ['layout', 'subnormal_output', 'decode']
     """
     found = [field for field in FIELDS if function in field.functions]
-    return [field for field in found if field.name != "fp4_ties" or quant_type == "fp4"]
+    return [field for field in found if OF_TABLE.get(field.name, quant_type) == quant_type]
 
 
 def specification(function: str, quant_type: str = "") -> Dialect:

@@ -8,7 +8,7 @@ not show twice.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -84,12 +84,13 @@ def show(value: Any) -> str:
 
 
 def exact(name: str, got: NDArray[Any], due: NDArray[Any], reason: str = "") -> Outcome:
-    """Every element equal by value (zeros whatever their sign, NaN never)."""
+    """Every element equal by value (zeros whatever their sign, NaN only where NaN is due)."""
     if got.size != due.size:
         return NOTHING  # the form check (P1) reports it; nothing here can be compared
     got, due = got.reshape(-1), due.reshape(-1)
     with np.errstate(all="ignore"):
         bad = ~(got.astype(np.float64) == due.astype(np.float64))
+        bad &= ~(np.isnan(got.astype(np.float64)) & np.isnan(due.astype(np.float64)))
     if not bad.any():
         return Outcome(got.size)
     i = int(np.flatnonzero(bad)[0])
@@ -107,6 +108,12 @@ def blocks_of(case: Case, view: View) -> Blocks:
     return oracle.blocks_of(tuple(shape), size, view.dialect.get("layout", "flat"))
 
 
+def under_its_map(case: Case, view: View) -> View:
+    """The view with the levels of the codebook that a case passes in."""
+    levels = case.arrays.get("codebook", view.levels)
+    return view if levels is view.levels else replace(view, levels=levels)
+
+
 def judge_absmax(case: Case, values: Values, view: View) -> Outcome:
     """S4: absmax is the largest magnitude of its block, exact."""
     due = oracle.absmax_of(case.arrays["x"], blocks_of(case, view), view.dialect)
@@ -115,7 +122,7 @@ def judge_absmax(case: Case, values: Values, view: View) -> Outcome:
 
 def judge_codes(case: Case, values: Values, view: View) -> Outcome:
     """S5: each code is the number of thresholds below x / absmax, on the own absmax."""
-    x, blocks = case.arrays["x"], blocks_of(case, view)
+    x, blocks, view = case.arrays["x"], blocks_of(case, view), under_its_map(case, view)
     codes = codes_in(case, values[0], view)
     if codes is None:
         return NOTHING
@@ -158,9 +165,7 @@ def compare_codes(
     q = oracle.scaled(x, absmax, blocks, dialect)
     due, got = coder.ranks(q), coder.ranks_of(codes)
     scale = absmax[blocks.index]
-    kind = {"first": 0, "last": coder.levels.size - 1}.get(dialect.get("zero_block", "zero"))
-    if kind is not None:
-        due = np.where(scale == 0, kind, due)
+    due = np.where(scale == 0, coder.zero_rank(dialect.get("zero_block", "zero")), due)
     bad = got != due
     recorded = bad & _only_recorded(scale, blocks, dialect)
     near = bad & ~recorded & (np.abs(got - due) == 1) & oracle.band(q, coder.cuts, blocks, dialect)
@@ -198,7 +203,7 @@ def _why(x: Any, scale: Any, q: Any, coder: oracle.Coder, rank: int) -> str:
 
 def judge_decoded(case: Case, values: Values, view: View) -> Outcome:
     """S7: level * absmax, one float32 rounding, then one rounding to the output type."""
-    blocks = blocks_of(case, view)
+    blocks, view = blocks_of(case, view), under_its_map(case, view)
     n = blocks.index.size
     if view.quant_type:
         codes = oracle.unpack(case.arrays["packed"], n, view.dialect["nibble_order"])

@@ -122,6 +122,12 @@ class Coder:
         known = np.minimum(codes.astype(np.int64), self.rank_of_code.size - 1)
         return np.where(codes.astype(np.int64) == known, self.rank_of_code[known], -1)
 
+    def zero_rank(self, zero_block: str) -> int:
+        """The level that a block of zeros gets: of q = +0, of the first code or of the last."""
+        if zero_block == "zero":
+            return int(self.ranks(np.zeros(1, np.float32))[0])
+        return int(self.rank_of_code[0 if zero_block == "first" else -1])
+
     def code_of(self, rank: int) -> int:
         """A code that names this level."""
         return int(np.flatnonzero(self.rank_of_code == rank)[0])
@@ -204,7 +210,8 @@ def band(q: Float32, cuts: Float32, blocks: Blocks, dialect: Dialect) -> NDArray
         return np.zeros(q.shape, np.bool_)
     right = np.clip(np.searchsorted(cuts, q), 0, cuts.size - 1)
     near = [cuts[np.maximum(right - 1, 0)], cuts[right]]
-    distance = [np.abs(q - t) / np.spacing(np.abs(t)) for t in near]
+    with np.errstate(all="ignore"):  # beside a cut at 0 the spacing is so small that this overflows
+        distance = [np.abs(q - t) / np.spacing(np.abs(t)) for t in near]
     return np.asarray(np.minimum(*distance) <= width)
 
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import qloracle
 from qloracle_conformance import dialects, oracle
 from qloracle_conformance.dialects import BY_NAME, Dialect
 from qloracle_conformance.oracle import Coder, Float32
 
 QUANT_TYPES = ("nf4", "fp4", "int4", "notes")
 MAPS = ("signed", "unsigned")
+
+
+def specified_levels(table: str) -> Float32:
+    """S1's levels: of a 4-bit type by name, of the unsigned map, or of the signed one."""
+    if table in QUANT_TYPES:
+        return qloracle.codebook(table)
+    return qloracle.dynamic_codebook(signed=table != "unsigned")
 
 
 @dataclass

@@ -39,6 +39,7 @@ def blocks_and_rows(blocksize: int) -> Iterator[Shape]:
     yield from ((n,) for n in counts(blocksize))
     yield from matrices(blocksize)
     yield from ((2, 3, 5), (3, 4, blocksize // 2 + 1), (2, 2, 2, blocksize // 4), ())
+    yield from ((1, 2), (2, 1), (1, 1))  # a whole matrix in one byte
 
 
 def long_rows() -> Iterator[tuple[Shape, int]]:

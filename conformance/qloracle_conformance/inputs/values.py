@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+import qloracle
 from qloracle_conformance.oracle import Float32, shift
 from qloracle_conformance.protocol import FLOAT_TYPES
 
@@ -92,6 +93,12 @@ def all_values(dtype: str) -> NDArray[np.floating]:
     both = np.stack([bits, bits | np.uint16(1 << 15)], axis=1).reshape(-1)
     values: NDArray[np.floating] = both.view(FLOAT_TYPES[dtype])
     return values[np.isfinite(values.astype(np.float32))]
+
+
+def maps() -> tuple[Float32, ...]:
+    """Maps that a caller may pass in: sixteen levels, three, two, and one with equal neighbours."""
+    few = ([-1, 0, 1], [0, 1], [-1, -0.25, 0, 0, 0.5, 1])
+    return (qloracle.nf4_codebook(), *(np.array(levels, np.float32) for levels in few))
 
 
 def extremes() -> Float32:

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import qloracle
 from qloracle_conformance import dialects
 from qloracle_conformance.dialects import BY_NAME
 from qloracle_conformance.oracle import Float32
 from qloracle_conformance.probe import decoders, nested, quantizers
 from qloracle_conformance.probe.asking import Asker, Call, Found
 from qloracle_conformance.scope import Scope
-from qloracle_conformance.views import MAPS, QUANT_TYPES, Finding, View
+from qloracle_conformance.views import MAPS, QUANT_TYPES, Finding, View, specified_levels
 
 # Decoders come first: they show the tables that the quantizers are judged by.
 PROBES: dict[str, tuple[tuple[str, ...], Callable[[Asker, View], Found]]] = {
@@ -61,9 +60,7 @@ def _levels(function: str, table: str, before: list[View]) -> Float32:
     for view in before:
         if view.function == twin and view.table == table and not view.unsupported:
             return view.levels
-    if table in QUANT_TYPES:
-        return qloracle.codebook(table)
-    return qloracle.dynamic_codebook(signed=table != "unsigned")
+    return specified_levels(table)
 
 
 def _settle(view: View, declared: Mapping[str, Any], found: Found) -> None:

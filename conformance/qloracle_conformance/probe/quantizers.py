@@ -11,7 +11,7 @@ from qloracle_conformance.inputs import values
 from qloracle_conformance.oracle import Coder, Float32, f32
 from qloracle_conformance.probe.asking import UNNAMED, Asker, Found
 from qloracle_conformance.protocol import FLOAT_TYPES
-from qloracle_conformance.views import View
+from qloracle_conformance.views import View, specified_levels
 
 
 def four_bit(ask: Asker, view: View) -> Found:
@@ -28,6 +28,7 @@ def blockwise(ask: Asker, view: View) -> Found:
     found |= _absmax_type(ask, view) | _zero_block(ask, view) | _thresholds(ask, view)
     _adopt(view, found)
     found |= _subnormals(ask, view)
+    _adopt(view, found)
     if found.get("thresholds", (UNNAMED, ""))[0] != UNNAMED:
         found |= _normalisation(ask, view) | _input_type(ask, view)
     return found
@@ -63,6 +64,7 @@ def _layout(ask: Asker, view: View) -> Found:
 def _absmax_type(ask: Asker, view: View) -> Found:
     size = ask.blocksize(view)
     scale = values.full_mantissa(np.random.default_rng(3), 16, -3, 3)
+    scale = oracle.round_to(scale, ask.dtype(view))  # what 16-bit input can hold, if it must be so
     got = ask.encode(view, np.repeat(scale, size).reshape(16, size))
     if got is None or got[1].size != 16:
         return {}
@@ -74,20 +76,38 @@ def _absmax_type(ask: Asker, view: View) -> Found:
 
 def _zero_block(ask: Asker, view: View) -> Found:
     got = ask.encode(view, np.zeros(ask.blocksize(view), np.float32))
-    return {} if got is None else name_zero(view.coder, int(got[0][0]), "block")
+    return {} if got is None else name_zero(view, int(got[0][0]), "block")
 
 
-def name_zero(coder: Coder, rank: int, what: str) -> Found:
-    """Name the code that zeros were given."""
-    names = {coder.levels.size - 1: "last", 0: "first", int(coder.ranks(f32(0))[0]): "zero"}
+def name_zero(view: View, rank: int, what: str) -> Found:
+    """Name the code that zeros were given; where two names mean one level, the declared one."""
+    coder, declared = view.coder, view.dialect["zero_block"]
+    fitting = [n for n in BY_NAME["zero_block"].values if coder.zero_rank(n) == rank]
+    name = declared if declared in fitting else [*fitting, UNNAMED][0]
     code = coder.code_of(rank) if rank >= 0 else "outside the table"
-    return {"zero_block": (names.get(rank, UNNAMED), f"a zero {what} has code {code}")}
+    return {"zero_block": (name, f"a zero {what} has code {code}")}
 
 
 # ---- thresholds ----------------------------------------------------------------------------------
 
 
 def _thresholds(ask: Asker, view: View) -> Found:
+    """Name the thresholds under the decoder's table or, if they have no name there, under S1's.
+
+    A decoder with one wrong level does not make its quantizer wrong.
+    """
+    found = _named_thresholds(ask, view)
+    shown, pinned = view.levels, specified_levels(view.table)
+    if found.get("thresholds", ("", ""))[0] == UNNAMED and not np.array_equal(shown, pinned):
+        view.levels = pinned
+        again = _named_thresholds(ask, view)
+        if again["thresholds"][0] != UNNAMED:
+            return again
+        view.levels = shown
+    return found
+
+
+def _named_thresholds(ask: Asker, view: View) -> Found:
     """Bisect every threshold, and name the set."""
     cuts = _bisect(ask, view)
     if cuts is None:
@@ -95,7 +115,8 @@ def _thresholds(ask: Asker, view: View) -> Found:
     table, quant_type = view.levels.tobytes(), view.quant_type
     for ties in BY_NAME["fp4_ties"].values if quant_type == "fp4" else ("",):
         for name, named in oracle.named_cuts(table, quant_type, ties or "toward_zero").items():
-            if np.array_equal(named, cuts):
+            flushed = (named == 0) & (np.abs(cuts) < oracle.SMALLEST_NORMAL)
+            if np.array_equal(named, np.where(flushed, named, cuts)):
                 found: Found = {"thresholds": (name, f"all {cuts.size} bisected")}
                 return found | ({"fp4_ties": (ties, "negative midpoints")} if ties else {})
     middle = oracle.named_cuts(table, quant_type, "toward_zero")["midpoint"]
@@ -143,7 +164,7 @@ def _subnormals(ask: Asker, view: View) -> Found:
     half, zero = view.coder.ranks(f32(0.5, 0))
     ranks = got[0].reshape(x.shape)[:, 1]
     found: Found = {}
-    if ranks[0] in (half, zero):
+    if got[1][0] == lead[0] and ranks[0] in (half, zero):  # a lost scale says nothing of x
         how = "kept" if ranks[0] == half else "flushed"
         found["subnormal_input"] = (how, "2**-127 beside 2**-126")
     if np.array_equal(got[1], lead) and (ranks[1:] == zero).all():

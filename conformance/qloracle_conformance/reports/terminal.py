@@ -63,6 +63,10 @@ class _Page:
         for part in lines or [""]:
             self._console.print(Text(part, style), soft_wrap=True)
 
+    def unbroken(self, text: str) -> None:
+        """Print what a reader may want to copy, in one line however long."""
+        self._console.print(Text(printable(text)), soft_wrap=True)
+
     def row(self, name: str, cells: Sequence[tuple[str, int]]) -> None:
         """Print a row of a table: a name, then (text, width), flush right, in its colour."""
         row = Text(name)
@@ -191,18 +195,21 @@ def _failures(page: _Page, implementation: Data, files: Mapping[str, Path]) -> N
         page.line()
         page.line(f"{entry.first['status']} {entry.title}", "bold red", hang=5)
         page.line(failures.statement(entry.first["rule"]), indent=2)
-        rows = entry.rows + _scripts(implementation["name"], entry, files)
-        for name, text in rows:
+        for name, text in entry.rows:
             page.line(f"{name:<{LABEL}}{text}", indent=2, hang=LABEL)
+        for path in _scripts(implementation["name"], entry, files):
+            page.unbroken(f"  {'repro':<{LABEL}}{path}")
     rest = [check["id"] for entry in found[SHOWN_FAILURES:] for check in entry.checks]
     if rest:
         page.line()
         page.line(f"and {len(rest)} more that failed: {', '.join(rest)}", "red", hang=4)
 
 
-def _scripts(name: str, entry: Entry, files: Mapping[str, Path]) -> list[tuple[str, str]]:
+def _scripts(name: str, entry: Entry, files: Mapping[str, Path]) -> list[Path]:
+    """The scripts of an entry, seen from the current folder if they lie in it."""
     keys = [failures.key(name, check["id"]) for check in entry.checks]
-    return [("repro", str(path)) for path in dict.fromkeys(files[k] for k in keys if k in files)]
+    paths, here = dict.fromkeys(files[k] for k in keys if k in files), Path.cwd()
+    return [p.relative_to(here) if p.is_relative_to(here) else p for p in paths]
 
 
 def _known(page: _Page, implementation: Data) -> None:

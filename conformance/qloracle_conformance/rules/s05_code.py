@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qloracle_conformance import oracle
 from qloracle_conformance.cases import Case
 from qloracle_conformance.checks import Check, Plan
 from qloracle_conformance.inputs import values
@@ -72,6 +73,18 @@ def zeros(plan: Plan) -> Iterator[Case]:
     x = np.zeros((3, 64), np.float32)
     x[1] = np.linspace(-1, 1, 64, dtype=np.float32)
     yield encode_case(plan, x, 64, "a block between two of zeros")
+
+
+def other_maps(plan: Plan) -> Iterator[Case]:
+    """Maps of fewer than 256 levels, passed in: their thresholds, and values between them."""
+    one = np.ones(1, np.float32)
+    for codebook in values.maps():
+        cuts = oracle.coder(codebook, plan.view.dialect).cuts
+        between = plan.rng.uniform(-1, 1, (1, 200)).astype(np.float32)
+        x = np.concatenate([values.around(cuts, one), between], axis=1)
+        x = values.anchored(x, one, 64)
+        case = encode_case(plan, x, 64, f"a map of {codebook.size} levels")
+        yield case.with_arrays(codebook=codebook)
 
 
 def edges_of_scale(plan: Plan) -> Iterator[Case]:
@@ -128,4 +141,8 @@ def checks_for(function: str, tables: tuple[str, ...]) -> tuple[Check, ...]:
     return (*directed, search)
 
 
-CHECKS = checks_for("quantize_4bit", QUANT_TYPES) + checks_for("quantize_blockwise", MAPS)
+CHECKS = (
+    *checks_for("quantize_4bit", QUANT_TYPES),
+    *checks_for("quantize_blockwise", MAPS),
+    Check("S5", "maps", "quantize_blockwise", other_maps, judge_codes, (0,), MAPS[:1]),
+)

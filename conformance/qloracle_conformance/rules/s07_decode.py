@@ -49,6 +49,7 @@ def mantissas(plan: Plan) -> Iterator[Case]:
     scale = values.full_mantissa(plan.rng, plan.pick(512, 1 << 13), -30, 30)
     scale[1::2] *= -1
     yield from every_code(plan, scale, "full mantissas")
+    yield from every_code(plan, -scale[::-1], "the same codes and shape, other scales")
 
 
 def extremes(plan: Plan) -> Iterator[Case]:
@@ -59,6 +60,15 @@ def extremes(plan: Plan) -> Iterator[Case]:
     yield from every_code(plan, scale.astype(np.float32), "edges of the scale")
     ramp = np.ldexp(np.linspace(1, 2, 64, dtype=np.float32), 17)
     yield from every_code(plan, ramp.astype(np.float32), "scales up to 2**18")
+
+
+def other_maps(plan: Plan) -> Iterator[Case]:
+    """Maps of fewer than 256 levels, passed in."""
+    for codebook in values.maps():
+        codes = plan.rng.integers(0, codebook.size, 300).astype(np.uint8)
+        scale = values.full_mantissa(plan.rng, 5, -3, 3)
+        case = packed_case(plan, codes, scale, (300,), 64, "float32", f"{codebook.size} levels")
+        yield case.with_arrays(codebook=codebook)
 
 
 def volume(plan: Plan) -> Iterator[Case]:
@@ -97,4 +107,8 @@ def checks_for(function: str, tables: tuple[str, ...]) -> tuple[Check, ...]:
     return (*directed, search)
 
 
-CHECKS = checks_for("dequantize_4bit", QUANT_TYPES) + checks_for("dequantize_blockwise", MAPS)
+CHECKS = (
+    *checks_for("dequantize_4bit", QUANT_TYPES),
+    *checks_for("dequantize_blockwise", MAPS),
+    Check("S7", "maps", "dequantize_blockwise", other_maps, judge_decoded, (0,), MAPS[:1]),
+)

@@ -92,6 +92,8 @@ def groups(plan: Plan) -> Iterator[Case]:
         yield quantize_case(
             group_ramp(plan.rng, 5 * size + 3, size), f"groups of {size}", None, size
         )
+    many = 257 * 256 + 1  # more groups than eight bits can count
+    yield quantize_case(group_ramp(plan.rng, many), f"{many} absmax")
     for codebook in maps():
         yield quantize_case(group_ramp(plan.rng, 600), "a map passed in", codebook)
 
@@ -171,6 +173,7 @@ def decode_groups(plan: Plan) -> Iterator[Case]:
     """Group edges with a scale for each group, negative results, and maps passed in."""
     for n in SIZES[1:]:
         yield decode_case(plan, n, 256, None)
+    yield decode_case(plan, 257 * 256 + 1, 256, None)  # more groups than eight bits can count
     for codebook in maps():
         yield decode_case(plan, 600, 256, codebook)
     for size in (64, 63, 65, 255, 257, 100):

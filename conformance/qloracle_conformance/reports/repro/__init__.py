@@ -68,8 +68,10 @@ def _slug(text: str) -> str:
 
 
 def _identity(check: CheckRun, failure: Failure) -> str:
-    """Equal for failures of one element of one input."""
+    """Equal for failures of one element of one input, and for calls refused for one reason."""
     case, mismatch = failure.case, failure.mismatch
+    if mismatch.result == "call":
+        return repr((case.function, check.status, mismatch.got.removeprefix("after: ")))
     rule = check.rule if check.rule[0] == "P" else ""
     options = sorted(case.options.items())
     arrays = [(name, digest((array,))) for name, array in case.arrays.items()]
