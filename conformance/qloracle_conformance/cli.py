@@ -150,6 +150,7 @@ class Watcher:
         self._progress.stop()
 
     def __call__(self, name: str, planned: int, run: Any) -> None:
+        """Take note of a check's result, or of the number of checks to come."""
         if run is None:
             self._tasks[name] = self._progress.add_task(name, total=planned)
             return
@@ -214,11 +215,14 @@ def mutants(
     from_file: Annotated[
         Path | None, typer.Option("--from", help="Judge the mutants in this file instead.")
     ] = None,
+    matrix: Annotated[
+        Path | None, typer.Option(help="Write the whole matrix, checks x mutants, as CSV.")
+    ] = None,
 ) -> None:
     """Run the kit over planted faults and lawful variants: which check kills which mutant."""
     from qloracle_conformance.mutants.command import run
 
-    raise typer.Exit(run(from_file, console, errors))
+    raise typer.Exit(run(from_file, matrix, console, errors))
 
 
 if __name__ == "__main__":

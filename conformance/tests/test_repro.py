@@ -155,19 +155,6 @@ def test_the_fault_is_shown_and_so_is_its_end(judged, fault):
     assert (code, "could not be loaded: FileNotFoundError" in text) == (2, True), text
 
 
-def test_one_fault_found_by_many_checks_is_one_script(judged):
-    right, wrong, *_ = FAULTS["a code"]
-    _, judgement, scripts = judged(KERNEL.replace(right, wrong), "S2,S5")
-    by_case = {}
-    for check in judgement.checks:
-        if check.failure is not None:
-            by_case.setdefault(check.failure.case, []).append(scripts[check.id])
-    shared = [paths for paths in by_case.values() if len(paths) > 1]
-    assert shared
-    assert all(len(set(paths)) == 1 for paths in shared)
-    assert {path.name.startswith("tmp-") for path in scripts.values()} == {True}
-
-
 # ---- failures made by hand: what a small kernel would not show -----------------------------------
 
 
@@ -260,6 +247,22 @@ def test_texts_from_outside_stay_texts(tried):
     check.looks_like = [wild]
     code, text = tried(NF4_VIEW, check, "return [], [1.0]")
     assert code == 0, text
+
+
+def test_one_fault_found_by_many_checks_is_one_script(tmp_path):
+    values = (np.uint8([0xF8]), np.float32([1]))
+    checks = [
+        failed(NF4_VIEW, Mismatch("code", index, "8", "7"), values, rule)
+        for rule, index in (("S2", 1), ("S5", 1), ("S3", 0))
+    ]
+    checks += [
+        failed(NF4_VIEW, Mismatch("call", 0, got, "a result"), rule=rule, status="ERROR", n=n)
+        for rule, got, n in (("S4", "raised", 1), ("S6", "raised", 2), ("S7", "other", 1))
+    ]
+    judgement = Judgement("numpy", views=[NF4_VIEW], checks=checks)
+    paths = [path.name for path in repro.write_all(tmp_path, judgement).values()]
+    rules = ("S2", "S2", "S3", "S4", "S4", "S7")
+    assert paths == [f"numpy-{rule}-quantize_4bit-nf4-x.py" for rule in rules]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+"""Gates: every planted fault is killed by the rule it names, every lawful variant is accepted."""
+
+import csv
+import io
+
+import pytest
+
+from qloracle_conformance.mutants import LAWFUL, MUTANTS, story
+from qloracle_conformance.mutants.command import table
+from qloracle_conformance.mutants.matrix import (
+    idle_checks,
+    judge,
+    load_from,
+    problems,
+    run_matrix,
+    spec_of,
+    twins,
+)
+
+
+def test_there_are_enough_and_each_has_a_story_and_a_rule():
+    assert len(MUTANTS) >= 30
+    assert len(LAWFUL) >= 8
+    assert all(story(mutant) and mutant.kills for mutant in MUTANTS)
+    assert all(story(variant) for variant in LAWFUL)
+    assert len({mutant.__name__ for mutant in (*MUTANTS, *LAWFUL)}) == len(MUTANTS) + len(LAWFUL)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return run_matrix()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+class TestWholeMatrix:
+    def test_every_mutant_is_killed_by_its_rule_and_no_lawful_variant_is_rejected(self, rows):
+        assert [row.name for row in rows if not row.as_expected] == []
+
+    def test_every_fingerprint_is_its_own(self, rows):
+        assert twins(rows) == []
+
+    def test_every_check_kills_something(self, rows):
+        assert idle_checks(rows) == []
+
+    def test_the_table_holds_checks_by_mutants(self, rows):
+        lines = list(csv.reader(io.StringIO(table(rows))))
+        assert len(lines[0]) == 1 + len(MUTANTS) + len(LAWFUL)
+        assert "S5/quantize_4bit[nf4]/full" in {line[0] for line in lines}
+
+
+def find(name):
+    return next(mutant for mutant in (*MUTANTS, *LAWFUL) if mutant.__name__ == name)
+
+
+@pytest.mark.parametrize("name", ["RowsOfVectors", "RowsOf24", "LongRows"])
+def test_the_avx512_fault_and_its_twins_are_found(name):
+    """The same fault at other block sizes and row lengths: nothing is tuned to the known case."""
+    row = judge(spec_of(find(name)))
+    assert row.rules == ["S3"]
+
+
+def test_a_lawful_variant_is_accepted_with_its_dialect_named():
+    row = judge(spec_of(find("FullAndPartial")))
+    assert row.verdict == "accepted"
+    assert any("full: reciprocal, partial: divide" in label for label in row.labels)
+
+
+def test_a_mutant_that_is_no_fault_is_a_problem(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import qloracle as q\n"
+        "class Harmless:\n    'Nothing is wrong.'\n    kills = 'S7'\n"
+        "    dequantize_absmax = staticmethod(q.dequantize_absmax)\n"
+        "class Doubled:\n    'All is twice too large.'\n    kills = 'S8'\n"
+        "    dequantize_absmax = staticmethod(lambda *a, **k: 2 * q.dequantize_absmax(*a, **k))\n"
+    )
+    specs = load_from(str(path))
+    assert [spec.rpartition(":")[2] for spec in specs] == ["Harmless", "Doubled"]
+    found = problems(run_matrix(specs), whole=False)
+    assert len(found) == 1
+    assert found[0].startswith("Harmless")
