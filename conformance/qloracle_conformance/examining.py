@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,10 +14,8 @@ from qloracle_conformance.checks import Check
 from qloracle_conformance.judging import Mismatch, Outcome, Values, exact
 from qloracle_conformance.protocol import FUNCTIONS
 from qloracle_conformance.runs import CheckRun, Failure
+from qloracle_conformance.scope import Scope
 from qloracle_conformance.views import Finding, View
-
-if TYPE_CHECKING:
-    from qloracle_conformance.engine import Engine
 
 FAILING_CASES = 6  # after so many failing cases a check has said enough
 FAKES = ("zeros", "constant", "shuffled")
@@ -31,11 +30,32 @@ OWNERS = {
 }  # fmt: skip
 
 
+class Bench(Protocol):
+    """What an examination needs of the engine: a scope, calls, a second oracle, the reducer."""
+
+    scope: Scope
+    second: Any
+
+    def call(self, case: Case) -> Answer:
+        """Call the implementation."""
+        ...
+
+    def reduced(
+        self,
+        case: Case,
+        values: Values,
+        mismatch: Mismatch,
+        judge: Callable[[Case, Values], Outcome],
+    ) -> Failure:
+        """Make a failing case small."""
+        ...
+
+
 class Examination:
     """The judging of one check."""
 
-    def __init__(self, check: Check, view: View, run: CheckRun, engine: Engine) -> None:
-        self.check, self.view, self.run, self.engine = check, view, run, engine
+    def __init__(self, check: Check, view: View, run: CheckRun, bench: Bench) -> None:
+        self.check, self.view, self.run, self.bench = check, view, run, bench
         self.failing = False  # how the last case went
         self._failures: list[tuple[Case, Values, Mismatch]] = []
         self._stopped = False
@@ -50,10 +70,10 @@ class Examination:
     def take(self, case: Case) -> None:
         """Call, judge and count one case."""
         run, self.failing = self.run, False
-        if self.engine.scope.outside(case):
+        if self.bench.scope.outside(case):
             run.unsupported += 1
             return
-        answer = self.engine.call(case)
+        answer = self.bench.call(case)
         if answer.status == "UNSUPPORTED":
             run.unsupported += 1
             run.message = run.message or answer.message
@@ -67,7 +87,7 @@ class Examination:
 
     def _count(self, case: Case, values: Values, outcome: Outcome) -> None:
         run = self.run
-        if self.engine.second is not None and self.check.directed:
+        if self.bench.second is not None and self.check.directed:
             outcome += self._second_opinion(case, values)
         run.comparisons += outcome.compared
         run.wrong += outcome.wrong
@@ -79,7 +99,7 @@ class Examination:
 
     def _second_opinion(self, case: Case, values: Values) -> Outcome:
         """The second oracle's results, element by element; nothing may differ."""
-        due = Calls(self.engine.second).perform(case)
+        due = Calls(self.bench.second).perform(case)
         if due.status != "OK":
             text = f"the second oracle: {due.message}"
             return Outcome(0, 1, Mismatch("second oracle", 0, text, "results"))
@@ -135,7 +155,7 @@ class Examination:
     def _fail(self) -> None:
         small = min(self._failures, key=lambda failure: failure[0].size)
         others = [(case, values) for case, values, _ in self._failures if case.size < 1 << 17]
-        failure = self.engine.reduced(
+        failure = self.bench.reduced(
             *small, lambda case, values: self.check.judge(case, values, self.view)
         )
         self.run.failure = replace(failure, others=others)
