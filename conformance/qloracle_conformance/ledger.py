@@ -25,6 +25,7 @@ class Ledger:
 
     calls: int = 0
     form: tuple[Case, Values, Mismatch, View] | None = None
+    wrong_forms: int = 0
     changed: tuple[Case, Values, str] | None = None
     again: list[int] = field(default_factory=list)
     late: list[int] = field(default_factory=list)
@@ -44,6 +45,7 @@ class Ledger:
         if answer.changed_inputs and self.changed is None:
             self.changed = case, answer.values, ", ".join(answer.changed_inputs)
         wrong = wrong_form(case, answer.values, view) if view is not None else None
+        self.wrong_forms += wrong is not None
         if wrong and view and (self.form is None or _plainer(case, self.form[0])):
             self.form = case, answer.values, wrong, view
         if case.size < LARGE:
@@ -83,7 +85,8 @@ def _form(ledger: Ledger, run: CheckRun, reduced: Reduce) -> None:
 
     failure = reduced(case, values, mismatch, judge)
     told = failure.mismatch
-    run.fail(f"{told.result} is {told.got}, due {told.expected}", failure)
+    text = f"{told.result} is {told.got}, due {told.expected}"
+    run.fail(text, failure, ledger.wrong_forms)
 
 
 def _inputs(ledger: Ledger, run: CheckRun) -> None:

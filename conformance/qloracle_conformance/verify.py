@@ -126,7 +126,7 @@ def judge(
         judgement.status, judgement.message = "CRASH", str(error)
     finally:
         judgement.compile_seconds = caller.compile_seconds
-        judgement.seconds = time.perf_counter() - start
+        judgement.seconds = time.perf_counter() - start - caller.compile_seconds
     if not judgement.offers and judgement.status == "OK":
         judgement.message = "offers none of the protocol's functions"
 

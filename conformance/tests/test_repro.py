@@ -75,6 +75,8 @@ def only_nf4(quant_type):
 
 
 BUFFER = np.zeros(1 << 20, np.float32)
+CACHE = dict()
+RACE = [np.float32(0), np.float32(1)]
 
 
 def in_the_buffer(absmax):
@@ -101,14 +103,23 @@ FAULTS = {
     "a type": (
         "// 2], absmax", "// 2], absmax.astype(np.float64)", "P1,S3/quant*", "due float32[1]",
     ),
-    "an input": ("    q = np.zeros", "    x[...] = 0\n    q = np.zeros", "P2", "by the call: x"),
+    "a cache": (
+        "scale = absmax[", "scale = CACHE.setdefault(absmax.shape, absmax)[", "S7/deq*/edits",
+        "got ",
+    ),
+    "a race": (
+        "// 2], absmax", "// 2], absmax + (RACE.reverse() or RACE[0])", "S4", "got ",
+    ),
+    "an input": (
+        "    q = np.zeros", "    x[...] = 0\n    q = np.zeros", "P2", "the call changed its input",
+    ),
     "a second call": (
         "    q = np.zeros", "    absmax += np.random.rand()\n    q = np.zeros", "P4",
         "the same call gave other bits",
     ),
     "a late change": (
         "// 2], absmax", "// 2], in_the_buffer(absmax)", "P3,S3/quantize_4bit*",
-        "read again 50 ms and a call later: other results",
+        "read again after other calls: other results",
     ),
     "a missing result": (
         "// 2], absmax", "// 2]", "S3/quantize*", "returned <class 'numpy.ndarray'>",

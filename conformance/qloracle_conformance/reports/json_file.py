@@ -6,10 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
-
-from qloracle_conformance.reports.files import write as write_text
 
 
 def text(report: Mapping[str, Any]) -> str:
@@ -31,11 +28,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(entry) for entry in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write(report: Mapping[str, Any], path: Path) -> None:
-    """Write report.json."""
-    write_text(path, text(report))
 
 
 def schema() -> dict[str, Any]:

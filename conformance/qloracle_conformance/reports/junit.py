@@ -7,14 +7,12 @@ Nothing that ends a run with another code than 0 is green here: what belongs to 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from qloracle_conformance.report import BROKEN
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.files import printable
-from qloracle_conformance.reports.files import write as write_text
 
 FAILURES = ("FAIL", "XPASS", "INCONCLUSIVE")
 ERRORS = ("ERROR", *BROKEN)
@@ -35,11 +33,6 @@ def text(report: Data) -> str:
     ElementTree.indent(root)
     body = ElementTree.tostring(root, encoding="unicode")
     return f'<?xml version="1.0" encoding="utf-8"?>\n{body}\n'
-
-
-def write(report: Data, path: Path) -> None:
-    """Write junit.xml."""
-    write_text(path, text(report))
 
 
 def _suite(

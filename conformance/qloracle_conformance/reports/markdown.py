@@ -5,13 +5,11 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.failures import Entry
 from qloracle_conformance.reports.files import printable
-from qloracle_conformance.reports.files import write as write_text
 
 SHOWN_FAILURES = 5  # entries of one implementation
 
@@ -31,11 +29,6 @@ def text(report: Data) -> str:
     run = f"Profile {report['profile']}, seed {report['seed']}"
     versions = f"specification {report['spec_version']}, qloracle {report['qloracle_version']}"
     return printable("\n".join([*lines, f"{run}, {versions}.", ""]))
-
-
-def write(report: Data, path: Path) -> None:
-    """Write summary.md."""
-    write_text(path, text(report))
 
 
 def _implementation(implementation: Data) -> list[str]:

@@ -190,19 +190,32 @@ def _cell(implementation: Data, function: str, table: str | None, rule: str) -> 
 
 
 def _failures(page: _Page, implementation: Data, files: Mapping[str, Path]) -> None:
-    found = failures.entries(implementation)
-    for entry in found[:SHOWN_FAILURES]:
-        page.line()
-        page.line(f"{entry.first['status']} {entry.title}", "bold red", hang=5)
-        page.line(failures.statement(entry.first["rule"]), indent=2)
-        for name, text in entry.rows:
-            page.line(f"{name:<{LABEL}}{text}", indent=2, hang=LABEL)
-        for path in _scripts(implementation["name"], entry, files):
-            page.unbroken(f"  {'repro':<{LABEL}}{path}")
-    rest = [check["id"] for entry in found[SHOWN_FAILURES:] for check in entry.checks]
+    """The first failure of each rule on each function whole; what else failed, a line each."""
+    told: set[tuple[str, str]] = set()
+    rest = []
+    for entry in failures.entries(implementation):
+        place = entry.first["rule"], entry.first["function"]
+        if place in told or len(told) == SHOWN_FAILURES:
+            rest.append(entry)
+            continue
+        told.add(place)
+        _failure(page, implementation, entry, files)
     if rest:
         page.line()
-        page.line(f"and {len(rest)} more that failed: {', '.join(rest)}", "red", hang=4)
+        page.line("and also:", "red")
+    for entry in rest:
+        ids = ", ".join(check["id"] for check in entry.checks)
+        page.line(f"{entry.first['status']} {ids}: {entry.first['message']}", indent=2, hang=4)
+
+
+def _failure(page: _Page, implementation: Data, entry: Entry, files: Mapping[str, Path]) -> None:
+    page.line()
+    page.line(f"{entry.first['status']} {entry.title}", "bold red", hang=5)
+    page.line(failures.statement(entry.first["rule"]), indent=2)
+    for name, text in entry.rows:
+        page.line(f"{name:<{LABEL}}{text}", indent=2, hang=LABEL)
+    for path in _scripts(implementation["name"], entry, files):
+        page.unbroken(f"  {'repro':<{LABEL}}{path}")
 
 
 def _scripts(name: str, entry: Entry, files: Mapping[str, Path]) -> list[Path]:

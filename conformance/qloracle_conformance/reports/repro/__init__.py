@@ -49,7 +49,7 @@ def script(judgement: Judgement, check: CheckRun) -> str:
     views = [v for v in judgement.views if (v.function, v.table) == (check.function, check.table)]
     taken = getattr(judgement, "parameters", {}).get(check.function)
     body = [
-        *_inputs(failure.case), "", "",
+        *_inputs(failure.case),
         *_call(failure.case, taken), "", "",
         *verdicts.main(check, failure, views[0] if views else None), "", "",
         load + loaders.RUN,
@@ -107,7 +107,7 @@ def _inputs(case: Case) -> list[str]:
 
 
 def _call(case: Case, taken: Sequence[str] | None) -> list[str]:
-    """A function that calls the implementation; its argument is the first array.
+    """A function that calls the implementation, and the arrays that it is called with.
 
     `taken` are the parameters that the implementation has (None: any): an option that it does not
     take has its default there, as it had when it was judged.
@@ -119,13 +119,15 @@ def _call(case: Case, taken: Sequence[str] | None) -> list[str]:
         if taken is None or name in taken or name == "shape":
             arguments.append(f"{name}={_option(name, value)}")
     call = f"results = implementation.{case.function}({', '.join(arguments)})"
+    varied = [name for name in function.arrays if "codebook" not in name]  # a table stays a table
     return [
-        f"def call({function.arrays[0]}):",
+        f"ARRAYS = [{', '.join(varied)}]", "", "",
+        f"def call({', '.join(varied)}):",
         *wrapped(call, 4),
         '    if hasattr(implementation, "synchronize"):',
         "        implementation.synchronize()",
         f"    return {'results' if len(function.results) > 1 else '(results,)'}",
-    ]
+    ]  # fmt: skip
 
 
 def _option(name: str, value: object) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from qloracle_conformance.reports.files import printable
 
-SMALL = 24  # elements that are written one by one
+FEW, SMALL = 4, 24  # elements that are written one by one: always, and if they differ
 ODD = 8  # elements that may differ from the others in a constant array
 
 Array = NDArray[Any]
@@ -40,9 +40,11 @@ def statements(name: str, array: Array) -> list[str]:
     flat = array.reshape(-1)
     if np.isnan(flat.astype(np.float64)).any():  # a NaN has bits that no literal shows
         return _packed(name, array)
-    if flat.size <= SMALL:
+    if flat.size <= FEW:
         return _listed(name, array)
     odd = _odd(flat)
+    if odd.size and flat.size <= SMALL:
+        return _listed(name, array)
     if odd.size > ODD:
         return _packed(name, array)
     common = number(np.delete(flat, odd)[0])

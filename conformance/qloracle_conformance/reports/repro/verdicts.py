@@ -20,7 +20,7 @@ from qloracle_conformance.views import View
 
 Lines = list[str]
 
-TRIES = 20  # calls after which two equal calls are taken to give equal bits
+ROUNDS = 10  # of calls, after which calls are taken to be right, or equal
 LIMIT = 20  # seconds after which a call is taken to hang
 
 NIBBLES = {
@@ -28,33 +28,75 @@ NIBBLES = {
     "low_first": "np.stack([packed & 15, packed >> 4], axis=1).reshape(-1)",
 }
 
-INPUTS = """\
-def main():
-    arrays = {{{arrays}}}
-    before = {{name: value.tobytes() for name, value in arrays.items()}}
-    call({first})
-    changed = [name for name, value in arrays.items() if value.tobytes() != before[name]]
-    print("changed by the call:", ", ".join(changed) or "nothing")
-    return int(bool(changed))
+# What is cached, raced or overwritten shows only between other calls.
+OTHERS = """\
+def fresh():
+    return [array.copy() for array in ARRAYS]
+
+
+def other(array):
+    return np.zeros_like(array) if (array != 0).any() else np.ones_like(array)
+
+
+def other_calls():
+    for i in range(len(ARRAYS)):
+        try:
+            call(*fresh()[:i], *map(other, ARRAYS[i:]))
+        except Exception:
+            pass  # other data are not at issue here
+
+
 """
 
-BITS = """\
+JUDGED = (
+    OTHERS
+    + """\
+def judged(results):
+{lines}
+
+
+def main():
+    for _ in range({rounds}):
+        other_calls()
+        for _ in range(2):
+            code, text = judged(call(*fresh()))
+            if code:
+                print(text)
+                return code
+    print(text)
+    return 0
+"""
+)
+
+INPUTS = """\
+def main():
+    before = [array.tobytes() for array in [{arrays}]]
+    call(*ARRAYS)
+    after = [array.tobytes() for array in [{arrays}]]
+    print("the call changed" if after != before else "the call did not change", "its input")
+    return int(after != before)
+"""
+
+BITS = (
+    OTHERS
+    + """\
 def bits(results):
     return [np.array(result).tobytes() for result in results]
 
 
 """
+)
 
 LASTING = (
     BITS
     + """\
 def main():
-    results = call({first}.copy())
+    results = call(*fresh())
     before = bits(results)
-    call(np.zeros_like({first}) if ({first} != 0).any() else np.ones_like({first}))
+    other_calls()
     time.sleep(0.05)
     changed = bits(results) != before
-    print("read again 50 ms and a call later:", "other results" if changed else "the same results")
+    print("read again after other calls:", "other results" if changed else "the same results")
     return int(changed)
 """
 )
@@ -63,20 +105,20 @@ REPEAT = (
     BITS
     + """\
 def main():
-    before = bits(call({first}.copy()))
-    for _ in range({tries}):
-        call(np.zeros_like({first}) if ({first} != 0).any() else np.ones_like({first}))
-        if bits(call({first}.copy())) != before:
+    before = bits(call(*fresh()))
+    for _ in range({rounds}):
+        other_calls()
+        if any(bits(call(*fresh())) != before for _ in range(2)):
             print("the same call gave other bits")
             return 1
-    print("{tries} equal calls gave equal bits")
+    print("equal calls gave equal bits")
     return 0
 """
 )
 
 ANSWER = """\
 def main():
-    results = call({first})
+    results = call(*ARRAYS)
     arrays = [np.asarray(result) for result in results] if isinstance(results, tuple | list) else []
     numbers = all(array.dtype.kind not in "OSUMmc" for array in arrays)
     print("returned", ", ".join(f"{{a.dtype}}{{list(a.shape)}}" for a in arrays) or type(results))
@@ -86,33 +128,37 @@ def main():
 
 def main(check: CheckRun, failure: Failure, view: View | None) -> Lines:
     """The comparison that a failure calls for."""
-    first = next(iter(failure.case.arrays))
     match check.rule:
         case _ if failure.mismatch.result == "call":
-            return _answer(check, failure, first)
+            return _answer(check, failure)
         case "P1":
-            return _form(failure, first)
+            return _repeated(_form(failure))
         case "P2":
-            arrays = ", ".join(f'"{name}": {name}' for name in failure.case.arrays)
-            return INPUTS.format(arrays=arrays, first=first).splitlines()
+            return INPUTS.format(arrays=", ".join(failure.case.arrays)).splitlines()
         case "P3":
-            return LASTING.format(first=first).splitlines()
+            return LASTING.splitlines()
         case "P4":
-            return REPEAT.format(first=first, tries=TRIES).splitlines()
+            return REPEAT.format(rounds=ROUNDS).splitlines()
     assert view is not None, f"{check.id} has no view"
-    return _element(failure, first, view)
+    return _repeated(_element(failure, view))
 
 
-def _answer(check: CheckRun, failure: Failure, first: str) -> Lines:
+def _repeated(lines: Lines) -> Lines:
+    """Judge the call's results several times, between calls on other data."""
+    body = "\n".join(f"    {line}" for line in lines)
+    return JUDGED.format(lines=body, rounds=ROUNDS).splitlines()
+
+
+def _answer(check: CheckRun, failure: Failure) -> Lines:
     """The call itself went wrong: it raised, died, hung or returned no arrays."""
     count = len(FUNCTIONS[failure.case.function].results)
-    head, *rest = ANSWER.format(first=first, count=count).splitlines()
+    head, *rest = ANSWER.format(count=count).splitlines()
     why = wrapped(f"# {failure.mismatch.got}", 4, "# ")
     guard = [f"    faulthandler.dump_traceback_later({LIMIT}, exit=True)  # a hang is code 1"]
     return [head, *why, *(guard if check.status in BROKEN else []), *rest]
 
 
-def _form(failure: Failure, first: str) -> Lines:
+def _form(failure: Failure) -> Lines:
     """Type and shape of a result; an axis of length 1 is allowed but on decoded values."""
     mismatch = failure.mismatch
     dtype, _, shape = mismatch.expected.partition("[")
@@ -121,23 +167,20 @@ def _form(failure: Failure, first: str) -> Lines:
     kept = "list(result.shape)" if exact else "[n for n in result.shape if n != 1]"
     got = f"{mismatch.result} is {{result.dtype}}{{list(result.shape)}}"
     return [
-        "def main():",
-        f"    result = np.asarray(call({first})[{_place(failure)}])",
-        f'    print(f"{got}, due {mismatch.expected}")',
-        f'    return int((str(result.dtype), {kept}) != ("{dtype}", {due}))',
+        f"result = np.asarray(results[{_place(failure)}])",
+        f'wrong = (str(result.dtype), {kept}) != ("{dtype}", {due})',
+        f'return int(wrong), f"{got}, due {mismatch.expected}"',
     ]
 
 
-def _element(failure: Failure, first: str, view: View) -> Lines:
+def _element(failure: Failure, view: View) -> Lines:
     """One element: a code by the codes that name its level, another number by its value."""
     mismatch = failure.mismatch
     compare = {"code": _code, "packed": _byte}.get(mismatch.result, _number)
     return [
-        "def main():",
-        f"    results = call({first})",
-        f"    result = np.asarray(results[{_place(failure)}]).reshape(-1)",
-        *wrapped(f"# {mismatch.result}[{mismatch.index}]: {mismatch.reason}", 4, "# "),
-        *(f"    {line}" for line in compare(failure, view)),
+        f"result = np.asarray(results[{_place(failure)}]).reshape(-1)",
+        *wrapped(f"# {mismatch.result}[{mismatch.index}]: {mismatch.reason}", 0, "# "),
+        *compare(failure, view),
     ]
 
 
@@ -149,8 +192,7 @@ def _number(failure: Failure, view: View) -> Lines:
     return [
         f"got = float(result[{mismatch.index}])",
         f"due = {number(np.float64(value(mismatch.expected)))}",
-        'print(f"got {got} ({got.hex()}), due {due} ({due.hex()})")',
-        f"return int({wrong})",
+        f'return int({wrong}), f"got {{got}} ({{got.hex()}}), due {{due}} ({{due.hex()}})"',
     ]
 
 
@@ -165,8 +207,7 @@ def _code(failure: Failure, view: View) -> Lines:
         *(unpack if view.quant_type else []),
         f"got = int(result[{failure.mismatch.index}])",
         f"due = {np.flatnonzero(due).tolist()}",
-        "print(f\"got {got}, due {' or '.join(map(str, due))}\")",
-        "return int(got not in due)",
+        "return int(got not in due), f\"got {got}, due {' or '.join(map(str, due))}\"",
     ]
 
 
@@ -180,8 +221,7 @@ def _basis(failure: Failure, view: View) -> Lines:
             lines += [
                 f"{name} = float(np.asarray(results[{i}]).reshape(-1)[{at}])",
                 f"if {name} != {number(own[at])}:",
-                f'    print(f"{name} is {{{name}}} now: the code must be judged anew")',
-                "    return 2",
+                f'    return 2, f"{name} is {{{name}}} now: the code must be judged anew"',
             ]
     return lines
 
@@ -198,8 +238,7 @@ def _byte(failure: Failure, view: View) -> Lines:
     return [
         f"got = int(result[{i}]){spare}",
         f"due = 0x{due & mask:02x}",
-        'print(f"got 0x{got:02x}, due 0x{due:02x}")',
-        "return int(got != due)",
+        'return int(got != due), f"got 0x{got:02x}, due 0x{due:02x}"',
     ]
 
 
