@@ -364,8 +364,9 @@ def test_nobody_is_flooded(report):
         check["failure"]["index"] = i
         kernel["checks"].append(check)
     text = shown(report)
-    assert text.count("FAIL S4 quantize_4bit[nf4]\n") == 12
-    assert "\nand 28 more that failed: S4/12, S4/13," in text
+    assert text.count("FAIL S4 quantize_4bit[nf4]\n") == 1
+    assert text.count("\n  FAIL S4/") == 12
+    assert "and 27 more: S4/13, S4/14," in text
     assert markdown.text(report).count("**FAIL S4") == 5
 
 
@@ -389,7 +390,10 @@ def test_the_script_is_named_in_one_line(judged, report, tmp_path, monkeypatch):
     scripts = reports.write_all(tmp_path / "a-folder-with-a-long-name" / "reports", judged)
     named = {path for path in scripts.values() if "fp4" not in path.name}  # that one is an XFAIL
     text = shown(report, 80, scripts)
-    assert all(f"\n  repro       {path}\n" in text for path in named)
+    missing = [
+        path.name for path in named if not re.search(rf"\n +repro +{re.escape(str(path))}\n", text)
+    ]
+    assert missing == []
     monkeypatch.chdir(tmp_path)
     text = shown(report, 80, scripts)
     assert all(f"\n  repro       {path.relative_to(tmp_path)}\n" in text for path in named)

@@ -40,7 +40,8 @@ def _table(ask: Asker, view: View) -> Found:
     tables = {kind: oracle.four_bit_levels("nf4", {"codebook": kind}) for kind in kinds}
     same = [kind for kind, t in tables.items() if np.array_equal(oracle.round_to(t, dtype), shown)]
     wrong = int(np.flatnonzero(~(due == shown))[0])
-    view.levels = shown
+    if np.isfinite(shown).all():  # nothing is judged under a table that is no table
+        view.levels = shown
     why = f"level {wrong} is {shown[wrong]!s}, not {due[wrong]!s}"
     return {"codebook": (same[0] if same else UNNAMED, why)}
 

@@ -40,7 +40,8 @@ def _map(ask: Asker, view: View) -> Found:
     if shown is None or np.array_equal(shown, view.levels):
         return {}
     wrong = np.flatnonzero(~(shown == view.levels))
-    view.levels = shown
+    if np.isfinite(shown).all():  # nothing is judged under a map that is no map
+        view.levels = shown
     named = "baseline" if np.array_equal(shown, oracle.baseline_map()) else UNNAMED
     why = f"{wrong.size} of 256 levels differ, the first at code {wrong[0]}"
     return {"map_8bit": (named, why)}

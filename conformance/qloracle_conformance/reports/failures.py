@@ -74,6 +74,15 @@ class Entry:
         return f"{' '.join(names)} {self.first['function']}{views}"
 
     @property
+    def brief(self) -> str:
+        """What is wrong in a few words, without the reason."""
+        failure = self.first["failure"]
+        if failure is None or failure["result"] == "call":
+            return str(self.first["message"])
+        place = f"[{failure['index']}]" if self.first["rule"][0] == "S" else ""
+        return f"{failure['result']}{place} is {failure['got']}, due {failure['expected']}"
+
+    @property
     def rows(self) -> list[tuple[str, str]]:
         """What there is to say, as (name, text)."""
         return [*_element(self), *_causes(self), *_findings(self), *_names(self)]

@@ -203,9 +203,17 @@ def _failures(page: _Page, implementation: Data, files: Mapping[str, Path]) -> N
     if rest:
         page.line()
         page.line("and also:", "red")
-    for entry in rest:
-        ids = ", ".join(check["id"] for check in entry.checks)
-        page.line(f"{entry.first['status']} {ids}: {entry.first['message']}", indent=2, hang=4)
+    for entry in rest[:SHOWN_FAILURES]:
+        page.line(f"{entry.first['status']} {_ids(entry)}: {entry.brief}", indent=2, hang=4)
+        for path in _scripts(implementation["name"], entry, files):
+            page.unbroken(f"    {'repro':<{LABEL}}{path}")
+    if len(rest) > SHOWN_FAILURES:
+        hidden = rest[SHOWN_FAILURES:]
+        page.line(f"and {len(hidden)} more: {', '.join(_ids(entry) for entry in hidden)}", "red")
+
+
+def _ids(entry: Entry) -> str:
+    return ", ".join(check["id"] for check in entry.checks)
 
 
 def _failure(page: _Page, implementation: Data, entry: Entry, files: Mapping[str, Path]) -> None:
