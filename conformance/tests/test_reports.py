@@ -389,14 +389,15 @@ def test_too_few_comparisons_are_named(clean):
 def test_the_script_is_named_in_one_line(judged, report, tmp_path, monkeypatch):
     scripts = reports.write_all(tmp_path / "a-folder-with-a-long-name" / "reports", judged)
     named = {path for path in scripts.values() if "fp4" not in path.name}  # that one is an XFAIL
-    text = shown(report, 80, scripts)
-    missing = [
-        path.name for path in named if not re.search(rf"\n +repro +{re.escape(str(path))}\n", text)
-    ]
-    assert missing == []
+    assert unnamed(shown(report, 80, scripts), named) == []
     monkeypatch.chdir(tmp_path)
-    text = shown(report, 80, scripts)
-    assert all(f"\n  repro       {path.relative_to(tmp_path)}\n" in text for path in named)
+    here = [path.relative_to(tmp_path) for path in named]
+    assert unnamed(shown(report, 80, scripts), here) == []
+
+
+def unnamed(text, paths):
+    """The paths that no line of the text names whole."""
+    return [path for path in paths if not re.search(rf"\n +repro +{re.escape(str(path))}\n", text)]
 
 
 def test_the_end(clean):
