@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import qloracle
 from qloracle_conformance import dialects, rules
 from qloracle_conformance.checks import PROFILES, all_checks
-from qloracle_conformance.loading import UsageError
+from qloracle_conformance.errors import UsageError
 from qloracle_conformance.protocol import LEVELS
 from qloracle_conformance.report import BAD, BROKEN
 

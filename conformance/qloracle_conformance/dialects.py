@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from qloracle_conformance.loading import UsageError
+from qloracle_conformance.errors import UsageError
 
 
 class Field(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qloracle_conformance.loading import UsageError
+from qloracle_conformance.errors import UsageError
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from qloracle_conformance.loading import UsageError
+from qloracle_conformance.errors import UsageError
 from qloracle_conformance.report import BAD, BROKEN, Judgement
 
 

@@ -6,9 +6,10 @@ from rich.console import Console
 from rich.table import Table
 
 from qloracle_conformance import dialects
-from qloracle_conformance.callers import ChildCaller, LoadError
 from qloracle_conformance.engine import Engine
-from qloracle_conformance.loading import UsageError, parse
+from qloracle_conformance.errors import LoadError, UsageError
+from qloracle_conformance.process.callers import ChildCaller
+from qloracle_conformance.process.loading import parse
 from qloracle_conformance.scope import check_limits
 from qloracle_conformance.views import View
 

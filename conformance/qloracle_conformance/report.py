@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 import qloracle
-from qloracle_conformance.calling import keywords
 from qloracle_conformance.cases import Case
+from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.judging import show
+from qloracle_conformance.process.calling import keywords
 from qloracle_conformance.protocol import FUNCTIONS, JUDGED_LEVELS, LEVELS
-from qloracle_conformance.runs import CheckRun, Failure
 from qloracle_conformance.views import View
 
 REPORT_VERSION = "1"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from qloracle_conformance.cases import Case
+from qloracle_conformance.errors import UsageError
 from qloracle_conformance.inputs.shapes import BLOCKSIZES
-from qloracle_conformance.loading import UsageError
 from qloracle_conformance.protocol import FUNCTIONS, element_count
 
 KEYS = ("blocksize", "dtype", "quant_type", "multiple", "ndim", "max_elements", "codebook", "sign")

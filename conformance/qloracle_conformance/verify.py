@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from qloracle_conformance import adapters, dialects, fingerprints
-from qloracle_conformance.callers import Caller, ChildCaller, LoadError
-from qloracle_conformance.engine import Engine
+from qloracle_conformance import adapters, dialects
+from qloracle_conformance.engine import Engine, fingerprints
+from qloracle_conformance.engine.runs import CheckRun
+from qloracle_conformance.errors import LoadError, UsageError
 from qloracle_conformance.known import Known, apply
-from qloracle_conformance.loading import UsageError, parse
+from qloracle_conformance.process.callers import Caller, ChildCaller
+from qloracle_conformance.process.loading import parse
 from qloracle_conformance.report import BAD, BROKEN, Judgement, Report
-from qloracle_conformance.runs import CheckRun
 from qloracle_conformance.scope import check_limits
 
 Watcher = Callable[[str, int, CheckRun | None], None]

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 import qloracle
-from qloracle_conformance import checks, engine, rational, reduce
-from qloracle_conformance.callers import ChildCaller, LoadError, LocalCaller
+from qloracle_conformance import checks, engine, rational
 from qloracle_conformance.cases import Case
 from qloracle_conformance.checks import Check, Plan, all_checks
-from qloracle_conformance.engine import Engine
+from qloracle_conformance.engine import Engine, reduce
+from qloracle_conformance.errors import LoadError
 from qloracle_conformance.judging import judge_decoded
+from qloracle_conformance.process.callers import ChildCaller, LocalCaller
 from qloracle_conformance.verify import selector
 
 

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 
 import qloracle
-from qloracle_conformance.callers import LocalCaller
 from qloracle_conformance.cases import Case
+from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.judging import Mismatch, show
-from qloracle_conformance.loading import load
+from qloracle_conformance.process.callers import LocalCaller
+from qloracle_conformance.process.loading import load
 from qloracle_conformance.report import Judgement
 from qloracle_conformance.reports import repro
 from qloracle_conformance.reports.repro import literals, loaders, verdicts
-from qloracle_conformance.runs import CheckRun, Failure
 from qloracle_conformance.verify import judge, verify
 from qloracle_conformance.views import View
 

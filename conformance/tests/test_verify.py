@@ -11,7 +11,7 @@ import time
 import pytest
 
 from qloracle_conformance import differences, known
-from qloracle_conformance.loading import UsageError
+from qloracle_conformance.errors import UsageError
 from qloracle_conformance.verify import verify
 
 # Eight lines, one function, no import of ours.

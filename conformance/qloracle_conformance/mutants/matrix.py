@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from qloracle_conformance import loading
-from qloracle_conformance.callers import LocalCaller
-from qloracle_conformance.calling import declarations, offered
 from qloracle_conformance.cases import digest
 from qloracle_conformance.engine import Engine
+from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.mutants import LAWFUL, MUTANTS, story
 from qloracle_conformance.mutants.parts import Right
-from qloracle_conformance.runs import CheckRun
+from qloracle_conformance.process import loading
+from qloracle_conformance.process.callers import LocalCaller
+from qloracle_conformance.process.calling import declarations, offered
 
 WRONG = ("FAIL", "ERROR", "CRASH", "TIMEOUT")
 

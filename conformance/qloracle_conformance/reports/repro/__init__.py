@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import qloracle
-from qloracle_conformance.calling import keywords
 from qloracle_conformance.cases import Case, digest
+from qloracle_conformance.engine.runs import CheckRun, Failure
+from qloracle_conformance.process.calling import keywords
 from qloracle_conformance.protocol import FLOAT_TYPES, FUNCTIONS
 from qloracle_conformance.report import BAD, BROKEN, Judgement
 from qloracle_conformance.reports.failures import statement
 from qloracle_conformance.reports.files import write
 from qloracle_conformance.reports.repro import literals, loaders, verdicts
 from qloracle_conformance.reports.repro.literals import wrapped
-from qloracle_conformance.runs import CheckRun, Failure
 
 FAILED = (*BAD, *BROKEN, "XFAIL")
 MODULES = ("base64", "faulthandler", "importlib.util", "os", "sys", "time", "types", "zlib")

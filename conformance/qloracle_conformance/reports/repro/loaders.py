@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from qloracle_conformance import adapters
-from qloracle_conformance.loading import Place, UsageError, parse
+from qloracle_conformance.errors import UsageError
+from qloracle_conformance.process.loading import Place, parse
 from qloracle_conformance.report import Judgement
 from qloracle_conformance.reports.repro.literals import string
 

@@ -11,11 +11,11 @@ import re
 import numpy as np
 
 from qloracle_conformance import judging
+from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.protocol import FUNCTIONS
 from qloracle_conformance.report import BROKEN
 from qloracle_conformance.reports.repro.literals import number, wrapped
 from qloracle_conformance.rules.p1_form import EXACT_SHAPE
-from qloracle_conformance.runs import CheckRun, Failure
 from qloracle_conformance.views import View
 
 Lines = list[str]

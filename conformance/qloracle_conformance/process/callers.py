@@ -18,15 +18,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qloracle_conformance import worker
-from qloracle_conformance.calling import Calls, declarations, offered, plain
 from qloracle_conformance.cases import Answer, Case, decode, encode
+from qloracle_conformance.errors import LoadError
+from qloracle_conformance.process import worker
+from qloracle_conformance.process.calling import Calls, declarations, offered, plain
 
 IMPORT_LIMIT = 300.0  # seconds that an import may take
-
-
-class LoadError(Exception):
-    """The implementation could not be imported; the text says why, in one line."""
 
 
 class Caller(Protocol):
@@ -136,7 +133,7 @@ class ChildCaller:
 
     def _start(self) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
-        command = [sys.executable, "-P", "-m", "qloracle_conformance.worker", self._spec]
+        command = [sys.executable, "-P", "-m", "qloracle_conformance.process.worker", self._spec]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

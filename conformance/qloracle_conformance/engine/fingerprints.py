@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from qloracle_conformance.calling import Calls
 from qloracle_conformance.cases import Case
+from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.judging import Values
+from qloracle_conformance.process.calling import Calls
 from qloracle_conformance.protocol import FUNCTIONS
-from qloracle_conformance.runs import CheckRun
 
 MOST_NAMED = 3
 

@@ -12,15 +12,17 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from qloracle_conformance import ledger as ledgers
-from qloracle_conformance import probe, reduce
-from qloracle_conformance.callers import Caller, LoadError
+from qloracle_conformance import probe
 from qloracle_conformance.cases import Answer, Case
 from qloracle_conformance.checks import Check, Plan, all_checks
-from qloracle_conformance.examining import Examination
+from qloracle_conformance.engine import ledger as ledgers
+from qloracle_conformance.engine import reduce
+from qloracle_conformance.engine.examining import Examination
+from qloracle_conformance.engine.ledger import Ledger
+from qloracle_conformance.engine.runs import CheckRun, Failure
+from qloracle_conformance.errors import LoadError
 from qloracle_conformance.judging import Mismatch, Outcome, Values
-from qloracle_conformance.ledger import Ledger
-from qloracle_conformance.runs import CheckRun, Failure
+from qloracle_conformance.process.callers import Caller
 from qloracle_conformance.scope import Scope
 from qloracle_conformance.views import View
 
@@ -137,7 +139,7 @@ class Engine:
 
     def _search(self, check: Check, plan: Plan, examination: Examination) -> None:
         """Let Hypothesis draw and shrink: the last failing example it tries is the smallest."""
-        from qloracle_conformance import searching
+        from qloracle_conformance.engine import searching
 
         assert check.search is not None
         searching.search(

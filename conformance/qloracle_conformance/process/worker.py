@@ -13,9 +13,9 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, BinaryIO
 
-from qloracle_conformance.calling import SLOW, Calls, declarations, offered, plain
 from qloracle_conformance.cases import Case, decode, encode
-from qloracle_conformance.loading import load
+from qloracle_conformance.process.calling import SLOW, Calls, declarations, offered, plain
+from qloracle_conformance.process.loading import load
 
 
 def main(spec: str) -> None:

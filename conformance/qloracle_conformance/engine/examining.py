@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qloracle_conformance.calling import Calls
 from qloracle_conformance.cases import Answer, Case
 from qloracle_conformance.checks import Check
+from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.judging import Mismatch, Outcome, Values, exact
+from qloracle_conformance.process.calling import Calls
 from qloracle_conformance.protocol import FUNCTIONS
-from qloracle_conformance.runs import CheckRun, Failure
 from qloracle_conformance.scope import Scope
 from qloracle_conformance.views import Finding, View
 

@@ -15,10 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qloracle_conformance import adapters
-
-
-class UsageError(ValueError):
-    """The text IMPL (or an option) cannot mean anything: exit code 2."""
+from qloracle_conformance.errors import UsageError
 
 
 class Place(NamedTuple):

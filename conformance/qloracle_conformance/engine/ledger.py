@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qloracle_conformance.cases import Answer, Case
+from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.judging import Mismatch, Outcome, Values
 from qloracle_conformance.rules.p1_form import wrong_form
-from qloracle_conformance.runs import CheckRun, Failure
 from qloracle_conformance.views import View
 
 LARGE = 1 << 16  # elements of a case that is not kept

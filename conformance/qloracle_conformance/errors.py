@@ -1,0 +1,11 @@
+"""The two errors that end in one line for the user."""
+
+from __future__ import annotations
+
+
+class UsageError(ValueError):
+    """A text IMPL, an option, a file or a declaration that cannot mean anything."""
+
+
+class LoadError(Exception):
+    """An implementation that cannot be imported; the text says why, in one line."""
