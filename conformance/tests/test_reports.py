@@ -342,6 +342,7 @@ def test_one_element_is_one_entry(report):
 
 def test_one_reason_to_raise_is_one_entry(report):
     assert shown(report).count("raised ValueError") == 1
+    assert "wrong       0 of" not in shown(report)
 
 
 def test_a_finding_is_told_once(report):

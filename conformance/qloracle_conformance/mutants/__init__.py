@@ -2,7 +2,7 @@
 
 Every faulty one must be killed by the rule that it names and leave a fingerprint of its own; every
 lawful one must pass, with its dialect printed.  A mutant is a class that serves as a namespace of
-protocol functions: ``qloracle verify qloracle_conformance.mutants.l0:TieTakesUpper``.
+protocol functions: ``qloracle verify qloracle_conformance.mutants.l0.tables:TieTakesUpper``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import inspect
 from types import ModuleType
 
-from qloracle_conformance.mutants import calls, l0, l1, lawful
+from qloracle_conformance.mutants import calls, l1, lawful
+from qloracle_conformance.mutants.l0 import blocks, codes, decoding, scales, tables
 from qloracle_conformance.mutants.parts import Right
 
 
@@ -26,5 +27,6 @@ def story(mutant: object) -> str:
     return " ".join(own.partition("\n\n")[0].split())
 
 
-MUTANTS = [*catalogue(l0), *catalogue(l1), *catalogue(calls)]
+FAULTY = (tables, blocks, scales, codes, decoding, l1, calls)
+MUTANTS = [mutant for module in FAULTY for mutant in catalogue(module)]
 LAWFUL = catalogue(lawful)

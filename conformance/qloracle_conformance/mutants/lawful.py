@@ -15,7 +15,8 @@ from numpy.typing import DTypeLike
 
 import qloracle
 from qloracle_conformance import oracle
-from qloracle_conformance.mutants import l0, l1
+from qloracle_conformance.mutants import l1
+from qloracle_conformance.mutants.l0 import blocks, codes, scales, tables
 from qloracle_conformance.mutants.parts import (
     BFLOAT16,
     NF4,
@@ -221,8 +222,8 @@ class LowNibbleFirst(Right):
 
     dialect: ClassVar = {"nibble_order": "low_first"}
     adopts = "nibble_order: low_first"
-    quantize_4bit = l0.SwappedBoth.quantize_4bit
-    dequantize_4bit = l0.SwappedBoth.dequantize_4bit
+    quantize_4bit = codes.SwappedBoth.quantize_4bit
+    dequantize_4bit = codes.SwappedBoth.dequantize_4bit
 
 
 class BlocksRestart(Right):
@@ -233,8 +234,8 @@ class BlocksRestart(Right):
         "dequantize_4bit": {"layout": "per_row"},
     }
     adopts = "layout: per_row"
-    quantize_4bit = l0.BlocksPerRow.quantize_4bit
-    dequantize_4bit = l0.RowsCeiled.dequantize_4bit
+    quantize_4bit = blocks.BlocksPerRow.quantize_4bit
+    dequantize_4bit = blocks.RowsCeiled.dequantize_4bit
 
 
 class DeclaredFloat16Scales(Right):
@@ -242,7 +243,7 @@ class DeclaredFloat16Scales(Right):
 
     dialect: ClassVar = {"quantize_4bit": {"absmax_type": "float16"}}
     adopts = "absmax_type: float16"
-    quantize_4bit = l0.Float16Scales.quantize_4bit
+    quantize_4bit = scales.Float16Scales.quantize_4bit
 
 
 class DeclaredBFloat16Scales(Right):
@@ -250,7 +251,7 @@ class DeclaredBFloat16Scales(Right):
 
     dialect: ClassVar = {"quantize_4bit": {"absmax_type": "bfloat16"}}
     adopts = "absmax_type: bfloat16"
-    quantize_4bit = l0.BFloat16Scales.quantize_4bit
+    quantize_4bit = scales.BFloat16Scales.quantize_4bit
 
 
 class ZerosFirst(Right):
@@ -261,8 +262,8 @@ class ZerosFirst(Right):
         "quantize_blockwise": {"zero_block": "first"},
     }
     adopts = "zero_block: first"
-    quantize_4bit = l0.ZerosAreNaN.quantize_4bit
-    quantize_blockwise = l0.ZerosAreNaN.quantize_blockwise
+    quantize_4bit = codes.ZerosAreNaN.quantize_4bit
+    quantize_blockwise = codes.ZerosAreNaN.quantize_blockwise
 
 
 class EqualScalesFirst(Right):
@@ -278,8 +279,8 @@ class DeclaredFourDecimals(Right):
 
     dialect: ClassVar = {"dequantize_4bit[nf4]": {"codebook": "four_decimals"}}
     adopts = "codebook: four_decimals"
-    quantize_4bit = l0.FourDecimals.quantize_4bit
-    dequantize_4bit = l0.FourDecimals.dequantize_4bit
+    quantize_4bit = tables.FourDecimals.quantize_4bit
+    dequantize_4bit = tables.FourDecimals.dequantize_4bit
 
 
 class DeclaredBaselineMap(Right):

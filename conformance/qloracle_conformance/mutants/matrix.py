@@ -79,7 +79,7 @@ def spec_of(mutant: type | str) -> str:
     """The text IMPL by which a mutant is loaded, in this process or in another one.
 
     >>> spec_of(MUTANTS[0])
-    'qloracle_conformance.mutants.l0:FourDecimals'
+    'qloracle_conformance.mutants.l0.tables:FourDecimals'
     """
     if isinstance(mutant, str):
         return mutant

@@ -207,3 +207,15 @@ def nested_codes(
     levels = qloracle.dynamic_codebook() if codebook is None else codebook
     mean = np.float32(offset)
     return (*qloracle.quantize_blockwise(absmax - mean, levels, blocksize=blocksize), mean)
+
+
+def rows_and_columns(shape: tuple[int, ...]) -> tuple[Array, Array, int]:
+    """Row and column of each element, and the length of a row."""
+    length = max(shape[-1] if shape else 1, 1)
+    place = np.arange(math.prod(shape))
+    return place // length, place % length, length
+
+
+def cut_to_bfloat16(values: Array) -> Array:
+    """Keep bfloat16's bits of float32 and drop the others."""
+    return (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)

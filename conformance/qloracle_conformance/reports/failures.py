@@ -170,6 +170,6 @@ def _findings(entry: Entry) -> list[tuple[str, str]]:
 def _names(entry: Entry) -> list[tuple[str, str]]:
     """How much was wrong, and every check that found it."""
     wrong, compared = (sum(c[name] for c in entry.checks) for name in ("wrong", "comparisons"))
-    counted = bool(compared and entry.first["failure"])
+    counted = bool(wrong and compared and entry.first["failure"])
     rows = [("wrong", f"{wrong:,} of {compared:,} compared")] if counted else []
     return [*rows, ("checks", ", ".join(check["id"] for check in entry.checks))]
