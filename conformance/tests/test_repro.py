@@ -190,13 +190,11 @@ def failed(view, mismatch, values=(), rule="S5", status="FAIL", **options):
 def tried(tmp_path):
     """Run the script of a check on a kernel whose only function is given by its body."""
 
-    def do(view, check, body, **known):
+    def do(view, check, body):
         path = tmp_path / "kernel.py"
         head = f"import numpy as np\ndef {view.function}(x, *, blocksize=64, **options):\n    "
         path.write_text(head + body)
         judgement = Judgement(str(path), views=[view], checks=[check])
-        for name, value in known.items():
-            setattr(judgement, name, value)
         (script,) = repro.write_all(tmp_path, judgement).values()
         return run(script)
 
@@ -244,12 +242,31 @@ def test_a_hang_ends(tried, monkeypatch):
     assert (code, "in quantize_4bit" in text) == (1, True), text
 
 
-def test_only_what_the_function_takes_is_passed(tried):
-    check = failed(NF4_VIEW, Mismatch("absmax", 0, "2.0", "1.0"), rule="S4", other=7)
-    body = "return [], [1.0] if options == {} else [2.0]"
-    assert tried(NF4_VIEW, check, body)[0] == 1
-    taken = {"quantize_4bit": ["x", "blocksize"]}
-    assert tried(NF4_VIEW, check, body, parameters=taken)[0] == 0
+def test_a_function_that_takes_few_parameters(judged):
+    pairs = "packed >> 4, packed & 15"
+    right = f"""
+{KERNEL.partition("def ")[0]}
+def dequantize_4bit(packed, absmax, *, shape):
+    codes = np.stack([{pairs}], axis=1).reshape(-1)[: int(np.prod(shape))]
+    return (LEVELS[codes] * absmax[np.arange(codes.size) // 64]).reshape(shape)
+"""
+    path, _, scripts = judged(right.replace(pairs, "packed & 15, packed >> 4"), "S6")
+    script = scripts["S6/dequantize_4bit[nf4]/bytes"]
+    code, text = run(script)
+    assert (code, "got 1.0" in text) == (1, True), text
+    path.write_text(right)
+    assert run(script)[0] == 0
+
+
+def test_a_scale_is_found_by_the_default_blocksize(tried):
+    x = np.linspace(0, 1, 200, dtype=np.float32)
+    case = Case("quantize_absmax", {"absmax": x}, {})
+    values = (np.zeros(200, np.uint8), np.float32([0.5]), np.float32(0.5))
+    failure = Failure(case, values, Mismatch("code", 150, "0", "9"))
+    check = CheckRun("S8/x", "S8", "quantize_absmax", "", "FAIL", failure=failure)
+    body = "return np.full(200, 9), [{}], 0.5"
+    assert tried(NESTED, check, body.format(0.5))[0] == 0
+    assert tried(NESTED, check, body.format(0.25))[0] == 2
 
 
 def test_texts_from_outside_stay_texts(tried):

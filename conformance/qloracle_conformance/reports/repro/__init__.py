@@ -7,7 +7,6 @@ code 1: the fault is still there; 0: it is gone; 2: it could not be tried.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import qloracle
@@ -47,10 +46,9 @@ def script(judgement: Judgement, check: CheckRun) -> str:
     if failure is None or not load or failure.mismatch.result == "second oracle":
         return ""  # (a second oracle that fails is no fault of the implementation's)
     views = [v for v in judgement.views if (v.function, v.table) == (check.function, check.table)]
-    taken = getattr(judgement, "parameters", {}).get(check.function)
     body = [
         *_inputs(failure.case),
-        *_call(failure.case, taken), "", "",
+        *_call(failure.case), "", "",
         *verdicts.main(check, failure, views[0] if views else None), "", "",
         load + loaders.RUN,
     ]  # fmt: skip
@@ -92,13 +90,13 @@ def _docstring(check: CheckRun) -> list[str]:
 
 
 def _head(text: str) -> list[str]:
-    """The imports and helpers that the script's own text uses."""
-    helpers = [*literals.UNPACK, ""] if " array(" in text else []
-    helpers += [literals.HEX, ""] if "f(" in text else []
-    used = "\n".join([*helpers, text])
+    """The imports and small functions that the script's own text uses."""
+    needed = [*literals.UNPACK, ""] if " array(" in text else []
+    needed += [literals.HEX, ""] if "f(" in text else []
+    used = "\n".join([*needed, text])
     lines = [f"import {module}" for module in MODULES if f"{module}." in used]
     lines += ["", *["import ml_dtypes"] * ("ml_dtypes." in used), "import numpy as np", ""]
-    return [*lines, *helpers]
+    return [*lines, *needed]
 
 
 def _inputs(case: Case) -> list[str]:
@@ -106,18 +104,12 @@ def _inputs(case: Case) -> list[str]:
     return [line for lines in found for line in lines]
 
 
-def _call(case: Case, taken: Sequence[str] | None) -> list[str]:
-    """A function that calls the implementation, and the arrays that it is called with.
-
-    `taken` are the parameters that the implementation has (None: any): an option that it does not
-    take has its default there, as it had when it was judged.
-    """
+def _call(case: Case) -> list[str]:
+    """The arrays, and a function that makes the call as it was made."""
     function = FUNCTIONS[case.function]
     arguments = [*function.arrays]
     arguments += [f"{name}={name}" for name in case.arrays if name not in function.arrays]
-    for name, value in keywords(case).items():
-        if taken is None or name in taken or name == "shape":
-            arguments.append(f"{name}={_option(name, value)}")
+    arguments += [f"{name}={_option(name, value)}" for name, value in keywords(case).items()]
     call = f"results = implementation.{case.function}({', '.join(arguments)})"
     varied = [name for name in function.arrays if "codebook" not in name]  # a table stays a table
     return [

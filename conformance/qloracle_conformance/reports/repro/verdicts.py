@@ -213,9 +213,12 @@ def _code(failure: Failure, view: View) -> Lines:
 
 def _basis(failure: Failure, view: View) -> Lines:
     """With another scale (or offset) than the one it was judged on, another code may be due."""
-    block = int(judging.blocks_of(failure.case, view).index[failure.mismatch.index])
+    case = failure.case
+    options = {"blocksize": FUNCTIONS[case.function].options["blocksize"], **case.options}
+    blocks = judging.blocks_of(case.with_options(**options), view)
+    block = int(blocks.index[failure.mismatch.index])
     lines = []
-    for i, name in enumerate(FUNCTIONS[failure.case.function].results[1:], 1):
+    for i, name in enumerate(FUNCTIONS[case.function].results[1:], 1):
         own, at = failure.values[i].reshape(-1), 0 if name == "offset" else block
         if at < own.size and np.isfinite(own[at]):
             lines += [
