@@ -18,6 +18,7 @@ from qloracle_conformance import oracle
 from qloracle_conformance.cases import Case
 from qloracle_conformance.dialects import BANDS, Dialect
 from qloracle_conformance.oracle import Blocks, Float32
+from qloracle_conformance.protocol import FUNCTIONS
 from qloracle_conformance.views import View
 
 Values = tuple[NDArray[Any], ...]
@@ -104,7 +105,7 @@ def blocks_of(case: Case, view: View) -> Blocks:
     shape = case.options.get("shape")
     if shape is None:
         shape = next(iter(case.arrays.values())).shape
-    size = case.options.get("blocksize", 256 if "blockwise" in case.function else 64)
+    size = case.options.get("blocksize", FUNCTIONS[case.function].options["blocksize"])
     return oracle.blocks_of(tuple(shape), size, view.dialect.get("layout", "flat"))
 
 

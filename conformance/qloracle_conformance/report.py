@@ -64,6 +64,7 @@ class Report:
     seed: int
     judgements: list[Judgement] = field(default_factory=list)
     require: str = ""
+    only: str = ""
     started: str = ""
     known_problems: list[str] = field(default_factory=list)
 
@@ -115,6 +116,7 @@ class Report:
             "started": self.started,
             "partial": any(j.partial for j in self.judgements),
             "require": self.require,
+            "only": self.only,
             "unmet": self.unmet,
             "known_problems": self.known_problems,
             "exit_code": self.exit_code,
@@ -135,7 +137,7 @@ def _any_status(report: Report, statuses: tuple[str, ...]) -> bool:
 
 def _nothing(judgement: Judgement) -> bool:
     """No element was compared, or a function that is offered was not compared at all."""
-    if not any(check.comparisons for check in judgement.checks):
+    if not any(check.comparisons for check in judgement.checks if check.rule[0] == "S"):
         return True
     rows = [row for row in function_rows(judgement) if row["level"] in JUDGED_LEVELS]
     whole = bool(judgement.profile) and not judgement.partial
@@ -194,10 +196,10 @@ def function_rows(judgement: Judgement) -> list[dict[str, Any]]:
 
 def _function_row(judgement: Judgement, name: str) -> dict[str, Any]:
     checks = [check for check in judgement.checks if check.function == name]
-    status = _worst([check.status for check in checks])
+    status = worst([check.status for check in checks])
     comparisons = sum(check.comparisons for check in checks if check.rule[0] == "S")
     floor = FLOORS.get(judgement.profile, {}).get(FUNCTIONS[name].level, 0)
-    if status == "PASS" and comparisons < floor:
+    if status == "PASS" and comparisons < max(floor, 1):  # P1 to P4 alone judge no value
         status = "NOT_RUN"
     if name not in judgement.offers:
         status = "MISSING"
@@ -217,7 +219,7 @@ def _function_row(judgement: Judgement, name: str) -> dict[str, Any]:
     }
 
 
-def _worst(statuses: Iterable[str]) -> str:
+def worst(statuses: Iterable[str]) -> str:
     """One status for many: trouble first, a pass only if something passed."""
     found = set(statuses)
     for status in ("CRASH", "TIMEOUT", "ERROR", "FAIL", "XPASS", "INCONCLUSIVE", "NOT_RUN"):
@@ -234,7 +236,7 @@ def level_rows(judgement: Judgement) -> list[dict[str, Any]]:
     for level in JUDGED_LEVELS:
         functions = [row for row in function_rows(judgement) if row["level"] == level]
         offered = [row for row in functions if row["status"] != "MISSING"]
-        status = _worst(row["status"] for row in offered) if offered else "MISSING"
+        status = worst(row["status"] for row in offered) if offered else "MISSING"
         missing = [row["name"] for row in functions if row["status"] == "MISSING"]
         rows.append(
             {"level": level, "status": status, "line": _line(level, status, offered, missing)}

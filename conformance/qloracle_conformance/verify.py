@@ -69,7 +69,7 @@ def verify(
     """
     for spec in specs:
         parse(spec)
-    report = Report(profile, seed, require=require, started=_now())
+    report = Report(profile, seed, require=require, only=only, started=_now())
     environment = {"QLORACLE_DEVICE": device} if device else {}
     for spec in specs:
         judgement = Judgement(spec, profile="" if only else profile)

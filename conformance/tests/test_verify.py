@@ -235,3 +235,22 @@ def test_ctrl_c_leaves_a_report_marked_partial(kernel, tmp_path):
     report = json.loads((out / "report.json").read_text())
     assert report["partial"] is True
     assert report["implementations"][0]["checks"]
+
+
+@pytest.mark.parametrize("only", ["P1", "P2", "P1,P2,P3,P4"])
+def test_the_probe_alone_judges_nothing(only):
+    """Calls that found the dialect are no comparisons: no path leads from skipped to passed."""
+    report = verify(["numpy"], only=only)
+    assert report.exit_code == 3
+    assert {row["status"] for row in rows(report).values()} == {"NOT_RUN"}
+
+
+def test_a_narrowed_run_says_so(kernel):
+    done = run_command("verify", kernel(MY_KERNELS), "--only", "S6")
+    assert "PARTIAL: only S6 was run" in done.stdout
+
+
+def test_a_refusal_is_shown_with_the_call_as_it_was_made(kernel):
+    report = verify([kernel("def quantize_4bit(x):\n    raise ValueError('no')\n")], only="S6")
+    failed = next(c for c in report.judgements[0].checks if c.status == "ERROR")
+    assert dict(failed.failure.case.options) == {}

@@ -67,7 +67,7 @@ class Engine:
         if ledger.troubles >= TROUBLES:
             return Answer(ledger.last_trouble[0], message=f"after: {ledger.last_trouble[1]}")
         answer = self._bare_call(case)
-        ledger.enter(case, answer, self._view_of(case))
+        ledger.enter(self.scope.accepted(case), answer, self._view_of(case))
         return answer
 
     def _bare_call(self, case: Case) -> Answer:

@@ -115,7 +115,7 @@ class Examination:
         if self.run.status not in ("CRASH", "TIMEOUT"):
             self.run.status, self.run.message = answer.status, answer.message
             told = Mismatch("call", 0, answer.message, "a result")
-            self.run.failure = Failure(case, (), told)
+            self.run.failure = Failure(self.bench.scope.accepted(case), (), told)
         self._stopped = answer.status != "ERROR" or self.check.search is None
 
     # ---- self-control --------------------------------------------------------------------------

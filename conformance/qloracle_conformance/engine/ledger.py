@@ -24,6 +24,8 @@ class Ledger:
     """The entries of one function."""
 
     calls: int = 0
+    answered: int = 0  # calls whose inputs were looked at afterwards
+    formed: int = 0  # calls whose results' form was looked at: not those of the probe
     form: tuple[Case, Values, Mismatch, View] | None = None
     wrong_forms: int = 0
     changed: tuple[Case, Values, str] | None = None
@@ -42,6 +44,8 @@ class Ledger:
             self.last_trouble = answer.status, answer.message
         if answer.status != "OK":
             return
+        self.answered += 1
+        self.formed += view is not None
         if answer.changed_inputs and self.changed is None:
             self.changed = case, answer.values, ", ".join(answer.changed_inputs)
         wrong = wrong_form(case, answer.values, view) if view is not None else None
@@ -73,8 +77,8 @@ def runs(
 
 
 def _form(ledger: Ledger, run: CheckRun, reduced: Reduce) -> None:
-    run.cases = run.comparisons = ledger.calls
-    run.status = "PASS"
+    run.cases = run.comparisons = ledger.formed
+    run.status = "PASS" if ledger.formed else "NOT_RUN"
     if ledger.form is None:
         return
     case, values, mismatch, view = ledger.form
@@ -90,8 +94,8 @@ def _form(ledger: Ledger, run: CheckRun, reduced: Reduce) -> None:
 
 
 def _inputs(ledger: Ledger, run: CheckRun) -> None:
-    run.cases = run.comparisons = ledger.calls
-    run.status = "PASS"
+    run.cases = run.comparisons = ledger.answered
+    run.status = "PASS" if ledger.answered else "NOT_RUN"
     if ledger.changed is not None:
         case, values, names = ledger.changed
         told = Mismatch(names, 0, "changed", "untouched")

@@ -16,8 +16,7 @@ from rich.text import Text
 
 from qloracle_conformance import rules
 from qloracle_conformance.protocol import FUNCTIONS, LEVELS
-from qloracle_conformance.report import BAD, BROKEN
-from qloracle_conformance.report import _worst as worst
+from qloracle_conformance.report import BAD, BROKEN, worst
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.failures import Entry
 from qloracle_conformance.reports.files import printable

@@ -16,7 +16,7 @@ import numpy as np
 
 from qloracle_conformance.cases import Case
 from qloracle_conformance.judging import Mismatch, Values
-from qloracle_conformance.protocol import Due, block_count, due_results
+from qloracle_conformance.protocol import FUNCTIONS, Due, block_count, due_results
 from qloracle_conformance.views import View
 
 EXACT_SHAPE = ("values",)
@@ -44,7 +44,8 @@ def _due(case: Case, view: View) -> tuple[Due, ...]:
     due = due_results(case.function, case.arrays, case.options)
     if view.dialect.get("layout") != "per_row" or "x" not in case.arrays:
         return due
-    shape, size = case.arrays["x"].shape, case.options["blocksize"]
+    default = FUNCTIONS[case.function].options["blocksize"]
+    shape, size = case.arrays["x"].shape, case.options.get("blocksize", default)
     rows = int(np.prod(shape[:-1], dtype=np.int64))
     scales = rows * block_count(shape[-1] if shape else 1, size)
     return (due[0], Due("absmax", due[1].dtype, (scales,)))
