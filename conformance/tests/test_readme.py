@@ -32,11 +32,11 @@ def test_the_example_prints_what_the_readme_shows():
 
 
 def test_the_kernel_of_eight_lines_passes_within_its_scope(tmp_path):
-    code, _ = block("kernel", "python")
+    code, rest = block("kernel", "python")
     path = tmp_path / "my_kernels.py"
     path.write_text(code)
     assert code.count("\n") == 8
     report = verify([str(path)])
     line = report.to_dict()["implementations"][0]["levels"][0]["line"]
-    assert line.startswith("L0 PASS within blocksize 64, quant_type nf4, dtype float32")
+    assert line in " ".join(rest.split())  # the verdict is shown as it is, wrapped
     assert report.exit_code == 0
