@@ -31,6 +31,10 @@ def test_the_example_prints_what_the_readme_shows():
     assert printed.getvalue() == shown[1]
 
 
+def counts_as_n(text):
+    return re.sub(r"\(\d+ of \d+ cases\)", "(n of n cases)", text)
+
+
 def test_the_kernel_of_eight_lines_passes_within_its_scope(tmp_path):
     code, rest = block("kernel", "python")
     path = tmp_path / "my_kernels.py"
@@ -38,5 +42,6 @@ def test_the_kernel_of_eight_lines_passes_within_its_scope(tmp_path):
     assert code.count("\n") == 8
     report = verify([str(path)])
     line = report.to_dict()["implementations"][0]["levels"][0]["line"]
-    assert line in " ".join(rest.split())  # the verdict is shown as it is, wrapped
+    # The verdict is shown as it is, wrapped; how many of Hypothesis' cases are in scope may vary.
+    assert counts_as_n(line) in counts_as_n(" ".join(rest.split()))
     assert report.exit_code == 0
