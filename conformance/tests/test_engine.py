@@ -203,6 +203,17 @@ class TestChild:
         assert list(caller.offers) == ["quantize_4bit"]
         caller.close()
 
+    def test_a_file_is_read_as_it_is_now(self, tmp_path, monkeypatch):
+        """Same length, same second: cached bytecode of the older text would be taken for it."""
+        monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        path = tmp_path / "kernel.py"
+        for name in ("quantize_4bit", "quantize_8bit"):
+            path.write_text(f"def {name}(x): ...\n")
+            caller = ChildCaller(str(path))
+            assert list(caller.offers) == (["quantize_4bit"] if name == "quantize_4bit" else [])
+            caller.close()
+        assert not (tmp_path / "__pycache__").exists()
+
     def test_the_child_dies_with_its_parent(self):
         caller = ChildCaller("numpy")
         caller._process.stdin.close()

@@ -8,10 +8,10 @@ file named `torch.py` must not import that.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from qloracle_conformance import adapters
@@ -74,11 +74,9 @@ def _load_module(name: str) -> Any:
 
 
 def _load_file(path: Path) -> Any:
-    name = f"qloracle_impl_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickling look a module up by its name
-    spec.loader.exec_module(module)
+    """Run the file's text as it is now: bytecode of an older text could hide a change."""
+    module = ModuleType(f"qloracle_impl_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses and pickling look a module up by its name
+    exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
     return module

@@ -21,7 +21,7 @@ from qloracle_conformance.reports.repro import literals, loaders, verdicts
 from qloracle_conformance.reports.repro.literals import wrapped
 
 FAILED = (*BAD, *BROKEN, "XFAIL")
-MODULES = ("base64", "faulthandler", "importlib.util", "os", "sys", "time", "types", "zlib")
+MODULES = ("base64", "faulthandler", "os", "sys", "time", "types", "zlib")
 
 
 def write_all(directory: Path, judgement: Judgement) -> dict[str, Path]:
