@@ -183,7 +183,7 @@ def explain(rule: Annotated[str, typer.Argument(metavar="RULE")]) -> None:
         raise UsageError(f"no rule {rule!r}; there are {', '.join(rules.ROOMS)}")
     console.print(rules.statement(name), markup=False, highlight=False)
     tried = [check for check in all_checks() if check.rule == name]
-    fields = [f for f in dialects.FIELDS if RULE_OF_FIELD.get(f.name) == name]
+    fields = [f for f in dialects.FIELDS if f.rule == name]
     if tried:
         console.print("\nTried by:", style="bold")
     for check in tried:
@@ -200,14 +200,6 @@ def explain(rule: Annotated[str, typer.Argument(metavar="RULE")]) -> None:
             f"  {field.name} ({field.kind}): {', '.join(field.values)}. {field.meaning}",
             markup=False, highlight=False,
         )  # fmt: skip
-
-
-RULE_OF_FIELD = {
-    "codebook": "S1", "map_8bit": "S1", "thresholds": "S2", "fp4_ties": "S2", "layout": "S3",
-    "absmax_type": "S4", "zero_block": "S5", "normalisation_full": "S5",
-    "normalisation_partial": "S5", "input_type": "S5", "subnormal_input": "S5",
-    "subnormal_scale": "S5", "nibble_order": "S6", "subnormal_output": "S7", "decode": "S7",
-}  # fmt: skip
 
 
 @app.command()

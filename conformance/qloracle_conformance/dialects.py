@@ -24,7 +24,13 @@ class Field(NamedTuple):
     kind: str
     values: tuple[str, ...]
     functions: tuple[str, ...]
+    layer: str  # the rule, and its layer of checks, in which an undeclared value is a failure
     meaning: str
+
+    @property
+    def rule(self) -> str:
+        """The rule that the field belongs to."""
+        return self.layer.partition("/")[0]
 
 
 QUANTIZERS = ("quantize_4bit", "quantize_blockwise")
@@ -43,66 +49,81 @@ FIELDS = (
     Field(
         "codebook", "format", ("pinned", "four_decimals", "paper", "bfloat16"),
         ("dequantize_4bit",),
+        "S1/levels",
         "the levels: S1's bits, or rounded to four decimals, the paper's offset, or bfloat16",
     ),
     Field(
         "map_8bit", "format", ("fused", "baseline"), ("dequantize_absmax",),
+        "S1/map",
         "the default 8-bit map: S1's single rounding, or product and sum rounded apart",
     ),
     Field(
         "nibble_order", "format", ("high_first", "low_first"), ("quantize_4bit", "dequantize_4bit"),
+        "S6",
         "which nibble of a byte holds the first of two elements",
     ),
     Field(
         "layout", "format", ("flat", "per_row"), QUANTIZERS + DECODERS,
+        "S3/shapes",
         "blocks run over the flattened array, or start again at each row",
     ),
     Field(
         "absmax_type", "format", ("float32", "float16", "bfloat16"), QUANTIZERS,
+        "S4/scales",
         "the type to which absmax is rounded before it is stored",
     ),
     Field(
         "zero_block", "format", ("zero", "first", "last"), (*QUANTIZERS, "quantize_absmax"),
+        "S5/zeros",
         "the code of a block of zeros: that of q = +0, the first or the last",
     ),
     Field(
         "normalisation_full", "rounding", NORMALISATIONS, (*QUANTIZERS, "quantize_absmax"),
+        "S5/full",
         "how a full block is scaled: x / absmax, x * (1 / absmax), or an approximation",
     ),
     Field(
         "normalisation_partial", "rounding", NORMALISATIONS, (*QUANTIZERS, "quantize_absmax"),
+        "S5/partial",
         "the same for a short last block",
     ),
     Field(
         "thresholds", "rounding", ("midpoint", "nearest", "literal", "cuda"),
         (*QUANTIZERS, "quantize_absmax"),
+        "S2/powers",
         "float32 midpoints, argmin of float32 distances, or published decimals as a C compiler "
         "rounds them (literal: NF4; cuda: FP4)",
     ),
     Field(
         "fp4_ties", "rounding", ("toward_zero", "lower_signed"), ("quantize_4bit",),
+        "S2/powers",
         "where a tie between two negative FP4 levels goes",
     ),
     Field(
         "input_type", "rounding", ("float32", "own"), QUANTIZERS,
+        "S5/16bit",
         "the type in which x is scaled: float32, or the type of x",
     ),
     Field(
         "subnormal_input", "rounding", ("kept", "flushed"), QUANTIZERS,
+        "S5/extremes",
         "subnormal elements: kept, or read as zero",
     ),
     Field(
         "subnormal_scale", "rounding", ("kept", "flushed"), QUANTIZERS,
+        "S5/extremes",
         "a subnormal absmax: kept, or taken as zero when scaling",
     ),
     Field(
         "subnormal_output", "rounding", ("kept", "flushed", "flushed_bfloat16"), DECODERS,
+        "S7/extremes",
         "a subnormal float32 product: kept, or returned as zero (in every type, or by the "
         "conversion to bfloat16 alone, as AVX-512's instruction does)",
     ),
     Field(
         "decode", "rounding", ("separate", "output_type", "fma"),
         (*DECODERS, "dequantize_absmax"),
+        "S7/mantissas",
         "product in float32 then rounded; factors rounded to the output type first; "
         "for nested scales, product and offset in one rounding",
     ),

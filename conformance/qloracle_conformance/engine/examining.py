@@ -10,6 +10,7 @@ import numpy as np
 
 from qloracle_conformance.cases import Answer, Case
 from qloracle_conformance.checks import Check
+from qloracle_conformance.dialects import BY_NAME
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.judging import Mismatch, Outcome, Values, exact
 from qloracle_conformance.process.calling import Calls
@@ -19,15 +20,6 @@ from qloracle_conformance.views import Finding, View
 
 FAILING_CASES = 6  # after so many failing cases a check has said enough
 FAKES = ("zeros", "constant", "shuffled")
-
-# The layer in which a format field that differs, or a contradicted declaration, is a failure.
-OWNERS = {
-    "codebook": "S1/levels", "map_8bit": "S1/map", "nibble_order": "S6", "layout": "S3/shapes",
-    "absmax_type": "S4/scales", "zero_block": "S5/zeros", "thresholds": "S2/powers",
-    "fp4_ties": "S2/powers", "normalisation_full": "S5/full", "normalisation_partial": "S5/partial",
-    "input_type": "S5/16bit", "subnormal_input": "S5/extremes", "subnormal_scale": "S5/extremes",
-    "subnormal_output": "S7/extremes", "decode": "S7/mantissas",
-}  # fmt: skip
 
 
 class Bench(Protocol):
@@ -195,5 +187,5 @@ def finding_for(check: Check, view: View) -> Finding | None:
 def _owned(check: Check, finding: Finding) -> bool:
     if check.rule == "S8":  # nested scales keep all their fields in one room
         return finding.field != "map_8bit"
-    owner = OWNERS[finding.field]
+    owner = BY_NAME[finding.field].layer
     return owner in (check.rule, f"{check.rule}/{check.layer}") and check.layer != "spare"
