@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,30 @@ class Check:
     def id(self, view: View) -> str:
         """The check's name in reports and known-failure files."""
         return f"{self.rule}/{view.name}/{self.layer}"
+
+
+def layers(
+    rule: str,
+    function: str,
+    tables: tuple[str, ...],
+    judge: Judge,
+    cases: Mapping[str, Callable[[Plan], Iterator[Case]]],
+    *,
+    judged: tuple[int, ...] = (0,),
+    search: Callable[[Plan], Any] | None = None,
+) -> tuple[Check, ...]:
+    """The checks of one rule on one function: a check a layer, all but `volume` directed.
+
+    `search` adds a layer `edits`, whose cases Hypothesis draws.
+    """
+    found = [
+        Check(rule, name, function, make, judge, judged, tables, directed=name != "volume")
+        for name, make in cases.items()
+    ]
+    if search is not None:
+        edits = (rule, "edits", function, lambda _: iter(()), judge, judged, tables)
+        found.append(Check(*edits, search=search, directed=False))
+    return tuple(found)
 
 
 def all_checks() -> list[Check]:

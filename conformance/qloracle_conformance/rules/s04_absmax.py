@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.cases import Case
-from qloracle_conformance.checks import Check, Plan
+from qloracle_conformance.checks import Plan, layers
 from qloracle_conformance.inputs import values
 from qloracle_conformance.judging import judge_absmax
 from qloracle_conformance.protocol import FLOAT_TYPES
@@ -71,13 +71,8 @@ def volume(plan: Plan) -> Iterator[Case]:
             yield encode_case(plan, x.astype(FLOAT_TYPES[dtype]), blocksize, "random volume")
 
 
-def checks_for(function: str, tables: tuple[str, ...]) -> tuple[Check, ...]:
-    """The checks of this rule on one quantizer."""
-    layers = (("zeros", zeros), ("positions", positions), ("scales", scales), ("volume", volume))
-    return tuple(
-        Check("S4", name, function, cases, judge_absmax, (1,), tables, directed=name != "volume")
-        for name, cases in layers
-    )
-
-
-CHECKS = checks_for("quantize_4bit", QUANT_TYPES[:2]) + checks_for("quantize_blockwise", MAPS[:1])
+LAYERS = {"zeros": zeros, "positions": positions, "scales": scales, "volume": volume}
+CHECKS = (
+    *layers("S4", "quantize_4bit", QUANT_TYPES[:2], judge_absmax, LAYERS, judged=(1,)),
+    *layers("S4", "quantize_blockwise", MAPS[:1], judge_absmax, LAYERS, judged=(1,)),
+)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from qloracle_conformance import oracle
 from qloracle_conformance.cases import Case
-from qloracle_conformance.checks import Check, Plan
+from qloracle_conformance.checks import Plan, layers
 from qloracle_conformance.inputs import values
 from qloracle_conformance.judging import judge_codes
 from qloracle_conformance.oracle import f32
@@ -46,7 +46,7 @@ def partial_scales(plan: Plan) -> Iterator[Case]:
     size = min(x.shape[1] + 1, 1290)
     rows = values.anchored(x, scale, size)
     blocksize = next(b for b in (128, 256, 512, 1024, 2048, 4096) if b > size)
-    for row in rows[: plan.pick(64, 64)]:
+    for row in rows[:64]:
         yield encode_case(plan, row, blocksize, "a short block")
     tail = np.concatenate([np.ones(blocksize, np.float32), rows[0]])
     yield encode_case(plan, tail, blocksize, "a short block after a full one")
@@ -120,29 +120,16 @@ def edits(plan: Plan) -> Any:
     return encoded(plan)
 
 
-def nothing(plan: Plan) -> Iterator[Case]:
-    """No directed cases: the layer is a search."""
-    return iter(())
-
-
-def checks_for(function: str, tables: tuple[str, ...]) -> tuple[Check, ...]:
-    """The checks of this rule on one quantizer."""
-    layers = (
-        ("zeros", zeros), ("full", full_scales), ("partial", partial_scales), ("16bit", halves),
-        ("extremes", edges_of_scale), ("volume", volume),
-    )  # fmt: skip
-    directed = tuple(
-        Check("S5", name, function, cases, judge_codes, (0,), tables, directed=name != "volume")
-        for name, cases in layers
-    )
-    search = Check(
-        "S5", "edits", function, nothing, judge_codes, (0,), tables, search=edits, directed=False
-    )
-    return (*directed, search)
-
-
+LAYERS = {
+    "zeros": zeros,
+    "full": full_scales,
+    "partial": partial_scales,
+    "16bit": halves,
+    "extremes": edges_of_scale,
+    "volume": volume,
+}
 CHECKS = (
-    *checks_for("quantize_4bit", QUANT_TYPES),
-    *checks_for("quantize_blockwise", MAPS),
-    Check("S5", "maps", "quantize_blockwise", other_maps, judge_codes, (0,), MAPS[:1]),
+    *layers("S5", "quantize_4bit", QUANT_TYPES, judge_codes, LAYERS, search=edits),
+    *layers("S5", "quantize_blockwise", MAPS, judge_codes, LAYERS, search=edits),
+    *layers("S5", "quantize_blockwise", MAPS[:1], judge_codes, {"maps": other_maps}),
 )

@@ -18,13 +18,12 @@ import numpy as np
 
 import qloracle
 from qloracle_conformance.cases import Case
-from qloracle_conformance.checks import Check, Plan
+from qloracle_conformance.checks import Plan, layers
 from qloracle_conformance.inputs import values
 from qloracle_conformance.judging import judge_decoded
 from qloracle_conformance.oracle import Float32
 from qloracle_conformance.protocol import FLOAT_TYPES
 from qloracle_conformance.rules.s03_blocks import packed_case
-from qloracle_conformance.rules.s05_code import nothing
 from qloracle_conformance.views import MAPS, QUANT_TYPES
 
 
@@ -89,26 +88,9 @@ def edits(plan: Plan) -> Any:
     return decoded(plan)
 
 
-def checks_for(function: str, tables: tuple[str, ...]) -> tuple[Check, ...]:
-    """The checks of this rule on one decoder."""
-    layers = (
-        ("powers", powers),
-        ("mantissas", mantissas),
-        ("extremes", extremes),
-        ("volume", volume),
-    )
-    directed = tuple(
-        Check("S7", name, function, cases, judge_decoded, (0,), tables, directed=name != "volume")
-        for name, cases in layers
-    )
-    search = Check(
-        "S7", "edits", function, nothing, judge_decoded, (0,), tables, search=edits, directed=False
-    )
-    return (*directed, search)
-
-
+LAYERS = {"powers": powers, "mantissas": mantissas, "extremes": extremes, "volume": volume}
 CHECKS = (
-    *checks_for("dequantize_4bit", QUANT_TYPES),
-    *checks_for("dequantize_blockwise", MAPS),
-    Check("S7", "maps", "dequantize_blockwise", other_maps, judge_decoded, (0,), MAPS[:1]),
+    *layers("S7", "dequantize_4bit", QUANT_TYPES, judge_decoded, LAYERS, search=edits),
+    *layers("S7", "dequantize_blockwise", MAPS, judge_decoded, LAYERS, search=edits),
+    *layers("S7", "dequantize_blockwise", MAPS[:1], judge_decoded, {"maps": other_maps}),
 )
