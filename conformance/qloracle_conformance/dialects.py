@@ -215,8 +215,10 @@ def _spread(part: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
             continue
         if name == "normalisation":
-            full, partial = (value, value) if isinstance(value, str) else value
-            yield from (("normalisation_full", full), ("normalisation_partial", partial))
+            pair = (value, value) if isinstance(value, str) else value
+            if not isinstance(pair, list | tuple) or len(pair) != 2:
+                raise UsageError(f"normalisation is {value!r}; give one value, or full and partial")
+            yield from zip(("normalisation_full", "normalisation_partial"), pair, strict=True)
         else:
             yield name, value
 

@@ -10,7 +10,6 @@ from qloracle_conformance.engine import Engine
 from qloracle_conformance.errors import LoadError, UsageError
 from qloracle_conformance.process.callers import ChildCaller
 from qloracle_conformance.process.loading import parse
-from qloracle_conformance.scope import check_limits
 from qloracle_conformance.views import View
 
 
@@ -23,8 +22,6 @@ def show_dialect(impl: str, device: str, console: Console) -> int:
         console.print(f"ERROR {impl}: {error}", markup=False, highlight=False)
         return 1
     try:
-        check_limits(caller.declared.get("limits", {}))
-        dialects.check_declaration(caller.declared.get("dialect", {}))
         views = Engine(caller).probe()
     except UsageError as error:
         console.print(f"ERROR {impl}: {error}", markup=False, highlight=False)

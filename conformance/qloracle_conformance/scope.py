@@ -12,6 +12,7 @@ from qloracle_conformance.errors import UsageError
 from qloracle_conformance.inputs.shapes import BLOCKSIZES
 from qloracle_conformance.protocol import FUNCTIONS, element_count
 
+NUMBERS = ("multiple", "max_elements")  # limits that are one number, not a list
 KEYS = ("blocksize", "dtype", "quant_type", "multiple", "ndim", "max_elements", "codebook", "sign")
 
 
@@ -95,13 +96,16 @@ def check_limits(limits: Any) -> None:
             check_limits(value)
         elif key not in KEYS:
             raise UsageError(f"limits has no key {key!r}; it has {', '.join(KEYS)}")
+        elif key in NUMBERS and (type(value) not in (int, float) or not value >= 1):
+            raise UsageError(f"limits[{key!r}] is {value!r}; allowed: a number from 1")
+        elif isinstance(value, list | tuple) and not value:
+            raise UsageError(f"limits[{key!r}] is empty; it lists what is supported")
 
 
 def _limits_of(limits: Mapping[str, Any], function: str) -> dict[str, Any]:
     common = {k: v for k, v in limits.items() if k not in FUNCTIONS}
     merged = common | dict(limits.get(function, {}))
-    scalar = ("multiple", "max_elements")
-    return {k: v if k in scalar or isinstance(v, list | tuple) else [v] for k, v in merged.items()}
+    return {k: v if k in NUMBERS or isinstance(v, list | tuple) else [v] for k, v in merged.items()}
 
 
 def _is_default(value: Any, default: Any) -> bool:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from qloracle_conformance import adapters, dialects
+from qloracle_conformance import adapters
 from qloracle_conformance.engine import Engine, fingerprints
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.errors import LoadError, UsageError
@@ -16,7 +16,6 @@ from qloracle_conformance.known import Known, apply
 from qloracle_conformance.process.callers import Caller, ChildCaller
 from qloracle_conformance.process.loading import parse
 from qloracle_conformance.report import BAD, BROKEN, Judgement, Report
-from qloracle_conformance.scope import check_limits
 
 Watcher = Callable[[str, int, CheckRun | None], None]
 
@@ -104,15 +103,13 @@ def judge(
     judgement.versions, judgement.declared = caller.versions, caller.declared
     judgement.offers, judgement.import_seconds = list(caller.offers), caller.import_seconds
     try:
-        check_limits(caller.declared.get("limits", {}))
-        dialects.check_declaration(caller.declared.get("dialect", {}))
+        engine = Engine(
+            caller, profile=profile, seed=seed, declared=dict(dialect), only=selector(only),
+            second=_second_oracle(judgement.name, profile),
+        )  # fmt: skip
     except UsageError as error:
         judgement.status, judgement.message = "ERROR", str(error)
         return
-    engine = Engine(
-        caller, profile=profile, seed=seed, declared=dict(dialect), only=selector(only),
-        second=_second_oracle(judgement.name, profile),
-    )  # fmt: skip
     judgement.scopes = {name: engine.scope.describe(name) for name in caller.offers}
     try:
         judgement.views = engine.probe()

@@ -224,6 +224,10 @@ def test_limits_narrow_the_scope_and_the_verdict_says_so(judged):
         ("dialect = {'nibble_order': 'middle'}", "allowed: high_first, low_first"),
         ("limits = {'block': [64]}", "no key 'block'"),
         ("limits = 3", "limits must be a dict"),
+        ("limits = {'multiple': 'x'}", "allowed: a number from 1"),
+        ("limits = {'quantize_4bit': {'blocksize': []}}", "limits['blocksize'] is empty"),
+        ("dialect = {'normalisation': ['divide']}", "give one value, or full and partial"),
+        ("dialect = {'normalisation': 3}", "give one value, or full and partial"),
     ],
 )
 def test_a_declaration_that_means_nothing_is_one_line(judged, declaration, expected):

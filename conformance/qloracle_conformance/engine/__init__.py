@@ -15,6 +15,7 @@ from typing import Any
 from qloracle_conformance import probe
 from qloracle_conformance.cases import Answer, Case
 from qloracle_conformance.checks import Check, Plan, all_checks
+from qloracle_conformance.dialects import check_declaration
 from qloracle_conformance.engine import ledger as ledgers
 from qloracle_conformance.engine import reduce
 from qloracle_conformance.engine.examining import Examination
@@ -23,7 +24,7 @@ from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.errors import LoadError
 from qloracle_conformance.judging import Mismatch, Outcome, Values
 from qloracle_conformance.process.callers import Caller
-from qloracle_conformance.scope import Scope
+from qloracle_conformance.scope import Scope, check_limits
 from qloracle_conformance.views import View
 
 TROUBLES = 2  # crashes or time-outs of one function after which it is left alone
@@ -35,7 +36,8 @@ class Engine:
     """Judges one implementation.
 
     `second` is another oracle that offers the protocol, for judging the reference itself;
-    `searching` and `reducing` switch off what a run over many mutants does not need.
+    `searching` and `reducing` switch off what a run over many mutants does not need.  UsageError
+    if the implementation declares limits or a dialect that mean nothing.
     """
 
     def __init__(
@@ -51,8 +53,11 @@ class Engine:
         second: Any = None,
     ):
         self.caller, self.profile, self.seed, self.second = caller, profile, seed, second
-        self.scope = Scope(caller.declared.get("limits", {}), caller.offers)
-        self.declared = dict(caller.declared.get("dialect", {})) | (declared or {})
+        limits, dialect = caller.declared.get("limits", {}), caller.declared.get("dialect", {})
+        check_limits(limits)
+        check_declaration(dialect)
+        self.scope = Scope(limits, caller.offers)
+        self.declared = dict(dialect) | (declared or {})
         self.views: list[View] = []
         self._ledgers: dict[str, Ledger] = {}
         self._only, self._searching, self._reducing = only, searching, reducing
