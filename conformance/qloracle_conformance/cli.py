@@ -110,7 +110,7 @@ def verify(
     reports.show(data, console, files)
     if old is not None:
         _print_difference(differences.lines(old, data))
-    raise typer.Exit(130 if data["partial"] and result.exit_code == 0 else result.exit_code)
+    raise typer.Exit(reports.exit_code(data))
 
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -20,7 +20,6 @@ from qloracle_conformance.protocol import FLOAT_TYPES
 
 Float32 = NDArray[np.float32]
 SMALLEST_NORMAL = np.float32(2.0**-126)
-TINY = np.float32(2.0**-149)
 
 # ulps by which published decimals, rounded once by a C compiler, miss the float32 midpoints
 LITERAL_ULPS = {0: -1, 8: 1, 12: -1, 14: -1}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ REPORT_VERSION = "1"
 BAD = ("FAIL", "ERROR", "INCONCLUSIVE", "XPASS")
 BROKEN = ("CRASH", "TIMEOUT")
 GOOD = ("PASS", "XFAIL")
+UNJUDGED = ("MISSING", "UNSUPPORTED", "NOT_RUN")
 # A function whose verdict rests on fewer comparisons than this has not been judged in this profile.
 FLOORS = {
     "smoke": {"L0": 50_000, "L1": 5_000},
@@ -92,18 +93,12 @@ class Report:
         if not self.require:
             return []
         wanted = LEVELS[: LEVELS.index(self.require) + 1]
-        found = []
-        for judgement in self.judgements:
-            for row in function_rows(judgement):
-                if row["level"] in wanted and row["status"] in (
-                    "MISSING",
-                    "UNSUPPORTED",
-                    "NOT_RUN",
-                ):
-                    found.append(
-                        f"{judgement.name}: {row['name']} ({row['level']}) {row['status']}"
-                    )
-        return found
+        return [
+            f"{judgement.name}: {row['name']} ({row['level']}) {row['status']}"
+            for judgement in self.judgements
+            for row in function_rows(judgement)
+            if row["level"] in wanted and row["status"] in UNJUDGED
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """The whole report as JSON-able data."""
@@ -171,17 +166,7 @@ def _dialect(view: View) -> dict[str, Any]:
         "label": view.label,
         "unsupported": view.unsupported,
         "fields": dict(view.dialect),
-        "findings": [
-            {
-                "field": finding.field,
-                "expected": finding.expected,
-                "found": finding.found,
-                "evidence": finding.evidence,
-                "declared": finding.declared,
-                "declare": finding.declare,
-            }
-            for finding in view.findings
-        ],
+        "findings": [asdict(finding) | {"declare": finding.declare} for finding in view.findings],
     }
 
 
@@ -197,13 +182,13 @@ def function_rows(judgement: Judgement) -> list[dict[str, Any]]:
 def _function_row(judgement: Judgement, name: str) -> dict[str, Any]:
     checks = [check for check in judgement.checks if check.function == name]
     status = worst([check.status for check in checks])
-    comparisons = sum(check.comparisons for check in checks if check.rule[0] == "S")
+    valued = [check for check in checks if check.rule[0] == "S"]  # P1 to P4 look at the same calls
+    comparisons = sum(check.comparisons for check in valued)
     floor = FLOORS.get(judgement.profile, {}).get(FUNCTIONS[name].level, 0)
     if status == "PASS" and comparisons < max(floor, 1):  # P1 to P4 alone judge no value
         status = "NOT_RUN"
     if name not in judgement.offers:
         status = "MISSING"
-    valued = [check for check in checks if check.rule[0] == "S"]  # P1 to P4 look at the same calls
     labels = {view.name: view.label for view in judgement.views if view.function == name}
     return {
         "name": name,
@@ -232,9 +217,9 @@ def worst(statuses: Iterable[str]) -> str:
 
 def level_rows(judgement: Judgement) -> list[dict[str, Any]]:
     """One line a judged level, as in "L0 PASS within blocksize {64} (412 of 1,930 cases)"."""
-    rows = []
+    rows, every = [], function_rows(judgement)
     for level in JUDGED_LEVELS:
-        functions = [row for row in function_rows(judgement) if row["level"] == level]
+        functions = [row for row in every if row["level"] == level]
         offered = [row for row in functions if row["status"] != "MISSING"]
         status = worst(row["status"] for row in offered) if offered else "MISSING"
         missing = [row["name"] for row in functions if row["status"] == "MISSING"]

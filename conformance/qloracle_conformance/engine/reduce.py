@@ -128,8 +128,6 @@ def _zeroed(x: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
             part = x.copy()
             part.reshape(-1)[places[start : start + step]] = 0
             yield part
-    if len(places) == 1:
-        return
 
 
 def _rounder(x: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:

@@ -20,8 +20,6 @@ LATER = 0.05  # seconds after its return at which a result is read again
 SLOW = 0.5  # a call slower than this runs twice: what the second saves was compilation
 KEPT_BYTES = 1 << 26  # results held back for the second reading
 
-ReadArray = Callable[[Any], np.ndarray]
-
 
 class FormError(TypeError):
     """A result that is no array at all, or not as many as are due."""

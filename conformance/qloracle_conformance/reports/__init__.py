@@ -12,10 +12,10 @@ from typing import Any
 
 from qloracle_conformance.report import Report
 from qloracle_conformance.reports import files, json_file, junit, markdown, repro
-from qloracle_conformance.reports.failures import key
+from qloracle_conformance.reports.failures import exit_code, key
 from qloracle_conformance.reports.terminal import show
 
-__all__ = ["FILES", "show", "write_all"]
+__all__ = ["FILES", "exit_code", "show", "write_all"]
 
 FILES = {
     "report.json": json_file.text,

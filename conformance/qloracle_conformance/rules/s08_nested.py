@@ -20,14 +20,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-import qloracle
 from qloracle_conformance import oracle
 from qloracle_conformance.cases import Arrays, Case
 from qloracle_conformance.checks import Check, Plan
+from qloracle_conformance.inputs import values as values_passed_in
 from qloracle_conformance.judging import (
     Mismatch,
     Outcome,
@@ -36,30 +37,15 @@ from qloracle_conformance.judging import (
     exact,
     own_absmax,
     show,
+    under_its_map,
 )
 from qloracle_conformance.oracle import Float32
 from qloracle_conformance.probe.nested import nested_candidates
 from qloracle_conformance.views import View
 
 U = 2.0**-24
-SIZES = (
-    0,
-    1,
-    2,
-    3,
-    15,
-    16,
-    17,
-    *range(62, 67),
-    127,
-    128,
-    129,
-    *range(254, 259),
-    511,
-    512,
-    513,
-    770,
-)
+EDGES = (range(4), range(15, 18), range(62, 67), range(127, 130), range(254, 259), range(511, 514))
+SIZES = (*chain(*EDGES), 770)
 
 
 def group_ramp(rng: np.random.Generator, n: int, group: int = 256) -> Float32:
@@ -80,8 +66,7 @@ def quantize_case(
 def maps() -> Iterator[Float32]:
     """Maps that a caller may pass in: the baseline map, NF4's levels, three levels."""
     yield oracle.baseline_map()
-    yield qloracle.nf4_codebook()
-    yield np.array([-1, 0, 1], np.float32)
+    yield from values_passed_in.maps()[:2]
 
 
 def groups(plan: Plan) -> Iterator[Case]:
@@ -125,17 +110,13 @@ def judge_nested(case: Case, values: Values, view: View) -> Outcome:
         offset = np.float32(values[2].reshape(-1)[0].astype(np.float32))
         residual = absmax - (offset if np.isfinite(offset) else np.float32(0))
     blocks = oracle.blocks_of((absmax.size,), size)
-    own = view if "codebook" not in case.arrays else _with_levels(view, case.arrays["codebook"])
     plain = {"subnormal_input": "kept", "absmax_type": "float32"}
     due = oracle.absmax_of(residual, blocks, plain)
     outcome = exact("nested_absmax", values[1], due, "the largest |absmax - offset| of the group")
     scale = own_absmax(residual, values[1], blocks, plain)
     codes = values[0].reshape(-1)
+    own = under_its_map(case, view)
     return outcome + compare_codes("code", codes, residual, scale, blocks, own)
-
-
-def _with_levels(view: View, levels: Float32) -> View:
-    return View(view.function, view.table, view.dialect, levels)
 
 
 def offsets(plan: Plan) -> Iterator[Case]:
@@ -216,7 +197,7 @@ def values_of(rng: np.random.Generator, count: int) -> Float32:
 def judge_denested(case: Case, values: Values, view: View) -> Outcome:
     """level * nested_absmax + offset, in the dialect's roundings."""
     blocks = oracle.blocks_of(case.arrays["codes"].shape, case.options["blocksize"])
-    levels = case.arrays.get("codebook", view.levels)[case.arrays["codes"]]
+    levels = under_its_map(case, view).levels[case.arrays["codes"]]
     scale = case.arrays["nested_absmax"][blocks.index]
     due = oracle.nested_value(levels, scale, float(case.arrays["offset"]), view.dialect)
     return exact("absmax", values[0], due, "level * nested_absmax + offset, rounded twice")
