@@ -24,12 +24,16 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One call: the function's name, its arrays and its options, and what the input tries."""
+    """One call: the function's name, its arrays and its options, and what the input tries.
+
+    `form` says how the arrays lie in memory or where the call runs (rule P5); "" is the plain form.
+    """
 
     function: str
     arrays: Arrays
     options: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+    form: str = ""
 
     @property
     def quant_type(self) -> str:

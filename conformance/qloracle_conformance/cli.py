@@ -90,8 +90,7 @@ def verify(
     if find_spec("hypothesis") is None:
         typer.echo("qloracle verify needs Hypothesis: pip install 'qloracle[verify]'", err=True)
         raise typer.Exit(2)
-    from qloracle_conformance import differences, reports
-    from qloracle_conformance import verify as judging
+    from qloracle_conformance import differences, reports, verification
     from qloracle_conformance.known import read
 
     _one_of("--profile", profile, PROFILES)
@@ -100,8 +99,8 @@ def verify(
         _one_of("--require", require, LEVELS)
     old = differences.read(diff) if diff else None
     with Watcher() as watch:
-        result = judging.verify(
-            impl or judging.found_here(), profile=profile, seed=_seed(seed), require=require,
+        result = verification.verify(
+            impl or verification.found_here(), profile=profile, seed=_seed(seed), require=require,
             dialect=dialects.preset(dialect) if dialect else None, only=only, device=device,
             known=read(known) if known else (), limit=limit, watch=watch,
         )  # fmt: skip

@@ -47,14 +47,29 @@ class Mismatch:
 
 
 @dataclass(frozen=True)
+class Wrong:
+    """The wrong elements of one result: flat indices among `size`; of codes also (due, got)."""
+
+    result: str
+    size: int
+    at: NDArray[np.intp]
+    flips: NDArray[np.int64] | None = None  # [len(at), 2]
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What one comparison found: elements compared, wrong, in the band, and only recorded."""
+    """What one comparison found: elements compared, wrong, in the band, and only recorded.
+
+    `use` is the largest share of its bound that an element needed, where there is a bound.
+    """
 
     compared: int
     wrong: int = 0
     first: Mismatch | None = None
     band: int = 0
     recorded: int = 0
+    use: float = 0.0
+    where: Wrong | None = None
 
     def __add__(self, other: Outcome) -> Outcome:
         return Outcome(
@@ -63,6 +78,8 @@ class Outcome:
             self.first or other.first,
             self.band + other.band,
             self.recorded + other.recorded,
+            max(self.use, other.use),
+            self.where if self.first else other.where,
         )
 
 
@@ -94,10 +111,11 @@ def exact(name: str, got: NDArray[Any], due: NDArray[Any], reason: str = "") -> 
         bad &= ~(np.isnan(got.astype(np.float64)) & np.isnan(due.astype(np.float64)))
     if not bad.any():
         return Outcome(got.size)
-    i = int(np.flatnonzero(bad)[0])
+    at = np.flatnonzero(bad)
+    i = int(at[0])
     error = abs(float(got[i]) - float(due[i]))
     first = Mismatch(name, i, show(got[i]), show(due[i]), reason, 0.0, error)
-    return Outcome(got.size, int(bad.sum()), first)
+    return Outcome(got.size, at.size, first, where=Wrong(name, got.size, at))
 
 
 def blocks_of(case: Case, view: View) -> Blocks:
@@ -174,13 +192,15 @@ def compare_codes(
     outcome = Outcome(codes.size, int(bad.sum()), None, int(near.sum()), int(recorded.sum()))
     if not bad.any():
         return outcome
-    i = int(np.flatnonzero(bad)[0])
+    at = np.flatnonzero(bad)
+    i = int(at[0])
     first = Mismatch(
         name, i, show(codes.reshape(-1)[i].astype(np.uint8)), str(coder.code_of(int(due[i]))),
         _why(x.reshape(-1)[i], scale[i], q[i], coder, int(due[i])),
         0.0, abs(int(got[i]) - int(due[i])),
     )  # fmt: skip
-    return Outcome(outcome.compared, outcome.wrong, first, outcome.band, outcome.recorded)
+    flips = np.stack([coder.codes_of(due[at]), codes.reshape(-1)[at].astype(np.int64)], axis=1)
+    return replace(outcome, first=first, where=Wrong(name, codes.size, at, flips))
 
 
 def _only_recorded(scale: Float32, blocks: Blocks, dialect: Dialect) -> NDArray[np.bool_]:
@@ -221,4 +241,4 @@ def judge_decoded(case: Case, values: Values, view: View) -> Outcome:
         f"code {codes[i]}, level {show(levels[i])}, block {blocks.index[i]} of absmax "
         f"{show(scale[i])}", 0.0, outcome.first.observed,
     )  # fmt: skip
-    return Outcome(outcome.compared, outcome.wrong, first)
+    return replace(outcome, first=first)

@@ -131,6 +131,11 @@ class Coder:
         """A code that names this level."""
         return int(np.flatnonzero(self.rank_of_code == rank)[0])
 
+    def codes_of(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Codes that name these levels."""
+        found, first = np.unique(self.rank_of_code, return_index=True)
+        return first[np.searchsorted(found, ranks)].astype(np.int64)
+
 
 def coder(levels: Float32, dialect: Dialect, quant_type: str = "") -> Coder:
     """Make the coder of a table under a dialect's thresholds."""

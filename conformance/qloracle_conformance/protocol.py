@@ -27,13 +27,17 @@ FLOAT_TYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class Function:
-    """One row of the protocol: positional arrays, keyword options with their defaults, results."""
+    """One row of the protocol: positional arrays, keyword options with their defaults, results.
+
+    An `optional` function is another road to its level: nobody is told that it is missing.
+    """
 
     level: str
     name: str
     arrays: tuple[str, ...]
     results: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    optional: bool = False
 
     @property
     def signature(self) -> str:
@@ -64,6 +68,10 @@ TABLE = (
     Function(
         "L1", "dequantize_absmax", ("codes", "nested_absmax", "offset"), ("absmax",),
         {"codebook": None, "blocksize": 256},
+    ),
+    Function(  # its state is opaque: `dequantize_nested(state, dtype)` makes the values of it
+        "L1", "quantize_nested", ("x",), ("values",), {**FOUR_BIT, "dtype": "float32"},
+        optional=True,
     ),
     Function(
         "L2", "matmul_4bit", ("x", "packed", "absmax"), ("y",),
@@ -160,6 +168,8 @@ def due_results(
             due("nested_absmax", np.float32, (groups,)),
             due("offset", np.float32, ()),
         )
+    if name == "quantize_nested":
+        return (due("values", options.get("dtype", "float32"), arrays["x"].shape),)
     n = arrays["x"].size
     absmax = due("absmax", np.float32, (block_count(n, blocksize),))
     if name == "quantize_4bit":

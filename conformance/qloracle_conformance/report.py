@@ -17,9 +17,11 @@ import numpy as np
 
 import qloracle
 from qloracle_conformance.cases import Case
+from qloracle_conformance.engine.maps import ErrorMap
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.judging import show
 from qloracle_conformance.process.calling import keywords
+from qloracle_conformance.process.frameworks import FORMS
 from qloracle_conformance.protocol import FUNCTIONS, JUDGED_LEVELS, LEVELS
 from qloracle_conformance.views import View
 
@@ -46,6 +48,7 @@ class Judgement:
     message: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     declared: Mapping[str, Any] = field(default_factory=dict)
+    device: str = ""  # on which its arrays lay; '' for NumPy's
     offers: list[str] = field(default_factory=list)
     scopes: Mapping[str, str] = field(default_factory=dict)
     views: list[View] = field(default_factory=list)
@@ -147,6 +150,7 @@ def _implementation(judgement: Judgement) -> dict[str, Any]:
         "partial": judgement.partial,
         "versions": dict(judgement.versions),
         "declared": dict(judgement.declared),
+        "device": judgement.device,
         "offers": list(judgement.offers),
         "seconds": round(judgement.seconds, 3),
         "import_seconds": round(judgement.import_seconds, 3),
@@ -174,7 +178,8 @@ def function_rows(judgement: Judgement) -> list[dict[str, Any]]:
     """One verdict a function of every judged level, and of others that are offered."""
     rows = []
     for function in FUNCTIONS.values():
-        if function.level in JUDGED_LEVELS or function.name in judgement.offers:
+        due = function.level in JUDGED_LEVELS and not function.optional
+        if due or function.name in judgement.offers:
             rows.append(_function_row(judgement, function.name))
     return rows
 
@@ -255,6 +260,7 @@ def _check(check: CheckRun) -> dict[str, Any]:
         "wrong": check.wrong,
         "band": check.band,
         "recorded": check.recorded,
+        "bound_use": check.use,
         "seconds": round(check.seconds, 3),
         "known": check.known,
         "looks_like": list(check.looks_like),
@@ -277,6 +283,22 @@ def failure_dict(failure: Failure) -> dict[str, Any]:
         "bound": mismatch.bound,
         "observed": mismatch.observed if np.isfinite(mismatch.observed) else str(mismatch.observed),
         "ratio": ratio if np.isfinite(ratio) else "inf",
+        "map": _map(failure.map) if failure.map is not None else None,
+    }
+
+
+def _map(drawn: ErrorMap) -> dict[str, Any]:
+    return {
+        "result": drawn.wrong.result,
+        "call": call_text(drawn.case),
+        "wrong": int(drawn.wrong.at.size),
+        "elements": drawn.wrong.size,
+        "blocksize": drawn.blocks.blocksize,
+        "blocks": int(drawn.blocks.sizes.size),
+        "first": drawn.first,
+        "lanes": drawn.lanes,
+        "rows": drawn.rows,
+        "flips": [list(flip) for flip in drawn.flips],
     }
 
 
@@ -285,6 +307,7 @@ def case_dict(case: Case) -> dict[str, Any]:
     return {
         "function": case.function,
         "note": case.note,
+        "form": case.form,
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in case.options.items()},
         "arrays": {name: array_dict(array) for name, array in case.arrays.items()},
     }
@@ -307,7 +330,8 @@ def call_text(case: Case) -> str:
     parts = [f"{name}={_array_text(array)}" for name, array in case.arrays.items()]
     for name, value in keywords(case).items():
         parts.append(f"{name}={getattr(value, '__name__', None) or repr(value)}")
-    return f"{case.function}({', '.join(parts)})"
+    form = f" with arrays {FORMS[case.form]}" if case.form else ""
+    return f"{case.function}({', '.join(parts)}){form}"
 
 
 def _array_text(array: np.ndarray) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class Scope:
         if taken is None:
             return case
         options = {k: v for k, v in case.options.items() if k in taken or k == "shape"}
-        return Case(case.function, case.arrays, options, case.note)
+        return replace(case, options=options)
 
     def choose(self, function: str, key: str, wishes: tuple[Any, ...]) -> Any:
         """Pick the first wish that the limits allow (else the first allowed value)."""

@@ -5,7 +5,7 @@ import textwrap
 import pytest
 
 from qloracle_conformance.errors import UsageError
-from qloracle_conformance.verify import verify
+from qloracle_conformance.verification import verify
 
 # Each kernel is the reference with one function replaced; the run is narrowed to what it concerns.
 HEAD = """

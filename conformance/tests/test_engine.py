@@ -13,7 +13,7 @@ from qloracle_conformance.engine import Engine, reduce
 from qloracle_conformance.errors import LoadError
 from qloracle_conformance.judging import judge_decoded
 from qloracle_conformance.process.callers import ChildCaller, LocalCaller
-from qloracle_conformance.verify import selector
+from qloracle_conformance.verification import selector
 
 
 def only(*ids):

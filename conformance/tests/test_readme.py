@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qloracle_conformance.verify import verify
+from qloracle_conformance.verification import verify
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -23,7 +23,7 @@ from qloracle_conformance.process.loading import load
 from qloracle_conformance.report import Judgement
 from qloracle_conformance.reports import repro
 from qloracle_conformance.reports.repro import literals, loaders, verdicts
-from qloracle_conformance.verify import judge, verify
+from qloracle_conformance.verification import judge, verify
 from qloracle_conformance.views import View
 
 RUN = """

@@ -12,7 +12,7 @@ import pytest
 
 from qloracle_conformance import differences, known
 from qloracle_conformance.errors import UsageError
-from qloracle_conformance.verify import verify
+from qloracle_conformance.verification import verify
 
 # Eight lines, one function, no import of ours.
 MY_KERNELS = """\

@@ -11,6 +11,7 @@ import numpy as np
 from qloracle_conformance.cases import Answer, Case
 from qloracle_conformance.checks import Check
 from qloracle_conformance.dialects import BY_NAME
+from qloracle_conformance.engine.maps import ErrorMap, error_map
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.judging import Mismatch, Outcome, Values, exact
 from qloracle_conformance.process.calling import Calls
@@ -49,7 +50,7 @@ class Examination:
     def __init__(self, check: Check, view: View, run: CheckRun, bench: Bench) -> None:
         self.check, self.view, self.run, self.bench = check, view, run, bench
         self.failing = False  # how the last case went
-        self._failures: list[tuple[Case, Values, Mismatch]] = []
+        self._failures: list[tuple[Case, Values, Outcome]] = []
         self._stopped = False
         self._blind = set(FAKES)
         self._constants: dict[int, Any] = {}
@@ -85,9 +86,10 @@ class Examination:
         run.wrong += outcome.wrong
         run.band += outcome.band
         run.recorded += outcome.recorded
+        run.use = max(run.use, outcome.use)
         if outcome.first is not None:
             self.failing = True
-            self._failures.append((case, values, outcome.first))
+            self._failures.append((case, values, outcome))
 
     def _second_opinion(self, case: Case, values: Values) -> Outcome:
         """The second oracle's results, element by element; nothing may differ."""
@@ -145,14 +147,24 @@ class Examination:
             self._add(finding)
 
     def _fail(self) -> None:
-        small = min(self._failures, key=lambda failure: failure[0].size)
+        case, values, outcome = min(self._failures, key=lambda failure: failure[0].size)
         others = [(case, values) for case, values, _ in self._failures if case.size < 1 << 17]
+        assert outcome.first is not None
         failure = self.bench.reduced(
-            *small, lambda case, values: self.check.judge(case, values, self.view)
-        )
-        self.run.failure = replace(failure, others=others)
+            case, values, outcome.first,
+            lambda case, values: self.check.judge(case, values, self.view),
+        )  # fmt: skip
+        self.run.failure = replace(failure, others=others, map=self._map())
         if self.run.status not in ("CRASH", "TIMEOUT"):
             self.run.status, self.run.message = "FAIL", str(failure.mismatch)
+
+    def _map(self) -> ErrorMap | None:
+        """The failing case with the most wrong elements, whole."""
+        drawn = [(case, o.where) for case, _, o in self._failures if o.where is not None]
+        case, wrong = max(drawn, key=lambda pair: pair[1].at.size, default=(None, None))
+        if case is None or wrong is None:
+            return None
+        return error_map(self.bench.scope.accepted(case), wrong, self.view)
 
     def _verdict(self, finding: Finding | None) -> tuple[str, str]:
         """PASS only for what was compared, on data that would have shown a fault."""

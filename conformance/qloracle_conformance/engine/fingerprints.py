@@ -7,6 +7,7 @@ that agree on most of the other failing inputs.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def _same(mutant: Any, case: Case, values: Values, judged: list[int], form: bool
     if not hasattr(mutant, case.function):
         return False
     arrays = {name: array.copy() for name, array in case.arrays.items()}
-    got = Calls(mutant).perform(Case(case.function, arrays, case.options)).values
+    got = Calls(mutant).perform(replace(case, arrays=arrays)).values
     return bool(got) and all(_equal(case, got[i], values[i], form) for i in judged)
 
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from qloracle_conformance.cases import Case
+from qloracle_conformance.engine.maps import ErrorMap
 from qloracle_conformance.judging import Mismatch, Values
 
 
 @dataclass
 class Failure:
-    """A failing input, as small as the reducer could make it, and what came back."""
+    """A failing input, as small as the reducer could make it, and what came back.
+
+    `others` are failing inputs as they were met, and `map` shows the largest of them whole.
+    """
 
     case: Case
     values: Values
     mismatch: Mismatch
     others: list[tuple[Case, Values]] = field(default_factory=list)
+    map: ErrorMap | None = None
 
 
 @dataclass
@@ -34,6 +39,7 @@ class CheckRun:
     wrong: int = 0
     band: int = 0
     recorded: int = 0
+    use: float = 0.0
     failure: Failure | None = None
     seconds: float = 0.0
     known: str = ""

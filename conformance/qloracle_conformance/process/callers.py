@@ -13,7 +13,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +36,16 @@ class Caller(Protocol):
     @property
     def offers(self) -> Mapping[str, list[str] | None]:
         """The protocol functions offered, each with the parameters it takes (None: any)."""
+        ...
+
+    @property
+    def forms(self) -> Sequence[str]:
+        """The forms of arrays (rule P5) that can be tried on it here."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """The device on which its arrays lie; '' for NumPy's."""
         ...
 
     @property
@@ -92,10 +103,11 @@ class Readings:
 class LocalCaller:
     """Calls an object in this process; for code that we trust, and for notebooks."""
 
-    def __init__(self, target: Any) -> None:
-        self._calls = Calls(target)
+    def __init__(self, target: Any, device: str = "") -> None:
+        self._calls = Calls(target, device)
         self._readings = Readings()
-        self.offers = offered(target)
+        self.offers, self.forms = offered(target), self._calls.forms
+        self.device = self._calls.device if self._calls.framework != "numpy" else ""
         self.declared = plain(declarations(target))
         self.versions: dict[str, str] = {"numpy": np.__version__}
         self.import_seconds = self.compile_seconds = 0.0
@@ -103,7 +115,7 @@ class LocalCaller:
     def call(self, case: Case) -> Answer:
         """Call on private copies."""
         arrays = {name: array.copy() for name, array in case.arrays.items()}
-        answer = self._calls.perform(Case(case.function, arrays, case.options))
+        answer = self._calls.perform(replace(case, arrays=arrays))
         self._readings.first(answer)
         self._readings.later(self._calls.read_again())
         return answer
@@ -154,8 +166,9 @@ class ChildCaller:
         hello, _ = decode(blob)
         if "failed" in hello:
             self.close()
-            raise LoadError(f"does not import: {hello['failed']}")
-        self.offers = hello["offers"]
+            raise LoadError(hello["failed"])
+        self.offers, self.forms = hello["offers"], hello["forms"]
+        self.device: str = hello["device"]
         self.declared, self.versions = hello["declared"], hello["versions"]
         self.import_seconds: float = hello["seconds"]
 
@@ -163,7 +176,8 @@ class ChildCaller:
         """Call in the child; a hang or a crash ends it, and the next call starts a new one."""
         if self._process.poll() is not None:
             self._restart()
-        message = encode({"function": case.function, "options": dict(case.options)}, case.arrays)
+        head = {"function": case.function, "options": dict(case.options), "form": case.form}
+        message = encode(head, case.arrays)
         blob = self._exchange(message, self._limit)
         if not isinstance(blob, bytes):
             text = f"no answer within {self._limit:g} s" if blob == "TIMEOUT" else self._death()

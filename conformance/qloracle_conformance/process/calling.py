@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from qloracle_conformance.cases import WIRE_TYPES, Answer, Case, digest
-from qloracle_conformance.protocol import FLOAT_TYPES, FUNCTIONS
+from qloracle_conformance.errors import LoadError
+from qloracle_conformance.process import frameworks
+from qloracle_conformance.protocol import FUNCTIONS, due_results
 
 LATER = 0.05  # seconds after its return at which a result is read again
 SLOW = 0.5  # a call slower than this runs twice: what the second saves was compilation
@@ -32,6 +34,8 @@ def offered(target: Any) -> dict[str, list[str] | None]:
         function = getattr(target, name, None)
         if callable(function):
             found[name] = parameters(function)
+    if not callable(getattr(target, "dequantize_nested", None)):
+        found.pop("quantize_nested", None)  # a state that nothing decodes shows nothing
     return found
 
 
@@ -52,11 +56,11 @@ def declarations(target: Any) -> dict[str, Any]:
     return {name: getattr(target, name) for name in names if hasattr(target, name)}
 
 
-def keywords(case: Case) -> dict[str, Any]:
-    """Turn a case's options into what a NumPy caller would write."""
+def keywords(case: Case, framework: str = "numpy") -> dict[str, Any]:
+    """Turn a case's options into what a caller with arrays of a framework would write."""
     options = dict(case.options)
     if "dtype" in options:
-        options["dtype"] = FLOAT_TYPES[options["dtype"]].type
+        options["dtype"] = frameworks.dtype(options["dtype"], framework)
     if "shape" in options:
         options["shape"] = tuple(options["shape"])
     return options
@@ -65,7 +69,7 @@ def keywords(case: Case) -> dict[str, Any]:
 def to_array(value: Any) -> np.ndarray:
     """Read one result as an array, forcing whatever is lazy; FormError if it is none."""
     try:
-        array = np.array(value)  # a copy: a later change of the result must not reach the reading
+        array = frameworks.take(value)
     except Exception as error:
         raise FormError(f"returned {_type(value)}, which cannot be read as an array") from error
     if array.dtype not in _READABLE:
@@ -90,10 +94,16 @@ def read(result: Any, function: str) -> tuple[np.ndarray, ...]:
 
 
 class Calls:
-    """The calls made on one implementation, and the results held back for a second reading."""
+    """The calls made on one implementation, and the results held back for a second reading.
 
-    def __init__(self, target: Any) -> None:
+    `device` overrules the device that the implementation declares.  LoadError if it has no such
+    device, or declares arrays of a framework that is not here.
+    """
+
+    def __init__(self, target: Any, device: str = "") -> None:
         self.target = target
+        self.framework, self.device = _framework(target, device)
+        self.forms = frameworks.forms(self.framework, self.device)
         self._count = 0
         self._kept: list[tuple[int, str, float, Any]] = []
 
@@ -102,10 +112,18 @@ class Calls:
         self._count += 1
         call = self._count
         start = time.perf_counter()
-        before = {name: digest((array,)) for name, array in case.arrays.items()}
+        device = frameworks.device_for(self.device, case.form)
+        given = {
+            name: frameworks.give(array, self.framework, device, case.form)
+            for name, array in case.arrays.items()
+        }
+        memory = {name: whole for name, (_, whole) in given.items()}
+        before = _digests(memory)
+        arguments = {name: argument for name, (argument, _) in given.items()}
         try:
-            result = self._invoke(case)
-            values = read(result, case.function)
+            with frameworks.queue(case.form, device, list(arguments.values())):
+                result = self._invoke(case, arguments, device)
+                values = read(result, case.function)
         except NotImplementedError as error:
             return Answer("UNSUPPORTED", message=_line(error), call=call)
         except FormError as error:
@@ -113,19 +131,33 @@ class Calls:
         except Exception as error:
             return Answer("ERROR", message=f"raised {_line(error)}", call=call)
         seconds = time.perf_counter() - start
-        changed = tuple(k for k, array in case.arrays.items() if digest((array,)) != before[k])
+        after = _digests(memory)
+        changed = tuple(name for name in memory if after[name] != before[name])
         self._keep(call, case.function, result, values)
         return Answer("OK", values, "", changed, seconds, call)
 
-    def _invoke(self, case: Case) -> Any:
+    def _invoke(self, case: Case, arguments: Mapping[str, Any], device: str) -> Any:
         function = FUNCTIONS[case.function]
-        positional = [case.arrays[name] for name in function.arrays]
-        named = {k: v for k, v in case.arrays.items() if k not in function.arrays}
-        result = getattr(self.target, case.function)(*positional, **named, **keywords(case))
+        positional = [arguments[name] for name in function.arrays]
+        named = {name: a for name, a in arguments.items() if name not in function.arrays}
+        named |= keywords(case, self.framework)
+        buffers = self._buffers(case, device) if case.form == "out" else ()
+        if buffers:
+            named["out"] = buffers if len(buffers) > 1 else buffers[0]
+        dtype = named.pop("dtype", None) if case.function == "quantize_nested" else None
+        result = getattr(self.target, case.function)(*positional, **named)
+        if dtype is not None:
+            result = self.target.dequantize_nested(result, dtype)
         synchronize = getattr(self.target, "synchronize", None)
         if callable(synchronize):
             synchronize()
-        return result
+        return _written(buffers, result, case.function) if buffers else result
+
+    def _buffers(self, case: Case, device: str) -> tuple[Any, ...]:
+        due = due_results(case.function, case.arrays, case.options)
+        return tuple(
+            frameworks.poison(each.shape, each.dtype, self.framework, device) for each in due
+        )
 
     def _keep(self, call: int, function: str, result: Any, values: tuple[np.ndarray, ...]) -> None:
         if sum(value.nbytes for value in values) <= KEPT_BYTES // 8:
@@ -146,6 +178,31 @@ class Calls:
             return digest(read(result, function))
         except Exception as error:  # a result that can be read only once has changed, too
             return f"unreadable: {error}"
+
+
+def _framework(target: Any, device: str) -> tuple[str, str]:
+    """The framework and the device of the arrays to hand over, tried once."""
+    name = getattr(target, "arrays", None) or "numpy"
+    if name not in frameworks.NAMES:
+        raise LoadError(f"declares arrays = {name!r}; allowed: {', '.join(frameworks.NAMES)}")
+    usual = "cuda" if name == "cupy" else "cpu"
+    chosen = str(device or getattr(target, "device", None) or usual)
+    try:
+        frameworks.convert(np.zeros(1, np.float32), name, chosen)
+    except Exception as error:
+        raise LoadError(f"no {name} array on device {chosen!r} here: {_line(error)}") from error
+    return name, chosen
+
+
+def _digests(memory: Mapping[str, Any]) -> dict[str, str]:
+    return {name: digest((frameworks.take(whole),)) for name, whole in memory.items()}
+
+
+def _written(buffers: tuple[Any, ...], result: Any, function: str) -> Any:
+    """The buffers; a result that is returned as well must hold the same."""
+    if result is not None and digest(read(result, function)) != digest(read(buffers, function)):
+        raise FormError("returned other values than it wrote into out")
+    return buffers
 
 
 def _line(error: BaseException) -> str:

@@ -10,10 +10,12 @@ import os
 import struct
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, BinaryIO
 
 from qloracle_conformance.cases import Case, decode, encode
+from qloracle_conformance.errors import LoadError
 from qloracle_conformance.process.calling import SLOW, Calls, declarations, offered, plain
 from qloracle_conformance.process.loading import load
 
@@ -23,14 +25,19 @@ def main(spec: str) -> None:
     inbox, outbox = _take_streams()
     start = time.perf_counter()
     try:
-        target = load(spec)
-        hello = _hello(target) | {"seconds": time.perf_counter() - start}
+        calls = Calls(load(spec), os.environ.get("QLORACLE_DEVICE", ""))
+        hello = _hello(calls) | {"seconds": time.perf_counter() - start}
     except BaseException as error:  # SystemExit too: the parent must hear why
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        send(outbox, encode({"failed": text[:500]}, {}))
+        send(outbox, encode({"failed": _reason(error)}, {}))
         return
     send(outbox, encode(hello, {}))
-    _serve(Calls(target), inbox, outbox)
+    _serve(calls, inbox, outbox)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, LoadError):
+        return str(error)
+    return " ".join(f"does not import: {type(error).__name__}: {error}".split())[:500]
 
 
 def _take_streams() -> tuple[BinaryIO, BinaryIO]:
@@ -40,9 +47,12 @@ def _take_streams() -> tuple[BinaryIO, BinaryIO]:
     return inbox, outbox
 
 
-def _hello(target: Any) -> dict[str, Any]:
+def _hello(calls: Calls) -> dict[str, Any]:
+    target = calls.target
     return {
         "offers": offered(target),
+        "forms": calls.forms,
+        "device": calls.device if calls.framework != "numpy" else "",
         "declared": plain(declarations(target)),
         "file": str(getattr(target, "__file__", "") or ""),
         "versions": {name: _version(name) for name in _loaded_frameworks()},
@@ -67,11 +77,11 @@ def _serve(calls: Calls, inbox: BinaryIO, outbox: BinaryIO) -> None:
         if text.get("settle"):
             send(outbox, encode({"later": calls.read_again(settle=True)}, {}))
             continue
-        case = Case(text["function"], arrays, text["options"])
+        case = Case(text["function"], arrays, text["options"], form=text["form"])
         answer, compile_seconds = calls.perform(case), 0.0
         if answer.seconds > SLOW:  # compiled on the way?  The same call once more will tell
             _, fresh = decode(blob)
-            again = calls.perform(Case(case.function, fresh, case.options))
+            again = calls.perform(replace(case, arrays=fresh))
             if again.seconds < answer.seconds / 2:
                 compile_seconds = answer.seconds - again.seconds
         reply = {

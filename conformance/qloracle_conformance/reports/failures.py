@@ -36,6 +36,13 @@ def exit_code(report: Mapping[str, Any]) -> int:
     return 130 if report["partial"] and code == 0 else code
 
 
+def versions(implementation: Mapping[str, Any]) -> list[str]:
+    """What was judged: the versions of its libraries, and the device of its arrays."""
+    found = [f"{name} {text}" for name, text in implementation["versions"].items()]
+    device = implementation.get("device", "")
+    return [*found, *([f"on {device}"] if device else [])]
+
+
 def limits(report: Mapping[str, Any]) -> list[str]:
     """Why the report is less than a verdict, in words that nobody overlooks."""
     found = ["PARTIAL: the run was interrupted; this is no verdict"] if report["partial"] else []

@@ -32,7 +32,7 @@ def text(report: Data) -> str:
 
 
 def _implementation(implementation: Data) -> list[str]:
-    versions = ", ".join(f"{name} {text}" for name, text in implementation["versions"].items())
+    versions = ", ".join(failures.versions(implementation))
     lines = [f"### {_inline(implementation['name'])}", ""]
     lines += [_inline(versions), ""] if versions else []
     if implementation["message"]:

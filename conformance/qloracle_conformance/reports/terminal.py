@@ -88,7 +88,7 @@ def _style(status: str) -> str:
 
 def _implementation(page: _Page, implementation: Data, files: Mapping[str, Path]) -> None:
     page.line()
-    versions = ", ".join(f"{name} {text}" for name, text in implementation["versions"].items())
+    versions = ", ".join(failures.versions(implementation))
     page.line(implementation["name"] + (f" ({versions})" if versions else ""), "bold", hang=2)
     if implementation["message"]:
         status = implementation["status"]

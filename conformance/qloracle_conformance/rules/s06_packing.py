@@ -18,7 +18,7 @@ import qloracle
 from qloracle_conformance import oracle
 from qloracle_conformance.cases import Case
 from qloracle_conformance.checks import Check, Plan
-from qloracle_conformance.judging import Mismatch, Outcome, Values, judge_decoded, show
+from qloracle_conformance.judging import Mismatch, Outcome, Values, Wrong, judge_decoded, show
 from qloracle_conformance.rules.s02_thresholds import encode_case
 from qloracle_conformance.views import QUANT_TYPES, View
 
@@ -58,7 +58,8 @@ def judge_bytes(case: Case, values: Values, view: View) -> Outcome:
         "packed", i, f"0x{int(packed[i]):02x}", f"0x{oracle.pack(codes, order)[0]:02x}",
         f"elements {elements}; {order.replace('_', ' nibble ')}",
     )  # fmt: skip
-    return Outcome(packed.size, int(np.unique(bad // 2).size), first)
+    where = Wrong("packed", packed.size, np.unique(bad // 2))
+    return Outcome(packed.size, where.at.size, first, where=where)
 
 
 def all_bytes(plan: Plan) -> Iterator[Case]:

@@ -143,11 +143,12 @@ def judge_offset(case: Case, values: Values, view: View) -> Outcome:
     simple = case.note.startswith("integers") or n == 0
     bound = 0.0 if simple else (n + 1) * U / (1 - (n + 1) * U) * mean + 2.0**-150
     error = abs(got - mean)
+    use = error / bound if bound else 0.0
     if error <= bound:
-        return Outcome(1)
+        return Outcome(1, use=use)
     reason = "every order of summation is exact here" if simple else f"mean of {n} values"
     first = Mismatch("offset", 0, show(values[2].reshape(-1)[0]), repr(mean), reason, bound, error)
-    return Outcome(1, 1, first)
+    return Outcome(1, 1, first, use=use)
 
 
 def decode_groups(plan: Plan) -> Iterator[Case]:

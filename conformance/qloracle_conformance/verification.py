@@ -101,7 +101,8 @@ def judge(
     """Fill a judgement from a caller; everything found so far is in it whenever this ends."""
     start = time.perf_counter()
     judgement.versions, judgement.declared = caller.versions, caller.declared
-    judgement.offers, judgement.import_seconds = list(caller.offers), caller.import_seconds
+    judgement.offers, judgement.device = list(caller.offers), caller.device
+    judgement.import_seconds = caller.import_seconds
     try:
         engine = Engine(
             caller, profile=profile, seed=seed, declared=dict(dialect), only=selector(only),
