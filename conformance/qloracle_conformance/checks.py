@@ -44,7 +44,8 @@ class Check:
 
     `judged` are the results whose values it judges: the self-control replaces them by zeros,
     constants and shuffled values, and a check that would accept those on its own data is no check.
-    `search` marks cases drawn by Hypothesis, which shrinks its own failures.
+    `search` marks cases drawn by Hypothesis, which shrinks its own failures.  `form` is the form in
+    which all its cases are called (rule P5): it answers only for what is right in the plain form.
     """
 
     rule: str
@@ -57,6 +58,7 @@ class Check:
     search: Callable[[Plan], Any] | None = None
     directed: bool = True
     profiles: tuple[str, ...] = ()
+    form: str = ""
 
     def id(self, view: View) -> str:
         """The check's name in reports and known-failure files."""

@@ -153,7 +153,7 @@ class Watcher:
         if run is None:
             self._tasks[name] = self._progress.add_task(name, total=planned)
             return
-        if run.rule[0] == "S":  # P1 to P4 come from the same calls and were not planned apart
+        if run.rule not in ("P1", "P2", "P3", "P4"):  # they were not planned apart
             self._progress.advance(self._tasks[name])
         first = (name, run.rule, run.function) not in self._told
         if run.status in BAD + BROKEN and first:

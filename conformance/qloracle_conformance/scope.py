@@ -11,10 +11,14 @@ import numpy as np
 from qloracle_conformance.cases import Case
 from qloracle_conformance.errors import UsageError
 from qloracle_conformance.inputs.shapes import BLOCKSIZES
+from qloracle_conformance.process.frameworks import VIEWS
 from qloracle_conformance.protocol import FUNCTIONS, element_count
 
 NUMBERS = ("multiple", "max_elements")  # limits that are one number, not a list
-KEYS = ("blocksize", "dtype", "quant_type", "multiple", "ndim", "max_elements", "codebook", "sign")
+KEYS = (
+    "blocksize", "dtype", "quant_type", "multiple", "ndim", "max_elements", "codebook", "sign",
+    "views",
+)  # fmt: skip
 
 
 class Scope:
@@ -99,7 +103,7 @@ def check_limits(limits: Any) -> None:
             raise UsageError(f"limits has no key {key!r}; it has {', '.join(KEYS)}")
         elif key in NUMBERS and (type(value) not in (int, float) or not value >= 1):
             raise UsageError(f"limits[{key!r}] is {value!r}; allowed: a number from 1")
-        elif isinstance(value, list | tuple) and not value:
+        elif isinstance(value, list | tuple) and not value and key != "views":
             raise UsageError(f"limits[{key!r}] is empty; it lists what is supported")
 
 
@@ -148,6 +152,8 @@ def _outside(case: Case, key: str, allowed: Any) -> str:
         case "codebook":
             size = case.arrays["codebook"].size if "codebook" in case.arrays else "default"
             return "" if size in allowed else f"codebook of {size}"
+        case "views":
+            return "" if case.form not in VIEWS or case.form in allowed else f"{case.form} views"
         case "sign":
             return "" if (first >= 0).all() else "negative input"
     return ""

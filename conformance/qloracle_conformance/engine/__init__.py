@@ -10,6 +10,7 @@ import contextlib
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from qloracle_conformance import probe
@@ -107,6 +108,8 @@ class Engine:
             return False
         if check.search is not None:  # in the smoke profile only the main tables are searched
             return self._searching and (view.table in MAIN_TABLES or self.profile != "smoke")
+        if check.form and check.form not in self.caller.forms.get(check.function, ()):
+            return False
         return not check.profiles or self.profile in check.profiles
 
     def run(self) -> Iterator[CheckRun]:
@@ -132,7 +135,7 @@ class Engine:
             self._search(check, plan, examination)
         else:
             for case in check.cases(plan):
-                examination.take(case)
+                examination.take(replace(case, form=check.form))
                 if examination.enough:
                     break
         examination.conclude()
@@ -197,4 +200,5 @@ class Engine:
 def _fitting(known: list[Case], case: Case) -> list[Case]:
     """Small failing cases of the same function, with this case's codebook."""
     book = case.arrays.get("codebook")
-    return [small if book is None else small.with_arrays(codebook=book) for small in known[:3]]
+    same = [small for small in known if small.form == case.form]
+    return [small if book is None else small.with_arrays(codebook=book) for small in same[:3]]

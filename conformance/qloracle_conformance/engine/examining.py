@@ -71,12 +71,28 @@ class Examination:
             run.unsupported += 1
             run.message = run.message or answer.message
             return
+        if answer.status != "OK" and self._fails_plainly(case):
+            return
         run.cases += 1
         if answer.status != "OK":
             self._refused(case, answer)
             return
-        self._count(case, answer.values, self.check.judge(case, answer.values, self.view))
+        self._count(case, answer.values, self._judge(case, answer.values))
         self._control(case, answer.values)
+
+    def _judge(self, case: Case, values: Values) -> Outcome:
+        """The check's judgement; a form answers only for what is right in the plain form."""
+        outcome = self.check.judge(case, values, self.view)
+        if outcome.first is not None and self._fails_plainly(case):
+            return Outcome(0)
+        return outcome
+
+    def _fails_plainly(self, case: Case) -> bool:
+        """Whether a case that fails in a form of P5 fails in the plain form, too."""
+        if not case.form:
+            return False
+        plain = self.bench.call(replace(case, form=""))
+        return plain.status != "OK" or bool(self.check.judge(case, plain.values, self.view).wrong)
 
     def _count(self, case: Case, values: Values, outcome: Outcome) -> None:
         run = self.run
@@ -150,10 +166,7 @@ class Examination:
         case, values, outcome = min(self._failures, key=lambda failure: failure[0].size)
         others = [(case, values) for case, values, _ in self._failures if case.size < 1 << 17]
         assert outcome.first is not None
-        failure = self.bench.reduced(
-            case, values, outcome.first,
-            lambda case, values: self.check.judge(case, values, self.view),
-        )  # fmt: skip
+        failure = self.bench.reduced(case, values, outcome.first, self._judge)
         self.run.failure = replace(failure, others=others, map=self._map())
         if self.run.status not in ("CRASH", "TIMEOUT"):
             self.run.status, self.run.message = "FAIL", str(failure.mismatch)

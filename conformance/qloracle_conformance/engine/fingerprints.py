@@ -16,6 +16,7 @@ from qloracle_conformance.cases import Case
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.judging import Values
 from qloracle_conformance.process.calling import Calls
+from qloracle_conformance.process.frameworks import VIEWS
 from qloracle_conformance.protocol import FUNCTIONS
 
 MOST_NAMED = 3
@@ -23,17 +24,25 @@ MOST_NAMED = 3
 
 def likely(run: CheckRun) -> list[str]:
     """Tell the stories of the mutants that match best, at most three."""
-    from qloracle_conformance.mutants import MUTANTS, story
+    from qloracle_conformance.mutants import story
 
     failure = run.failure
     if failure is None or not failure.values:
         return []
-    judged = _judged(failure.case.function, failure.mismatch.result)
-    form = run.rule == "P1"
-    first = [m for m in MUTANTS if _same(m, failure.case, failure.values, judged, form)]
+    case, form = failure.case, run.rule == "P1"
+    judged = _judged(case.function, failure.mismatch.result)
+    first = [m for m in _candidates(case) if _same(m, case, failure.values, judged, form)]
     scores = {m: sum(_same(m, c, v, judged, form) for c, v in failure.others) for m in first}
     best = max(scores.values(), default=0)
     return [story(m) for m in first if scores[m] == best][:MOST_NAMED]
+
+
+def _candidates(case: Case) -> list[Any]:
+    """Mutants of the function; views are the business of those on tensors, and nothing else is."""
+    from qloracle_conformance.mutants import MUTANTS, here
+
+    offering = [mutant for mutant in MUTANTS if hasattr(mutant, case.function) and here(mutant)]
+    return [m for m in offering if (m.arrays != "numpy") == (case.form in VIEWS)]
 
 
 def _judged(function: str, result: str) -> list[int]:
@@ -45,8 +54,6 @@ def _judged(function: str, result: str) -> list[int]:
 
 def _same(mutant: Any, case: Case, values: Values, judged: list[int], form: bool) -> bool:
     """Whether the mutant returns the same judged results (the same form, if that is judged)."""
-    if not hasattr(mutant, case.function):
-        return False
     arrays = {name: array.copy() for name, array in case.arrays.items()}
     got = Calls(mutant).perform(replace(case, arrays=arrays)).values
     return bool(got) and all(_equal(case, got[i], values[i], form) for i in judged)

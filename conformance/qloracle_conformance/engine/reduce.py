@@ -68,6 +68,7 @@ def _smaller_x(case: Case, name: str, index: int) -> Iterator[Case]:
         yield from (case.with_arrays(x=pair) for pair in _pairs(flat, case, index))
     if x.ndim != 1 and flat.size:
         yield case.with_arrays(**{name: flat.copy()})
+        yield from (case.with_arrays(**{name: part}) for part in _narrowed(x))
     if x.size > 1:
         yield from (case.with_arrays(**{name: part}) for part in _cuts(flat, case, index))
     yield from (case.with_arrays(**{name: part}) for part in _zeroed(x))
@@ -94,6 +95,13 @@ def _pairs(flat: NDArray[np.floating], case: Case, index: int) -> Iterator[NDArr
     padded[:2] = lead, flat[index]
     if size < flat.size or np.count_nonzero(padded) < np.count_nonzero(flat):
         yield padded
+
+
+def _narrowed(x: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
+    """Both halves along each axis: what needs its axes stays with them."""
+    for axis, length in enumerate(x.shape):
+        if length > 1:
+            yield from (part.copy() for part in np.array_split(x, 2, axis))
 
 
 def _cuts(flat: NDArray[np.floating], case: Case, index: int) -> Iterator[NDArray[np.floating]]:

@@ -8,9 +8,10 @@ protocol functions: ``qloracle verify qloracle_conformance.mutants.l0.tables:Tie
 from __future__ import annotations
 
 import inspect
+from importlib.util import find_spec
 from types import ModuleType
 
-from qloracle_conformance.mutants import calls, l1, lawful
+from qloracle_conformance.mutants import calls, forms, l1, lawful
 from qloracle_conformance.mutants.l0 import blocks, codes, decoding, scales, tables
 from qloracle_conformance.mutants.parts import Right
 
@@ -27,6 +28,11 @@ def story(mutant: object) -> str:
     return " ".join(own.partition("\n\n")[0].split())
 
 
-FAULTY = (tables, blocks, scales, codes, decoding, l1, calls)
-MUTANTS = [mutant for module in FAULTY for mutant in catalogue(module)]
-LAWFUL = catalogue(lawful)
+def here(mutant: type[Right]) -> bool:
+    """Whether the framework of its arrays is installed: a few mutants are kernels on tensors."""
+    return find_spec(mutant.arrays) is not None
+
+
+MODULES = (tables, blocks, scales, codes, decoding, l1, calls, forms)
+MUTANTS = [m for module in MODULES for m in catalogue(module) if not m.lawful]
+LAWFUL = [*catalogue(lawful), *(m for m in catalogue(forms) if m.lawful)]

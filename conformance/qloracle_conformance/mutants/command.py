@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from qloracle_conformance.mutants import LAWFUL, MUTANTS, here
 from qloracle_conformance.mutants.matrix import Row, kind_of, load_from, problems, run_matrix
 from qloracle_conformance.reports import files
 from qloracle_conformance.rules import ROOMS
@@ -27,6 +28,10 @@ def run(from_file: Path | None, matrix: Path | None, console: Console, errors: C
     console.print(header(), markup=False, highlight=False, style="bold", soft_wrap=True)
     rows = run_matrix(watch=show) if specs is None else run_matrix(specs, watch=show)
     console.print(kills(rows), markup=False, highlight=False, soft_wrap=True)
+    away = [mutant.__name__ for mutant in (*MUTANTS, *LAWFUL) if not here(mutant)]
+    if away and specs is None:
+        text = f"left out, because torch is not installed here: {', '.join(away)}"
+        errors.print(text, markup=False, highlight=False, soft_wrap=True)
     found = problems(rows, whole=specs is None)
     for problem in found:
         errors.print(problem, style="bold red", markup=False, highlight=False)

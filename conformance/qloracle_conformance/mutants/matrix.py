@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from qloracle_conformance.cases import digest
 from qloracle_conformance.engine import Engine
 from qloracle_conformance.engine.runs import CheckRun
-from qloracle_conformance.mutants import LAWFUL, MUTANTS, story
+from qloracle_conformance.mutants import LAWFUL, MUTANTS, here, story
 from qloracle_conformance.mutants.parts import Right
 from qloracle_conformance.process import loading
 from qloracle_conformance.process.callers import LocalCaller
@@ -118,7 +118,7 @@ def run_matrix(
     The processes are spawned, not forked: a mutant that remembers its calls starts afresh.
     """
     rows = []
-    specs = [spec_of(mutant) for mutant in mutants]
+    specs = [spec_of(m) for m in mutants if isinstance(m, str) or here(m)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         for row in pool.map(judge, specs, [profile] * len(specs)):
@@ -170,12 +170,14 @@ def fingerprint(runs: Iterable[CheckRun]) -> str:
 
 
 def kind_of(check: str) -> str:
-    """A check without its table: rule, function and layer; a rule of form holds for all functions.
+    """A check without its table: rule, function and layer; a P rule holds for all functions.
 
-    >>> kind_of("S5/quantize_4bit[nf4]/full"), kind_of("P1/quantize_4bit")
-    ('S5/quantize_4bit/full', 'P1')
+    >>> kind_of("S5/quantize_4bit[nf4]/full"), kind_of("P1/absmax"), kind_of("P5/absmax/offset")
+    ('S5/quantize_4bit/full', 'P1', 'P5/offset')
     """
-    return check.partition("/")[0] if check.startswith("P") else re.sub(r"\[\w+\]", "", check)
+    if check.startswith("P"):
+        return re.sub(r"/[^/]+", "", check, count=1)
+    return re.sub(r"\[\w+\]", "", check)
 
 
 def idle_checks(rows: Iterable[Row]) -> list[str]:

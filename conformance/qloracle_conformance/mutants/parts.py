@@ -31,6 +31,8 @@ class Right:
 
     kills: ClassVar[str] = ""  # the rule that is expected to kill the mutant
     adopts: ClassVar[str] = ""  # what the kit must print of a lawful variant
+    lawful: ClassVar[bool] = False  # it differs and is right
+    arrays: ClassVar[str] = "numpy"
     dialect: ClassVar[Mapping[str, Any]] = {}
 
     quantize_4bit: ClassVar[Any] = staticmethod(qloracle.quantize_4bit)

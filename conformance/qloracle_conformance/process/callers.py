@@ -39,8 +39,8 @@ class Caller(Protocol):
         ...
 
     @property
-    def forms(self) -> Sequence[str]:
-        """The forms of arrays (rule P5) that can be tried on it here."""
+    def forms(self) -> Mapping[str, Sequence[str]]:
+        """The forms of arrays (rule P5) that can be tried on each function here."""
         ...
 
     @property

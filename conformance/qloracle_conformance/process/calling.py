@@ -50,6 +50,13 @@ def parameters(function: Callable[..., Any]) -> list[str] | None:
     return [parameter.name for parameter in found]
 
 
+def _names_out(function: Callable[..., Any]) -> bool:
+    try:
+        return "out" in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+
+
 def declarations(target: Any) -> dict[str, Any]:
     """Read the optional declarations: arrays, device, limits, dialect."""
     names = ("arrays", "device", "limits", "dialect")
@@ -103,7 +110,10 @@ class Calls:
     def __init__(self, target: Any, device: str = "") -> None:
         self.target = target
         self.framework, self.device = _framework(target, device)
-        self.forms = frameworks.forms(self.framework, self.device)
+        forms = frameworks.forms(self.framework, self.device)
+        self.forms = {
+            name: [*forms, *["out"] * _names_out(getattr(target, name))] for name in offered(target)
+        }
         self._count = 0
         self._kept: list[tuple[int, str, float, Any]] = []
 
@@ -141,9 +151,9 @@ class Calls:
         positional = [arguments[name] for name in function.arrays]
         named = {name: a for name, a in arguments.items() if name not in function.arrays}
         named |= keywords(case, self.framework)
-        buffers = self._buffers(case, device) if case.form == "out" else ()
-        if buffers:
-            named["out"] = buffers if len(buffers) > 1 else buffers[0]
+        buffers = self._buffers(case, device) if case.form == "out" else None
+        if buffers is not None:
+            named["out"] = buffers
         dtype = named.pop("dtype", None) if case.function == "quantize_nested" else None
         result = getattr(self.target, case.function)(*positional, **named)
         if dtype is not None:
@@ -151,13 +161,13 @@ class Calls:
         synchronize = getattr(self.target, "synchronize", None)
         if callable(synchronize):
             synchronize()
-        return _written(buffers, result, case.function) if buffers else result
+        return result if buffers is None else _written(buffers, result, case.function)
 
-    def _buffers(self, case: Case, device: str) -> tuple[Any, ...]:
+    def _buffers(self, case: Case, device: str) -> Any:
+        """A buffer for the result, or a tuple of them for several."""
         due = due_results(case.function, case.arrays, case.options)
-        return tuple(
-            frameworks.poison(each.shape, each.dtype, self.framework, device) for each in due
-        )
+        found = [frameworks.poison(d.shape, d.dtype, self.framework, device) for d in due]
+        return tuple(found) if len(found) > 1 else found[0]
 
     def _keep(self, call: int, function: str, result: Any, values: tuple[np.ndarray, ...]) -> None:
         if sum(value.nbytes for value in values) <= KEPT_BYTES // 8:
@@ -198,7 +208,7 @@ def _digests(memory: Mapping[str, Any]) -> dict[str, str]:
     return {name: digest((frameworks.take(whole),)) for name, whole in memory.items()}
 
 
-def _written(buffers: tuple[Any, ...], result: Any, function: str) -> Any:
+def _written(buffers: Any, result: Any, function: str) -> Any:
     """The buffers; a result that is returned as well must hold the same."""
     if result is not None and digest(read(result, function)) != digest(read(buffers, function)):
         raise FormError("returned other values than it wrote into out")

@@ -26,8 +26,8 @@ FORMS = {
     "transposed": "transposed: their axes lie in the opposite order",
     "offset": "that start 64 elements into their memory",
     "unaligned": "that start 1 element into their memory",
-    "side stream": "on a side stream, on which they arrive late",
-    "second device": "on a second device",
+    "side_stream": "on a side stream, on which they arrive late",
+    "second_device": "on a second device",
     "out": "and out=",
 }
 VIEWS = ("strided", "transposed", "offset", "unaligned")  # of a larger array
@@ -154,13 +154,13 @@ def forms(framework: str, device: str) -> list[str]:
     if framework == "torch" and device.startswith("cuda"):
         import torch
 
-        return [*found, "side stream", *["second device"] * (torch.cuda.device_count() > 1)]
+        return [*found, "side_stream", *["second_device"] * (torch.cuda.device_count() > 1)]
     return found
 
 
 def device_for(device: str, form: str) -> str:
     """The device of a call: the next one where the form asks for a second device."""
-    return f"cuda:{1 - min(_number(device), 1)}" if form == "second device" else device
+    return f"cuda:{1 - min(_number(device), 1)}" if form == "second_device" else device
 
 
 @contextlib.contextmanager
@@ -170,7 +170,7 @@ def queue(form: str, device: str, arguments: list[Any]) -> Iterator[None]:
     A kernel that is launched on the default stream instead reads the inputs before they are there:
     until the delay is over they hold POISON.
     """
-    if form != "side stream":
+    if form != "side_stream":
         yield
         return
     import torch

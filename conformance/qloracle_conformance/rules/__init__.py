@@ -21,6 +21,7 @@ ROOMS = {
     "S6": "s06_packing",
     "S7": "s07_decode",
     "S8": "s08_nested",
+    "P5": "p5_arrays",  # last: it asks again, in other forms, for what the rules before have judged
 }
 
 
