@@ -166,6 +166,92 @@ def test_the_fault_is_shown_and_so_is_its_end(judged, fault):
     assert (code, "could not be loaded: FileNotFoundError" in text) == (2, True), text
 
 
+# ---- kernels on tensors: views, out=, bfloat16 ---------------------------------------------------
+
+TENSORS = f"""
+import math
+
+import torch
+
+arrays = "torch"
+LEVELS = torch.tensor({qloracle.nf4_codebook().tolist()})
+
+
+def plain(tensor):
+    return tensor
+
+
+def dequantize_4bit(packed, absmax, *, shape, blocksize=64, dtype=torch.float32, out=None):
+    packed, absmax = plain(packed), plain(absmax)
+    n = math.prod(shape)
+    codes = torch.stack([packed >> 4, packed & 15], 1).reshape(-1)[:n].long()
+    scale = absmax.repeat_interleave(blocksize)[:n]
+    values = (LEVELS[codes] * scale).to(dtype).reshape(shape)
+    return values if out is None else out.copy_(values)
+"""
+
+# name: (the right text, the wrong one, the check that is run, what the script prints)
+TENSOR_FAULTS = {
+    "a value": ("packed >> 4, packed & 15", "packed & 15, packed >> 4", "S6/*bytes", "got "),
+    "a value of bfloat16": (".to(dtype)", ".half().to(dtype)", "S7/*/extremes", "got "),
+    "a storage": (
+        "    return tensor", "    return tensor.as_strided(tensor.shape, (1,), 0)", "P5/*/offset",
+        "got ",
+    ),
+    "a stride": (
+        "    return tensor", "    o = tensor.storage_offset()\n"
+        "    return tensor.as_strided(tensor.shape, (1,), o)", "P5/*/strided", "got ",
+    ),
+    "an alignment": (
+        "    return tensor", "    o = tensor.storage_offset() // 16 * 16\n"
+        "    return tensor.as_strided(tensor.shape, tensor.stride(), o)", "P5/*/unaligned", "got ",
+    ),
+    "a buffer": ("out.copy_(values)", "out", "P5/*/out", "got "),
+    "a refusal": (
+        "    return tensor", "    assert tensor.is_contiguous()\n    return tensor", "P5/*/strided",
+        "AssertionError",
+    ),
+    "a gap": (
+        "    return tensor", "    if tensor.stride() == (2,):\n"
+        "        tensor.as_strided(tensor.shape, (2,), 1).zero_()\n    return tensor", "P2,P5",
+        "the call changed its input",
+    ),
+    "a type": (
+        "(LEVELS[codes] * scale).to(dtype)", "(LEVELS[codes] * scale)", "P1,S7/*extremes", "due ",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", TENSOR_FAULTS)
+def test_the_fault_of_a_kernel_on_tensors_is_shown_and_so_is_its_end(judged, fault):
+    right, wrong, only, said = TENSOR_FAULTS[fault]
+    assert TENSORS.count(right) == 1
+    path, judgement, scripts = judged(TENSORS.replace(right, wrong), only)
+    failing = [check.id for check in judgement.checks if check.status in ("FAIL", "ERROR")]
+    assert failing
+    code, text = run(scripts[failing[0]], OURS)
+    assert (code, said in text) == (1, True), text
+    path.write_text(TENSORS)
+    assert run(scripts[failing[0]], OURS)[0] == 0
+
+
+def test_buffers_of_a_kernel_on_numpy_arrays(judged):
+    taking_out = KERNEL.replace('"nf4"):', '"nf4", out=None):', 1).replace(
+        "    return packed[: (x.size + 1) // 2], absmax",
+        "    for buffer, values in zip(out or (), (packed[: (x.size + 1) // 2], absmax)):\n"
+        "        buffer[...] = values\n"
+        "    return out or (packed[: (x.size + 1) // 2], absmax)",
+    )
+    path, judgement, scripts = judged(taking_out.replace("] = values", "] = buffer"), "P5")
+    assert [check.id for check in judgement.checks if check.failure] == [
+        "P5/quantize_4bit[nf4]/out"
+    ]
+    (script,) = scripts.values()
+    assert run(script)[0] == 1
+    path.write_text(taking_out)
+    assert run(script)[0] == 0
+
+
 # ---- failures made by hand: what a small kernel would not show -----------------------------------
 
 

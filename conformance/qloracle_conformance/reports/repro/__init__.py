@@ -17,11 +17,16 @@ from qloracle_conformance.protocol import FLOAT_TYPES, FUNCTIONS
 from qloracle_conformance.report import BAD, BROKEN, Judgement
 from qloracle_conformance.reports.failures import statement
 from qloracle_conformance.reports.files import write
-from qloracle_conformance.reports.repro import literals, loaders, verdicts
+from qloracle_conformance.reports.repro import handing, literals, loaders, verdicts
 from qloracle_conformance.reports.repro.literals import wrapped
 
 FAILED = (*BAD, *BROKEN, "XFAIL")
 MODULES = ("base64", "faulthandler", "os", "sys", "time", "types", "zlib")
+SYNCHRONIZE = (
+    '    if hasattr(implementation, "synchronize"):',
+    "        implementation.synchronize()",
+)
+LIBRARIES = ("cupy", "jax", "ml_dtypes", "torch")
 
 
 def write_all(directory: Path, judgement: Judgement) -> dict[str, Path]:
@@ -46,10 +51,14 @@ def script(judgement: Judgement, check: CheckRun) -> str:
     if failure is None or not load or failure.mismatch.result == "second oracle":
         return ""  # (a second oracle that fails is no fault of the implementation's)
     views = [v for v in judgement.views if (v.function, v.table) == (check.function, check.table)]
+    framework = judgement.declared.get("arrays") or "numpy"
+    varied = list(failure.case.arrays) if check.rule == "P2" else _varied(failure.case)
     body = [
         *_inputs(failure.case),
-        *_call(failure.case), "", "",
-        *verdicts.main(check, failure, views[0] if views else None), "", "",
+        f"ARRAYS = [{', '.join(varied)}]", "", "",
+        *handing.functions(framework, judgement.device, failure),
+        *_call(failure.case, varied, framework), "", "",
+        *verdicts.main(check, failure, views[0] if views else None, framework), "", "",
         load + loaders.RUN,
     ]  # fmt: skip
     own = "\n".join(body).partition("\nADAPTER = ")[0]
@@ -95,7 +104,8 @@ def _head(text: str) -> list[str]:
     needed += [literals.HEX, ""] if "f(" in text else []
     used = "\n".join([*needed, text])
     lines = [f"import {module}" for module in MODULES if f"{module}." in used]
-    lines += ["", *["import ml_dtypes"] * ("ml_dtypes." in used), "import numpy as np", ""]
+    found = [f"import {name}" for name in LIBRARIES if f" {name}." in f" {used}"]
+    lines += ["", *sorted([*found, "import numpy as np"]), ""]
     return [*lines, *needed]
 
 
@@ -104,25 +114,43 @@ def _inputs(case: Case) -> list[str]:
     return [line for lines in found for line in lines]
 
 
-def _call(case: Case) -> list[str]:
-    """The arrays, and a function that makes the call as it was made."""
-    function = FUNCTIONS[case.function]
-    arguments = [*function.arrays]
-    arguments += [f"{name}={name}" for name in case.arrays if name not in function.arrays]
-    arguments += [f"{name}={_option(name, value)}" for name, value in keywords(case).items()]
-    call = f"results = implementation.{case.function}({', '.join(arguments)})"
-    varied = [name for name in function.arrays if "codebook" not in name]  # a table stays a table
-    return [
-        f"ARRAYS = [{', '.join(varied)}]", "", "",
-        f"def call({', '.join(varied)}):",
-        *wrapped(call, 4),
-        '    if hasattr(implementation, "synchronize"):',
-        "        implementation.synchronize()",
-        f"    return {'results' if len(function.results) > 1 else '(results,)'}",
-    ]  # fmt: skip
+def _varied(case: Case) -> list[str]:
+    """The arrays that may be others in another call: a table stays a table."""
+    return [name for name in FUNCTIONS[case.function].arrays if "codebook" not in name]
 
 
-def _option(name: str, value: object) -> str:
+def _call(case: Case, varied: list[str], framework: str) -> list[str]:
+    """The function that makes the call as it was made."""
+    function, give = FUNCTIONS[case.function], "" if framework == "numpy" else "give"
+    passed = {n: n if n in varied or not give else f"{give}({n})" for n in case.arrays}
+    positional = [passed[name] for name in function.arrays]
+    named = {n: text for n, text in passed.items() if n not in function.arrays}
+    named |= {n: _option(n, value, framework) for n, value in keywords(case).items()}
+    several = len(function.results) > 1
+    lines = [f"def call({', '.join(varied)}):"]
+    if case.form == "out":
+        lines += wrapped(f"out = {handing.buffers(case, give)}", 4)
+        lines += wrapped(_expression(case, positional, named | {"out": "out"}), 4)
+        return [*lines, *SYNCHRONIZE, f"    return {'out' if several else '(out,)'}"]
+    text = _expression(case, positional, named)
+    if case.form == "side_stream":
+        names = ", ".join(varied)
+        text = f"on_a_side_stream([{names}], lambda {names}: {text})"
+    lines += wrapped(f"results = {text}", 4)
+    return [*lines, *SYNCHRONIZE, f"    return {'results' if several else '(results,)'}"]
+
+
+def _expression(case: Case, positional: list[str], named: dict[str, str]) -> str:
+    """The call as an expression; an opaque state is decoded at once."""
+    dtype = named.pop("dtype", "") if case.function == "quantize_nested" else ""
+    arguments = [*positional, *(f"{name}={text}" for name, text in named.items())]
+    call = f"implementation.{case.function}({', '.join(arguments)})"
+    return f"implementation.dequantize_nested({call}, {dtype})" if dtype else call
+
+
+def _option(name: str, value: object, framework: str) -> str:
     if name != "dtype":
         return literals.string(value) if isinstance(value, str) else repr(value)
-    return next(literals.type_name(dtype) for dtype in FLOAT_TYPES.values() if dtype.type is value)
+    dtype = next(dtype for dtype in FLOAT_TYPES.values() if dtype.type is value)
+    module = {"torch": "torch", "jax": "jax.numpy"}.get(framework)
+    return f"{module}.{dtype.name}" if module else literals.type_name(dtype)

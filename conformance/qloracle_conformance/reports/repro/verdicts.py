@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -31,7 +32,7 @@ NIBBLES = {
 # What is cached, raced or overwritten shows only between other calls.
 OTHERS = """\
 def fresh():
-    return [array.copy() for array in ARRAYS]
+    return [{fresh} for array in ARRAYS]
 
 
 def other(array):
@@ -41,7 +42,7 @@ def other(array):
 def other_calls():
     for i in range(len(ARRAYS)):
         try:
-            call(*fresh()[:i], *map(other, ARRAYS[i:]))
+            call(*fresh()[:i], *[{other} for array in ARRAYS[i:]])
         except Exception:
             pass  # other data are not at issue here
 
@@ -69,10 +70,15 @@ def main():
 )
 
 INPUTS = """\
+def memory(array):
+    return {memory}
+
+
 def main():
-    before = [array.tobytes() for array in [{arrays}]]
-    call(*ARRAYS)
-    after = [array.tobytes() for array in [{arrays}]]
+    arrays = [{fresh} for array in ARRAYS]
+    before = [memory(array) for array in arrays]
+    call(*arrays)
+    after = [memory(array) for array in arrays]
     print("the call changed" if after != before else "the call did not change", "its input")
     return int(after != before)
 """
@@ -81,7 +87,7 @@ BITS = (
     OTHERS
     + """\
 def bits(results):
-    return [np.array(result).tobytes() for result in results]
+    return [{read}(result).tobytes() for result in results]
 
 
 """
@@ -117,48 +123,70 @@ def main():
 )
 
 ANSWER = """\
+def fresh():
+    return [{fresh} for array in ARRAYS]
+
+
 def main():
-    results = call(*ARRAYS)
-    arrays = [np.asarray(result) for result in results] if isinstance(results, tuple | list) else []
+    results = call(*fresh())
+    arrays = [{read}(result) for result in results] if isinstance(results, tuple | list) else []
     numbers = all(array.dtype.kind not in "OSUMmc" for array in arrays)
     print("returned", ", ".join(f"{{a.dtype}}{{list(a.shape)}}" for a in arrays) or type(results))
     return int(len(arrays) != {count} or not numbers)
 """
 
 
-def main(check: CheckRun, failure: Failure, view: View | None) -> Lines:
+# How a script passes its arrays and reads results: as NumPy's, or through `give` and `take`.
+PLAINLY = {
+    "fresh": "array.copy()",
+    "other": "other(array)",
+    "read": "np.asarray",
+    "memory": "array.tobytes()",
+}
+THROUGH = {
+    "fresh": "give(array.copy())",
+    "other": "give(other(array))",
+    "read": "take",
+    "memory": "take(array).tobytes()",
+}
+WHOLE = {"torch": "bytes(array.untyped_storage().cpu().tolist())"}  # the gaps of a view, too
+
+
+def main(check: CheckRun, failure: Failure, view: View | None, framework: str) -> Lines:
     """The comparison that a failure calls for."""
+    how = PLAINLY if framework == "numpy" else THROUGH | {"memory": WHOLE.get(framework, "")}
     match check.rule:
         case _ if failure.mismatch.result == "call":
-            return _answer(check, failure)
+            return _answer(check, failure, how)
         case "P1":
-            return _repeated(_form(failure))
+            return _repeated(_form(failure, how["read"]), how)
         case "P2":
-            return INPUTS.format(arrays=", ".join(failure.case.arrays)).splitlines()
+            return INPUTS.format(**how).splitlines()
         case "P3":
-            return LASTING.splitlines()
+            return LASTING.format(**how).splitlines()
         case "P4":
-            return REPEAT.format(rounds=ROUNDS).splitlines()
+            return REPEAT.format(rounds=ROUNDS, **how).splitlines()
     assert view is not None, f"{check.id} has no view"
-    return _repeated(_element(failure, view))
+    return _repeated(_element(failure, view, how["read"]), how)
 
 
-def _repeated(lines: Lines) -> Lines:
+def _repeated(lines: Lines, how: Mapping[str, str]) -> Lines:
     """Judge the call's results several times, between calls on other data."""
     body = "\n".join(f"    {line}" for line in lines)
-    return JUDGED.format(lines=body, rounds=ROUNDS).splitlines()
+    return JUDGED.format(lines=body, rounds=ROUNDS, **how).splitlines()
 
 
-def _answer(check: CheckRun, failure: Failure) -> Lines:
+def _answer(check: CheckRun, failure: Failure, how: Mapping[str, str]) -> Lines:
     """The call itself went wrong: it raised, died, hung or returned no arrays."""
     count = len(FUNCTIONS[failure.case.function].results)
-    head, *rest = ANSWER.format(count=count).splitlines()
+    text = ANSWER.format(count=count, **how).splitlines()
     why = wrapped(f"# {failure.mismatch.got}", 4, "# ")
     guard = [f"    faulthandler.dump_traceback_later({LIMIT}, exit=True)  # a hang is code 1"]
-    return [head, *why, *(guard if check.status in BROKEN else []), *rest]
+    at = text.index("def main():") + 1
+    return [*text[:at], *why, *(guard if check.status in BROKEN else []), *text[at:]]
 
 
-def _form(failure: Failure) -> Lines:
+def _form(failure: Failure, read: str) -> Lines:
     """Type and shape of a result; an axis of length 1 is allowed but on decoded values."""
     mismatch = failure.mismatch
     dtype, _, shape = mismatch.expected.partition("[")
@@ -167,24 +195,24 @@ def _form(failure: Failure) -> Lines:
     kept = "list(result.shape)" if exact else "[n for n in result.shape if n != 1]"
     got = f"{mismatch.result} is {{result.dtype}}{{list(result.shape)}}"
     return [
-        f"result = np.asarray(results[{_place(failure)}])",
+        f"result = {read}(results[{_place(failure)}])",
         f'wrong = (str(result.dtype), {kept}) != ("{dtype}", {due})',
         f'return int(wrong), f"{got}, due {mismatch.expected}"',
     ]
 
 
-def _element(failure: Failure, view: View) -> Lines:
+def _element(failure: Failure, view: View, read: str) -> Lines:
     """One element: a code by the codes that name its level, another number by its value."""
     mismatch = failure.mismatch
     compare = {"code": _code, "packed": _byte}.get(mismatch.result, _number)
     return [
-        f"result = np.asarray(results[{_place(failure)}]).reshape(-1)",
+        f"result = {read}(results[{_place(failure)}]).reshape(-1)",
         *wrapped(f"# {mismatch.result}[{mismatch.index}]: {mismatch.reason}", 0, "# "),
-        *compare(failure, view),
+        *compare(failure, view, read),
     ]
 
 
-def _number(failure: Failure, view: View) -> Lines:
+def _number(failure: Failure, view: View, read: str) -> Lines:
     """A number is exact, or within its bound."""
     mismatch = failure.mismatch
     bound = number(np.float64(mismatch.bound))
@@ -196,14 +224,14 @@ def _number(failure: Failure, view: View) -> Lines:
     ]
 
 
-def _code(failure: Failure, view: View) -> Lines:
+def _code(failure: Failure, view: View, read: str) -> Lines:
     """A code, unpacked where it was packed, that was judged on the implementation's own scale."""
     levels = failure.case.arrays.get("codebook", view.levels)
     due = levels == levels[int(value(failure.mismatch.expected))]  # FP4's 0 and 8 are one level
     order = view.dialect.get("nibble_order", "high_first")
     unpack = ["packed = result.astype(np.uint8)", f"result = {NIBBLES[order]}  # {order}"]
     return [
-        *_basis(failure, view),
+        *_basis(failure, view, read),
         *(unpack if view.quant_type else []),
         f"got = int(result[{failure.mismatch.index}])",
         f"due = {np.flatnonzero(due).tolist()}",
@@ -211,7 +239,7 @@ def _code(failure: Failure, view: View) -> Lines:
     ]
 
 
-def _basis(failure: Failure, view: View) -> Lines:
+def _basis(failure: Failure, view: View, read: str) -> Lines:
     """With another scale (or offset) than the one it was judged on, another code may be due."""
     case = failure.case
     options = {"blocksize": FUNCTIONS[case.function].options["blocksize"], **case.options}
@@ -222,14 +250,14 @@ def _basis(failure: Failure, view: View) -> Lines:
         own, at = failure.values[i].reshape(-1), 0 if name == "offset" else block
         if at < own.size and np.isfinite(own[at]):
             lines += [
-                f"{name} = float(np.asarray(results[{i}]).reshape(-1)[{at}])",
+                f"{name} = float({read}(results[{i}]).reshape(-1)[{at}])",
                 f"if {name} != {number(own[at])}:",
                 f'    return 2, f"{name} is {{{name}}} now: the code must be judged anew"',
             ]
     return lines
 
 
-def _byte(failure: Failure, view: View) -> Lines:
+def _byte(failure: Failure, view: View, read: str) -> Lines:
     """A packed byte, but for the nibble after an odd last element, which may hold anything."""
     i, due = failure.mismatch.index, int(value(failure.mismatch.expected))
     mask = 0xFF
