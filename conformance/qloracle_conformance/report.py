@@ -60,7 +60,7 @@ class Judgement:
     compile_seconds: float = 0.0
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """The verdict on one or more implementations."""
 
@@ -71,6 +71,20 @@ class Report:
     only: str = ""
     started: str = ""
     known_problems: list[str] = field(default_factory=list)
+    ops: tuple[str, ...] = ()  # functions that were asked for by name: each must have been judged
+
+    def __repr__(self) -> str:
+        lines = []
+        for judgement in self.judgements:
+            levels = ", ".join(f"{row['level']} {row['status']}" for row in level_rows(judgement))
+            lines.append(f"{judgement.name}: {judgement.message or levels}")
+        return f"<Report: exit code {self.exit_code}; {'; '.join(lines)}>"
+
+    def _repr_html_(self) -> str:
+        """The report as a notebook shows it."""
+        from qloracle_conformance.reports import html
+
+        return html.fragment(self.to_dict())
 
     @property
     def ok(self) -> bool:
@@ -92,15 +106,13 @@ class Report:
 
     @property
     def unmet(self) -> list[str]:
-        """Functions of the required level (and those below) that are missing or unsupported."""
-        if not self.require:
-            return []
-        wanted = LEVELS[: LEVELS.index(self.require) + 1]
+        """Functions asked for, by level or by name, that are missing or were not judged."""
+        wanted = LEVELS[: LEVELS.index(self.require) + 1] if self.require else ()
         return [
             f"{judgement.name}: {row['name']} ({row['level']}) {row['status']}"
             for judgement in self.judgements
             for row in function_rows(judgement)
-            if row["level"] in wanted and row["status"] in UNJUDGED
+            if (row["level"] in wanted or row["name"] in self.ops) and row["status"] in UNJUDGED
         ]
 
     def to_dict(self) -> dict[str, Any]:

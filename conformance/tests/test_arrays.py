@@ -1,6 +1,7 @@
 """Arrays of torch and JAX, in and out, in every form (rule P5).  CuPy needs a GPU: not tried."""
 
 import textwrap
+from pathlib import Path
 
 import jax
 import ml_dtypes
@@ -13,18 +14,7 @@ from qloracle_conformance.process.callers import LocalCaller
 from qloracle_conformance.protocol import FLOAT_TYPES
 from qloracle_conformance.verification import verify
 
-# Eight lines and the table: what the README shows.
-TORCH_KERNEL = """\
-import math, torch
-arrays = "torch"
-NF4 = torch.tensor([0xBF800000, 0xBF3239B1, 0xBF066B30, 0xBECA32A0, 0xBE91A24D, 0xBE3D353F,
-    0xBDBA7871, 0, 0x3DA2FAFF, 0x3E24CAE3, 0x3E7C04DD, 0x3EAD033A, 0x3EE1A4B8, 0x3F1007AB,
-    0x3F3913B3, 0x3F800000]).to(torch.uint32).view(torch.float32)
-def dequantize_4bit(packed, absmax, *, shape, blocksize=64, dtype=torch.float32):
-    codes = torch.stack([packed >> 4, packed & 15], 1).reshape(-1)[:math.prod(shape)].long()
-    scale = absmax.repeat_interleave(blocksize)[:codes.numel()]
-    return (NF4.to(packed.device)[codes] * scale).to(dtype).reshape(shape)
-"""
+TORCH_KERNEL = (Path(__file__).with_name("data") / "torch_kernel.py").read_text()
 
 JAX_KERNEL = """\
 import jax.numpy as jnp, math, qloracle
@@ -148,7 +138,7 @@ def test_views_are_tried_on_torch_and_not_on_arrays_that_have_none(kernel):
 
 
 def test_a_bfloat16_fault_on_tensors_is_found(kernel):
-    wrong = TORCH_KERNEL.replace("* scale).to(dtype)", "* scale).half().to(dtype)")
+    wrong = TORCH_KERNEL.replace(".to(dtype)", ".half().to(dtype)")
     assert wrong != TORCH_KERNEL
     report = verify([kernel(wrong)], only="S7")
     assert report.exit_code == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.errors import LoadError
 from qloracle_conformance.judging import Mismatch, Outcome, Values
 from qloracle_conformance.process.callers import Caller
+from qloracle_conformance.protocol import FUNCTIONS
 from qloracle_conformance.scope import Scope, check_limits
 from qloracle_conformance.views import View
 
@@ -37,7 +38,8 @@ class Engine:
     """Judges one implementation.
 
     `second` is another oracle that offers the protocol, for judging the reference itself;
-    `searching` and `reducing` switch off what a run over many mutants does not need.  UsageError
+    `searching` and `reducing` switch off what a run over many mutants does not need; `functions`
+    are those whose checks are run (all that are offered are probed).  UsageError
     if the implementation declares limits or a dialect that mean nothing.
     """
 
@@ -52,8 +54,10 @@ class Engine:
         searching: bool = True,
         reducing: bool = True,
         second: Any = None,
+        functions: Collection[str] = tuple(FUNCTIONS),
     ):
         self.caller, self.profile, self.seed, self.second = caller, profile, seed, second
+        self.functions = functions
         limits, dialect = caller.declared.get("limits", {}), caller.declared.get("dialect", {})
         check_limits(limits)
         check_declaration(dialect)
@@ -100,11 +104,14 @@ class Engine:
             (check, view)
             for check in all_checks()
             for view in self.views
-            if self._fits(check, view) and self._only(check.id(view))
+            if self.fits(check, view) and self._only(check.id(view))
         ]
 
-    def _fits(self, check: Check, view: View) -> bool:
-        if view.function != check.function or (check.tables and view.table not in check.tables):
+    def fits(self, check: Check, view: View) -> bool:
+        """Whether a check is run on a view in this profile."""
+        if view.function != check.function or check.function not in self.functions:
+            return False
+        if check.tables and view.table not in check.tables:
             return False
         if check.search is not None:  # in the smoke profile only the main tables are searched
             return self._searching and (view.table in MAIN_TABLES or self.profile != "smoke")
@@ -114,16 +121,19 @@ class Engine:
 
     def run(self) -> Iterator[CheckRun]:
         """Yield the result of each check as it ends; the P rules come last, from the ledgers."""
-        for check, view in self.planned():
-            start = time.perf_counter()
-            run = CheckRun(check.id(view), check.rule, check.function, view.table)
-            try:
-                self._examine(check, view, run)
-            except LoadError as error:
-                run.status, run.message = "CRASH", str(error)
-            run.seconds = time.perf_counter() - start
-            yield run
-        yield from (run for run in self._ledger_runs() if self._only(run.id))
+        yield from (self.run_check(check, view) for check, view in self.planned())
+        yield from (run for run in self.ledger_runs(self.functions) if self._only(run.id))
+
+    def run_check(self, check: Check, view: View) -> CheckRun:
+        """Run one check to its end."""
+        start = time.perf_counter()
+        run = CheckRun(check.id(view), check.rule, check.function, view.table)
+        try:
+            self._examine(check, view, run)
+        except LoadError as error:
+            run.status, run.message = "CRASH", str(error)
+        run.seconds = time.perf_counter() - start
+        return run
 
     def _examine(self, check: Check, view: View, run: CheckRun) -> None:
         if view.unsupported:
@@ -155,8 +165,10 @@ class Engine:
             EXAMPLES[self.profile], plan.seed,
         )  # fmt: skip
 
-    def _ledger_runs(self) -> Iterator[CheckRun]:
+    def ledger_runs(self, functions: Collection[str] = tuple(FUNCTIONS)) -> Iterator[CheckRun]:
+        """The results of P1 to P4, which look at all calls of a function that were made so far."""
         used = {name: ledger for name, ledger in self._ledgers.items() if ledger.by_call}
+        used = {name: ledger for name, ledger in used.items() if name in functions}
         for name, ledger in used.items():
             yield from ledgers.runs(name, ledger, self._bare_call, self.reduced, self.seed)
         again, late = self.caller.settle()

@@ -1,0 +1,108 @@
+"""The pytest plugin: ``pytest --pyargs qloracle_conformance --qloracle-impl IMPL``.
+
+An installed plugin is loaded in every pytest run of its environment.  So this module imports only
+the standard library and pytest, and does nothing unless an implementation is named.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from qloracle_conformance.suite import Suite
+
+PACKAGE = Path(__file__).parent
+SUITE = PACKAGE / "suite.py"  # the one file of the package that is collected
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Every option bears our name: others may have an `--impl` or a `--device` of their own."""
+    group = parser.getgroup("qloracle", "conformance of quantization kernels (qloracle)")
+    option = group.addoption
+    judge = "judge this implementation (a short name, module:NAME, path/file.py); repeatable"
+    option("--qloracle-impl", action="append", default=[], metavar="IMPL", help=judge)
+    option("--qloracle-profile", default="smoke", help="smoke, standard or exhaustive")
+    option("--qloracle-device", default="", help="device of its arrays: cpu, cuda, cuda:1")
+    option("--qloracle-seed", default=0, type=int, help="a whole number")
+    option("--qloracle-dialect", default="", metavar="PRESET", help="judge as declared by it")
+    option("--qloracle-require", default="", metavar="LEVEL", help="fail if a function is missing")
+    option("--qloracle-known", default=None, metavar="FILE", help="file of known failures")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave our other files alone, whatever patterns the user's settings have for test files."""
+    inside = PACKAGE in collection_path.parents
+    return True if config.option.qloracle_impl and inside and collection_path != SUITE else None
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect the suite where implementations are named."""
+    if file_path == SUITE and parent.config.option.qloracle_impl:
+        return SuiteFile.from_parent(parent, path=file_path)
+    return None
+
+
+def pytest_sessionfinish() -> None:
+    """End the child processes."""
+    suite = sys.modules.get("qloracle_conformance.suite")
+    if suite is not None:
+        suite.close_all()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what is missing where the package was named and no implementation."""
+    if "qloracle_conformance" in config.args and not config.option.qloracle_impl:
+        terminalreporter.write_line("qloracle: name an implementation: --qloracle-impl IMPL")
+
+
+class SuiteFile(pytest.File):
+    """The checks of all implementations named."""
+
+    def collect(self) -> Iterator[CheckItem]:
+        """One item a check."""
+        from qloracle_conformance import api, dialects, targets
+        from qloracle_conformance.suite import Suite
+
+        o = self.config.option
+        try:
+            api.check_arguments(o.qloracle_profile, o.qloracle_require, None, o.qloracle_seed)
+            dialect = dialects.preset(o.qloracle_dialect) if o.qloracle_dialect else None
+            for impl in dict.fromkeys(o.qloracle_impl):
+                suite = Suite(
+                    targets.target(impl), o.qloracle_profile, o.qloracle_device, o.qloracle_seed,
+                    dialect, o.qloracle_require, o.qloracle_known,
+                )  # fmt: skip
+                for check in suite.names():
+                    name = f"{impl}[{check}]"  # as pytest names a parametrized test
+                    yield CheckItem.from_parent(self, name=name, suite=suite, check=check)
+        except (ImportError, ValueError) as error:  # UsageError is a ValueError
+            raise pytest.UsageError(f"qloracle: {error}") from error
+
+
+class CheckItem(pytest.Item):
+    """One check of one implementation."""
+
+    def __init__(self, *, suite: Suite, check: str, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.suite, self.check = suite, check
+
+    def runtest(self) -> None:
+        """Run the check."""
+        self.suite.demand(self.check)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """The failure in words; a traceback only for what is a fault of the kit."""
+        from qloracle_conformance.suite import Failed
+
+        if isinstance(excinfo.value, Failed):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        """How the item is named in reports."""
+        return self.path, None, f"{self.suite.name} {self.check}"
