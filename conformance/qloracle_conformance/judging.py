@@ -48,12 +48,16 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Wrong:
-    """The wrong elements of one result: flat indices among `size`; of codes also (due, got)."""
+    """The wrong elements of one result: flat indices among `size`.
+
+    Of codes also the level that is due for each, by its rank, and the code that came.
+    """
 
     result: str
     size: int
     at: NDArray[np.intp]
-    flips: NDArray[np.int64] | None = None  # [len(at), 2]
+    due: NDArray[np.int64] | None = None
+    got: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -199,8 +203,8 @@ def compare_codes(
         _why(x.reshape(-1)[i], scale[i], q[i], coder, int(due[i])),
         0.0, abs(int(got[i]) - int(due[i])),
     )  # fmt: skip
-    flips = np.stack([coder.codes_of(due[at]), codes.reshape(-1)[at].astype(np.int64)], axis=1)
-    return replace(outcome, first=first, where=Wrong(name, codes.size, at, flips))
+    where = Wrong(name, codes.size, at, due[at], codes.reshape(-1)[at])
+    return replace(outcome, first=first, where=where)
 
 
 def _only_recorded(scale: Float32, blocks: Blocks, dialect: Dialect) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qloracle_conformance import oracle
 from qloracle_conformance.cases import Case
-from qloracle_conformance.judging import Wrong, blocks_of
+from qloracle_conformance.judging import Wrong, blocks_of, under_its_map
 from qloracle_conformance.oracle import Blocks
 from qloracle_conformance.views import View
 
@@ -50,8 +50,9 @@ def error_map(case: Case, wrong: Wrong, view: View) -> ErrorMap:
     first = int(touched.min()) if int(touched.max()) >= ROWS else 0
     lanes = -(-blocks.blocksize // CELLS)
     return ErrorMap(
-        case, wrong, blocks, first, lanes, _rows(blocks, wrong.at, first, lanes), _flips(wrong)
-    )
+        case, wrong, blocks, first, lanes,
+        _rows(blocks, wrong.at, first, lanes), _flips(wrong, under_its_map(case, view)),
+    )  # fmt: skip
 
 
 def _rows(blocks: Blocks, at: NDArray[np.intp], first: int, lanes: int) -> list[str]:
@@ -65,8 +66,9 @@ def _rows(blocks: Blocks, at: NDArray[np.intp], first: int, lanes: int) -> list[
     return ["".join(row) for row in cells]
 
 
-def _flips(wrong: Wrong) -> list[tuple[int, int, int]]:
-    if wrong.flips is None:
+def _flips(wrong: Wrong, view: View) -> list[tuple[int, int, int]]:
+    if wrong.due is None or wrong.got is None:
         return []
-    counts = Counter((int(due), int(got)) for due, got in wrong.flips)
+    due = view.coder.codes_of(wrong.due)
+    counts = Counter(zip(due.tolist(), wrong.got.astype(int).tolist(), strict=True))
     return [(due, got, count) for (due, got), count in counts.most_common(FLIPS)]

@@ -205,7 +205,7 @@ def _framework(target: Any, device: str) -> tuple[str, str]:
 
 
 def _digests(memory: Mapping[str, Any]) -> dict[str, str]:
-    return {name: digest((frameworks.take(whole),)) for name, whole in memory.items()}
+    return {name: digest((frameworks.peek(whole),)) for name, whole in memory.items()}
 
 
 def _written(buffers: Any, result: Any, function: str) -> Any:

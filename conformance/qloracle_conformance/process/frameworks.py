@@ -137,6 +137,11 @@ def take(value: Any) -> np.ndarray:
     return np.array(value)  # a copy: a later change of the result must not reach the reading
 
 
+def peek(value: Any) -> np.ndarray:
+    """Read an array without copying it where that can be: to look at it at once."""
+    return value if type(value) is np.ndarray else take(value)
+
+
 def _from_torch(tensor: Any, torch: Any) -> np.ndarray:
     """A tensor of any device; requires_grad, lazy conjugates and negations are resolved."""
     host = tensor.detach().resolve_conj().resolve_neg().cpu()

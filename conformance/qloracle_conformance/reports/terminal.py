@@ -104,17 +104,16 @@ def _implementation(page: _Page, implementation: Data, files: Mapping[str, Path]
 
 
 def _functions(page: _Page, implementation: Data) -> None:
-    """Verdict, rules P1 to P4 and the count of comparisons of each function that is offered."""
+    """Verdict, the P rules and the count of comparisons of each function that is offered."""
     offered = [row for row in implementation["functions"] if row["status"] != "MISSING"]
     missing = [row["name"] for row in implementation["functions"] if row["status"] == "MISSING"]
     names = [rule for rule in rules.ROOMS if rule[0] == "P"]
     if offered:
         page.line()
-        _function(page, "function", "verdict", names, ("comparisons", "cases"))
+        _function(page, "function", "verdict", names, "comparisons")
     for row in offered:
         cells = [_cell(implementation, row["name"], None, rule) for rule in names]
-        counts = f"{row['comparisons']:,}", f"{row['cases']:,}"
-        _function(page, row["name"], row["status"], cells, counts)
+        _function(page, row["name"], row["status"], cells, f"{row['comparisons']:,}")
         if 0 < row["comparisons"] < row["floor"]:
             text = f"fewer than {row['floor']:,} comparisons: too few for a verdict"
             page.line(text, "bold red", indent=4)
@@ -122,11 +121,9 @@ def _functions(page: _Page, implementation: Data) -> None:
         page.line(f"MISSING {', '.join(missing)}", "dim", hang=8)
 
 
-def _function(
-    page: _Page, name: str, verdict: str, cells: Sequence[str], counts: tuple[str, str]
-) -> None:
+def _function(page: _Page, name: str, verdict: str, cells: Sequence[str], count: str) -> None:
     narrow = [(cell, CELL) for cell in cells]
-    page.row(f"{name:<21}", [(verdict, 12), *narrow, (counts[0], 13), (counts[1], 9)])
+    page.row(f"{name:<21}", [(verdict, 12), *narrow, (count, 14)])
 
 
 def _views(page: _Page, implementation: Data, level: str) -> None:
