@@ -7,11 +7,12 @@ exception: they hold whole arrays, and so they are written from the judgements t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qloracle_conformance.report import Report
-from qloracle_conformance.reports import files, json_file, junit, markdown, repro
+from qloracle_conformance.reports import files, html, json_file, junit, markdown, repro
 from qloracle_conformance.reports.failures import exit_code, key
 from qloracle_conformance.reports.terminal import show
 
@@ -21,6 +22,7 @@ FILES = {
     "report.json": json_file.text,
     "junit.xml": junit.text,
     "summary.md": markdown.text,
+    "report.html": html.text,
 }
 
 
@@ -35,7 +37,8 @@ def write_all(directory: Path, report: Report) -> dict[str, Path]:
         scripts |= {key(judgement.name, check): path for check, path in written.items()}
     data = report.to_dict()
     _name_scripts(data, scripts, directory)
-    for name, text in FILES.items():
+    texts = {name: path.read_bytes().decode() for name, path in scripts.items()}
+    for name, text in (FILES | {"report.html": partial(html.text, scripts=texts)}).items():
         files.write(directory / name, text(data))
     return scripts
 

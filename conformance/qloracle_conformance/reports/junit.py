@@ -104,7 +104,7 @@ def _run_as_a_whole(root: ElementTree.Element, report: Data) -> None:
 def _problems(report: Data) -> Iterator[tuple[str, str]]:
     """Each with a message of its own: CI servers merge cases of one name."""
     for line in report["unmet"]:
-        yield "FAIL", f"required by --require {report['require']}: {line}"
+        yield "FAIL", f"required: {line}"
     for line in report["known_problems"]:
         yield "FAIL", line
     if report["partial"]:

@@ -252,7 +252,7 @@ def _end(page: _Page, report: Data) -> None:
     """Problems of the run as a whole, and the exit code with its meaning."""
     page.line()
     for text in report["unmet"]:
-        page.line(f"REQUIRED by --require {report['require']}: {text}", "bold red", hang=2)
+        page.line(f"REQUIRED: {text}", "bold red", hang=2)
     for text in report["known_problems"]:
         page.line(f"KNOWN FAILURES: {text}", "bold red", hang=2)
     for text in failures.limits(report):

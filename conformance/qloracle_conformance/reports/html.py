@@ -1,0 +1,152 @@
+"""report.html: the whole report as one page, which needs nothing else; and a piece for a notebook.
+
+The page may load nothing and run nothing but its own script: its policy names the digests of its
+one style sheet and its one script.  It is whole without the script, which only copies.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from qloracle_conformance.reports import failures
+from qloracle_conformance.reports.failures import Entry
+from qloracle_conformance.reports.page import comparison, failure, overview, verdicts
+from qloracle_conformance.reports.page.markup import (
+    Markup,
+    counted,
+    join,
+    more,
+    number,
+    prose,
+    row,
+    status,
+    table,
+    tag,
+)
+from qloracle_conformance.reports.page.subject import Subject
+
+Data = Mapping[str, Any]
+
+SHOWN_FAILURES = 5  # entries of one implementation that are open in a notebook
+
+
+def text(report: Data, scripts: Mapping[str, str] = {}) -> str:
+    """The report as one HTML file; `scripts` are the repro scripts by `failures.key`."""
+    subjects = [Subject(data, n) for n, data in enumerate(report["implementations"])]
+    body = tag(
+        "body",
+        overview.head(report),
+        tag(
+            "main",
+            overview.summary(subjects),
+            comparison.side_by_side(subjects),
+            *(_implementation(subject, scripts) for subject in subjects),
+        ),
+        overview.foot(report),
+        tag("script", _part("page.js")),
+    )
+    return f"<!DOCTYPE html>\n{tag('html', _head(report, subjects), body, lang='en')}\n"
+
+
+def _part(name: str) -> Markup:
+    resource = files("qloracle_conformance.reports.page") / name
+    return Markup(resource.read_text(encoding="utf-8"))
+
+
+def _head(report: Data, subjects: list[Subject]) -> Markup:
+    names = ", ".join(subject.name for subject in subjects)
+    return tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_policy()),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", f"exit code {failures.exit_code(report)}: {names} (qloracle)"),
+        tag("style", _part("page.css")),
+    )
+
+
+def _policy() -> str:
+    """Nothing may be loaded; one style sheet and one script may act, known by their digests."""
+    return (
+        f"default-src 'none'; style-src {_digest('page.css')}; script-src {_digest('page.js')}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _digest(name: str) -> str:
+    digest = hashlib.sha256(_part(name).encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _implementation(subject: Subject, scripts: Mapping[str, str]) -> Markup:
+    data = subject.data
+    versions = ", ".join(failures.versions(data))
+    parts = [tag("h2", subject.name), tag("p.level", versions) if versions else ""]
+    if data["message"]:
+        parts.append(tag("p.message", status(data["status"]), f" {data['message']}"))
+    if subject.judged:
+        parts += [verdicts.functions(subject), verdicts.rules(subject)]
+    parts += [verdicts.bounds(subject), verdicts.known(subject)]
+    if subject.entries:
+        count = len(subject.entries)
+        parts.append(tag("h3", f"{count} failure{'s' if count > 1 else ''}"))
+    parts += [failure.article(subject, n, scripts) for n in range(len(subject.entries))]
+    return tag("section", *parts, _times(data), id=subject.anchor, aria_label=subject.name)
+
+
+def _times(data: Data) -> Markup:
+    total, imported, compiled = (
+        f"{data[name]:.1f} s" for name in ("seconds", "import_seconds", "compile_seconds")
+    )
+    return tag(
+        "p.level",
+        f"Judged in {total}; counted apart: import {imported}, first-call compilation {compiled}.",
+    )
+
+
+# ---- a notebook's cell ---------------------------------------------------------------------------
+
+
+def fragment(report: Data) -> str:
+    """Verdicts and counterexamples for a notebook's cell: own styles, no script, its colours."""
+    code = failures.exit_code(report)
+    head = tag("p", tag("strong", f"Exit code {code}"), f": {failures.MEANINGS[code]}")
+    notes = [tag("p", tag("strong", note)) for note in overview.notes(report)]
+    subjects = [Subject(data, n) for n, data in enumerate(report["implementations"])]
+    style = tag("style", _part("fragment.css"))
+    return tag("div.qloracle", style, head, *notes, *map(_piece, subjects))
+
+
+def _piece(subject: Subject) -> Markup:
+    """An implementation: its verdicts, and each of its failures."""
+    data = subject.data
+    versions = ", ".join(failures.versions(data))
+    parts = [tag("p", tag("strong", subject.name), f" ({versions})" if versions else "")]
+    if data["message"]:
+        parts.append(tag("p", status(data["status"]), f" {data['message']}"))
+    if subject.judged:
+        head = ("function", "level", "verdict", counted("comparisons"), "scope and dialect")
+        rows = [_function(function) for function in data["functions"]]
+        parts.append(table(f"Verdict on {subject.name}", head, [rows]))
+    return join(*parts, *(_counterexample(entry, n) for n, entry in enumerate(subject.entries)))
+
+
+def _function(function: Data) -> Markup:
+    return row(
+        function["name"],
+        function["level"],
+        status(function["status"]),
+        number(function["comparisons"]),
+        join(verdicts.scope(function), verdicts.dialect(function)),
+    )
+
+
+def _counterexample(entry: Entry, n: int) -> Markup:
+    title = join(status(entry.first["status"]), f" {entry.title}: {entry.brief}")
+    rule = tag("p", prose(failures.statement(entry.first["rule"])))
+    rows = [row(name, failure.said(name, text)) for name, text in entry.rows]
+    return more(title, rule, tag("table", *rows), shown=n < SHOWN_FAILURES)

@@ -1,0 +1,114 @@
+"""One failure: what is wrong with which input, where else, by which rule, and how to see it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from qloracle_conformance.reports import failures
+from qloracle_conformance.reports.failures import Entry
+from qloracle_conformance.reports.page import drawings
+from qloracle_conformance.reports.page.markup import (
+    Markup,
+    escaped,
+    join,
+    more,
+    prose,
+    statement,
+    status,
+    tag,
+    verbatim,
+)
+from qloracle_conformance.reports.page.subject import Subject
+
+Data = Mapping[str, Any]
+
+SHOWN = 12  # failures of one implementation that are open from the start
+PROSE = ("because", "looks like", "finding", "wrong")  # what is not written in code
+
+
+def article(subject: Subject, n: int, scripts: Mapping[str, str]) -> Markup:
+    """A failure whole.  Its id lies inside, so that a link to it opens it."""
+    entry = subject.entries[n]
+    title = tag("h4", status(entry.first["status"]), f" {entry.title}")
+    parts = [
+        tag("p.rule", prose(failures.statement(entry.first["rule"]))),
+        tag("dl", *(_row(name, text) for name, text in entry.rows)),
+        *_map(entry),
+        *_inputs(entry),
+        *_scripts(subject, n, scripts),
+        *(more(f"Rule {rule} in full", statement(rule)) for rule in _rules(entry)),
+    ]
+    summary = join(title, tag("span.brief", entry.brief))
+    body = tag("div.body", *parts, id=subject.place(n))
+    return tag("article", more(summary, body, shown=n < SHOWN))
+
+
+def _rules(entry: Entry) -> list[str]:
+    return list(dict.fromkeys(check["rule"] for check in entry.checks))
+
+
+def _row(name: str, text: str) -> Markup:
+    return tag(f"div.{name.replace(' ', '-')}", tag("dt", name), tag("dd", said(name, text)))
+
+
+def said(name: str, text: str) -> Markup:
+    """A text in the type that suits it: code, or words."""
+    return escaped(text) if name in PROSE else tag("code", text)
+
+
+def _map(entry: Entry) -> list[Markup]:
+    """Where the wrong elements of a larger input lie, for the first check and for the others."""
+    maps = [(c, c["failure"].get("map")) for c in entry.checks if c["failure"]]
+    drawn = [(c, picture) for c, picture in maps if picture and picture["elements"] > 1]
+    if not drawn:
+        return []
+    (_, first), *others = drawn
+    further = [join(tag("p", tag("code", c["id"])), _pattern(picture)) for c, picture in others]
+    rest = [more(f"Maps of {len(others)} more checks", *further)] if others else []
+    return [_pattern(first), *rest]
+
+
+def _pattern(drawn: Data) -> Markup:
+    flips = drawings.code_flips(drawn["flips"])
+    return tag("div.pattern", drawings.error_map(drawn), flips)
+
+
+def _inputs(entry: Entry) -> list[Markup]:
+    """The arrays of the smallest input, in a form that loses nothing."""
+    if not entry.first["failure"]:
+        return []
+    case = entry.first["failure"]["input"]
+    options = ", ".join(f"{name}={value!r}" for name, value in case["options"].items())
+    arrays = [_array(name, array) for name, array in case["arrays"].items()]
+    notes = [text for text in (case["note"], case.get("form", "")) if text]
+    return [more("Input to the bit", *(tag("p", text) for text in (*notes, options)), *arrays)]
+
+
+def _array(name: str, array: Data) -> Markup:
+    size, values = math.prod(array["shape"]), array["values"]
+    shape = "x".join(map(str, array["shape"]))
+    cut = f", the first {len(values)}" if len(values) < size else ""
+    title = tag("p", tag("code", f"{name} {array['dtype']}[{shape}]"), cut)
+    return join(title, tag("pre", " ".join(map(str, values))))
+
+
+def _scripts(subject: Subject, n: int, scripts: Mapping[str, str]) -> list[Markup]:
+    """The scripts of a failure, each with a button that copies it."""
+    checks = subject.entries[n].checks
+    found: dict[str, Data] = {}
+    for check in checks:
+        name = failures.key(subject.name, check["id"])
+        if name in scripts:
+            found.setdefault(scripts[name], check)
+    named = enumerate(found.items())
+    return [_script(f"{subject.place(n)}-{i}", text, check) for i, (text, check) in named]
+
+
+def _script(name: str, text: str, check: Data) -> Markup:
+    path = check.get("repro", "")
+    title = join("Script that reproduces it", " ", tag("code", path) if path else "")
+    button = tag("button", "Copy the script", type="button", data_copies=name, hidden="")
+    answer = tag("span.said", role="status")
+    return tag("div.script", more(title, tag("pre", verbatim(text), id=name)), button, answer)

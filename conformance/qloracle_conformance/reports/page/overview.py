@@ -1,0 +1,71 @@
+"""The head of the page: how the run ended, and what failed where, each failure in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qloracle_conformance.reports import failures
+from qloracle_conformance.reports.failures import Entry
+from qloracle_conformance.reports.page.markup import Markup, join, link, status, tag
+from qloracle_conformance.reports.page.subject import Subject
+
+Data = Mapping[str, Any]
+
+
+def head(report: Data) -> Markup:
+    """The exit code and its meaning, and what belongs to the run as a whole."""
+    code = failures.exit_code(report)
+    title = tag("h1", tag("span.code" if code else "span", f"Exit code {code}"))
+    meaning = tag("p.meaning", f"{failures.MEANINGS[code]}.".capitalize())
+    noted = [tag("li", note) for note in notes(report)]
+    listed = tag("ul.notes", *noted) if noted else ""
+    return tag("header", tag("p.run", run(report)), title, meaning, listed)
+
+
+def notes(report: Data) -> list[str]:
+    """What belongs to no implementation's checks, and is not to be overlooked."""
+    unmet = [f"REQUIRED: {text}" for text in report["unmet"]]
+    stale = [f"KNOWN FAILURES: {text}" for text in report["known_problems"]]
+    return [*failures.limits(report), *unmet, *stale]
+
+
+def run(report: Data) -> str:
+    """What was run, in a line."""
+    return (
+        f"qloracle {report['qloracle_version']}, specification {report['spec_version']}, "
+        f"profile {report['profile']}, seed {report['seed']}"
+    )
+
+
+def summary(subjects: Sequence[Subject]) -> Markup:
+    """Each implementation with its verdict, and a line for each of its failures."""
+    parts = [_subject(subject) for subject in subjects]
+    return tag("section.summary", tag("h2", "Verdict"), *parts, aria_label="Verdict")
+
+
+def _subject(subject: Subject) -> Markup:
+    name = link(subject.name, f"#{subject.anchor}")
+    title = tag("h3", status(subject.verdict), " ", name)
+    lines = [tag("p.level", level["line"]) for level in subject.data["levels"]]
+    if subject.data["message"]:
+        lines = [tag("p.message", subject.data["message"]), *(lines if subject.judged else [])]
+    found = [_line(subject, n, entry) for n, entry in enumerate(subject.entries)]
+    return tag("div.subject", title, *lines, tag("ol.found", *found) if found else "")
+
+
+def _line(subject: Subject, n: int, entry: Entry) -> Markup:
+    title = link(entry.title, f"#{subject.place(n)}")
+    words = join(status(entry.first["status"]), " ", title)
+    return tag("li", words, " ", tag("span.brief", entry.brief))
+
+
+def foot(report: Data) -> Markup:
+    """The machine and the times."""
+    machine = report["machine"]
+    where = (
+        f"{machine['platform']}, {machine['cores']} cores, Python {machine['python']}, "
+        f"NumPy {machine['numpy']}"
+    )
+    when = f" Begun {report['started']}." if report["started"] else ""
+    return tag("footer", tag("p", f"{run(report)}. {where}.{when}"))

@@ -1,0 +1,116 @@
+"""One implementation's tables: functions with verdict and scope, rules, bounds, known failures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qloracle_conformance.protocol import LEVELS
+from qloracle_conformance.reports.page.drawings import bound_use
+from qloracle_conformance.reports.page.markup import (
+    Markup,
+    counted,
+    join,
+    link,
+    number,
+    row,
+    status,
+    table,
+    tag,
+)
+from qloracle_conformance.reports.page.subject import Subject, View
+
+Data = Mapping[str, Any]
+
+
+def functions(subject: Subject) -> Markup:
+    """Each function with its verdict, its scope, what was compared, and its dialect."""
+    head = ("function", "verdict", counted("comparisons"), counted("cases"), "scope", "dialect")
+    bodies = []
+    for level in LEVELS:
+        rows = [_function(subject, f) for f in subject.data["functions"] if f["level"] == level]
+        if rows:
+            bodies.append([_level(level, len(head)), *rows])
+    return table("Functions by level", head, bodies)
+
+
+def _level(level: str, columns: int) -> Markup:
+    return tag("tr.group", tag("th", level, scope="rowgroup", colspan=columns))
+
+
+def _function(subject: Subject, function: Data) -> Markup:
+    cases, total = function["cases"], function["cases"] + function["unsupported"]
+    few = 0 < function["comparisons"] < function["floor"]
+    note = f" (fewer than {function['floor']:,}: too few for a verdict)" if few else ""
+    return row(
+        function["name"],
+        join(status(function["status"]), note),
+        number(function["comparisons"]),
+        tag("td.number", f"{cases:,}" if cases == total else f"{cases:,} of {total:,}"),
+        scope(function),
+        join(dialect(function), *_counts(subject, function["name"])),
+    )
+
+
+def scope(function: Data) -> Markup:
+    """The limits within which a function was judged."""
+    return tag("p", function["scope"]) if function["scope"] else Markup()
+
+
+def dialect(function: Data) -> Markup:
+    """How a function differs from the specification, by table."""
+    name = function["name"]
+    labels = [(view.removeprefix(name), label) for view, label in function["dialect"].items()]
+    return join(*(tag("p", f"{table} {label}".strip()) for table, label in labels))
+
+
+def _counts(subject: Subject, function: str) -> list[Markup]:
+    """How many elements passed only within a band, and how many were not judged."""
+    checks = [check for check in subject.data["checks"] if check["function"] == function]
+    words = {"band": "within the band", "recorded": "recorded, not judged"}
+    totals = {name: sum(check[name] for check in checks) for name in words}
+    return [tag("p", f"{totals[name]:,} {text}") for name, text in words.items() if totals[name]]
+
+
+def rules(subject: Subject) -> Markup:
+    """Each rule on each function and table."""
+    names = subject.rules
+    bodies: dict[str, list[Markup]] = {}
+    for view in subject.views:
+        bodies.setdefault(view[0], []).append(_view(subject, view, names))
+    title = "Rules by function and table; no word: it does not apply there"
+    return table(title, ("", *names), bodies.values())
+
+
+def _view(subject: Subject, view: View, names: list[str]) -> Markup:
+    function, of = view
+    name = f"[{of}]" if of else function
+    reason = subject.unsupported(view)
+    if reason and not any(c["status"] != "UNSUPPORTED" for c in subject.checks(view)):
+        words = join(status("UNSUPPORTED"), f" {reason}")
+        return row(name, tag("td", words, colspan=len(names)))
+    return row(name, *(subject.cell(view, rule) for rule in names))
+
+
+def bounds(subject: Subject) -> Markup:
+    """The share of its bound that each check needed, passing ones too."""
+    checks = [c for c in subject.data["checks"] if float(c.get("bound_use", 0)) > 0]
+    if not checks:
+        return Markup()
+    rows = [
+        row(check["id"], status(check["status"]), *bound_use(float(check["bound_use"])))
+        for check in checks
+    ]
+    head = ("check", "status", counted("share used"), "0 to 125 %; the line is 100 %")
+    return table("How much of a bound the worst element needed", head, [rows])
+
+
+def known(subject: Subject) -> Markup:
+    """Failures that are tracked somewhere: they are no news."""
+    checks = [check for check in subject.data["checks"] if check["status"] == "XFAIL"]
+    if not checks:
+        return Markup()
+    rows = [
+        row(c["id"], status("XFAIL"), c["message"], link(c["known"], c["known"])) for c in checks
+    ]
+    return table("Known failures", ("check", "status", "message", "tracked at"), [rows])

@@ -1,0 +1,812 @@
+"""report.html in a real browser: it shows everything, runs nothing of anybody's, loads nothing.
+
+Each thing that is looked for is also planted, so that a check which sees nothing is no pass.
+"""
+
+import copy
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+from qloracle_conformance import reports
+from qloracle_conformance.known import Known
+from qloracle_conformance.report import worst
+from qloracle_conformance.reports import failures, files, html
+from qloracle_conformance.reports.files import printable
+from qloracle_conformance.reports.page import drawings
+from qloracle_conformance.reports.page.markup import verbatim
+from qloracle_conformance.verification import verify
+
+# The scale of the short last block is that of the block before; a tie goes up; swapped nibbles.
+KERNEL = r"""
+import numpy as np
+import qloracle as q
+
+def dequantize_4bit(packed, absmax, *, shape, blocksize=64, quant_type="nf4", dtype=np.float32):
+    if quant_type != "nf4":
+        raise NotImplementedError(f"no {quant_type}")
+    short = absmax.copy()
+    if len(short) > 1 and np.prod(shape) % blocksize:
+        short[-1] = short[-2]
+    return q.dequantize_4bit(packed, short, shape=shape, blocksize=blocksize, dtype=dtype)
+
+def quantize_4bit(x, *, blocksize=64, quant_type="nf4"):
+    packed, absmax = q.quantize_4bit(x, blocksize=blocksize, quant_type=quant_type)
+    return packed >> 4 | packed << 4, absmax
+
+def quantize_blockwise(x, codebook, *, blocksize=256):
+    codes, absmax = q.quantize_blockwise(x, codebook, blocksize=blocksize)
+    return np.where(codes == 127, 131, codes).astype(np.uint8), absmax
+
+def quantize_absmax(absmax, *, codebook=None, blocksize=256):
+    raise ValueError("red \x1b[31m & <b>bold</b> <script>hostile = 1</script> \ud800 \u202e \x00")
+"""
+ONLY = "S3/*/shapes,S4/*/zeros,S5/*/zeros,S6,S8/*/offset,P1"
+KNOWN = (
+    Known("S6/quantize_4bit[fp4]/pairs", "packed", "https://tracker/1"),
+    Known("S6/quantize_4bit[int4]/pairs", "packed", "javascript:alert(1)"),
+    Known("S6/nothing", "", "https://tracker/3"),
+)
+HOSTILE = (
+    "<script>hostile = 1</script>",
+    "</title></style></script><img src=x onerror='hostile = 1'>",
+    "\"'><b id=hostile>& &amp; &lt;",
+    "red \x1b[31m, nul \x00, right to left \u202e, lone \ud800, none \uffff",
+    "one\ntwo\ttabs",
+    "x" * 400,
+)
+WIDTHS = (360, 768, 1440)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    path = tmp_path_factory.mktemp("kernel") / "kernel.py"
+    path.write_text(KERNEL)
+    return verify([str(path), "numpy"], only=ONLY, known=KNOWN, require="L1")
+
+
+@pytest.fixture(scope="module")
+def scripts(judged, tmp_path_factory):
+    """The repro scripts of the run, by key; the last line of one has a wild end."""
+    folder = tmp_path_factory.mktemp("written")
+    paths = reports.write_all(folder, judged)
+    texts = {name: path.read_text() for name, path in paths.items()}
+    odd = next(iter(texts))
+    return texts | {odd: f"\n\n{texts[odd]}# <b> &lt; ü \t \r\n\n"}
+
+
+@pytest.fixture(scope="module")
+def report(judged):
+    """A report with everything in it that a page must get right."""
+    data = judged.to_dict() | {"partial": True}
+    kernel = data["implementations"][0]
+    model = next(c for c in kernel["checks"] if c["id"] == "S3/dequantize_4bit[nf4]/shapes")
+    kernel["checks"] += [_failing(model, n) for n in range(60)]
+    bound = next(c for c in kernel["checks"] if c["id"] == "P1/quantize_4bit")
+    bound["bound_use"] = float("inf")
+    data["implementations"] += [_broken(kernel), _hostile(kernel)]
+    data["unmet"].append(HOSTILE[0])
+    data["known_problems"].append(HOSTILE[2])
+    return data
+
+
+def _failing(model, n):
+    """A failure of its own, as the model with another element and wild words."""
+    check = copy.deepcopy(model)
+    words = HOSTILE[n % len(HOSTILE)]
+    check |= {"id": f"S3/dequantize_4bit[nf4]/{n}", "looks_like": [words]}
+    check["failure"] |= {"index": n, "reason": words, "call": f"dequantize_4bit({words * 9})"}
+    check["failure"] |= {"bound": 0.25, "observed": "inf", "ratio": "inf"}
+    return check
+
+
+def _broken(kernel):
+    """An implementation that did not load."""
+    words = f"does not import: {HOSTILE[1]}\n{HOSTILE[3]}"
+    functions = [row | {"status": "MISSING"} for row in kernel["functions"]]
+    empty = {"functions": functions, "dialects": [], "checks": [], "levels": [], "offers": []}
+    return kernel | empty | {"name": HOSTILE[5], "status": "ERROR", "message": words}
+
+
+def _hostile(kernel):
+    """An implementation whose every text is wild."""
+    wild = copy.deepcopy(kernel) | {"name": HOSTILE[2], "versions": {HOSTILE[0]: HOSTILE[3]}}
+    wild["checks"] = wild["checks"][:-60]
+    for check in wild["checks"]:
+        check["message"] = HOSTILE[1]
+    for row in wild["functions"]:
+        row |= {"scope": HOSTILE[5], "dialect": {HOSTILE[0]: HOSTILE[1]}}
+    return wild
+
+
+@pytest.fixture(scope="module")
+def page(report, scripts):
+    return html.text(report, scripts)
+
+
+@pytest.fixture(scope="module")
+def calm(judged):
+    """The report of the reference alone, in which all went well."""
+    data = judged.to_dict()
+    (reference,) = (i for i in data["implementations"] if i["name"] == "numpy")
+    for check in reference["checks"]:
+        check["status"] = "PASS"
+    for part in (*reference["functions"], *reference["levels"]):
+        part["status"] = "PASS"
+    gone = {"unmet": [], "known_problems": [], "require": "", "only": "", "exit_code": 0}
+    return data | gone | {"implementations": [reference]}
+
+
+# ---- the file, without a browser -----------------------------------------------------------------
+
+
+class Outline(HTMLParser):
+    """What a reader of the source finds wrong with a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.faults, self.ids, self.links, self.levels = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        self.faults += [f"not closed: {name}" for name in self.open]
+        self.faults += [f"id twice: {name}" for name in {*self.ids} if self.ids.count(name) > 1]
+        self.faults += [f"leads nowhere: {name}" for name in self.links if name not in self.ids]
+        steps = zip([0, *self.levels], self.levels, strict=False)
+        self.faults += [f"h{b} after h{a}" for a, b in steps if b > a + 1]
+
+    def handle_starttag(self, tag, attributes):
+        said = dict(attributes)
+        if tag != "meta":
+            self.open.append(tag)
+        if tag == "th" and "scope" not in said:
+            self.faults.append("a heading of a table without scope")
+        if tag == "tbody" and "caption" not in self.closed:
+            self.faults.append("a table without caption")
+        if tag == "table":
+            self.closed = []
+        if re.fullmatch(r"h\d", tag):
+            self.levels.append(int(tag[1]))
+        self.ids += [said["id"]] if "id" in said else []
+        self.links += [said["href"][1:]] if said.get("href", "").startswith("#") else []
+        self.faults += [f"{tag} has {name}" for name in said if name in ("src", "style", "onclick")]
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"closed out of order: {tag}")
+        if tag == "caption":
+            self.closed.append(tag)
+
+
+def test_the_page_is_well_made(page, calm):
+    assert Outline(page).faults == []
+    assert Outline(html.text(calm)).faults == []
+
+
+FAULTS = {
+    "not closed: html": ("</html>", ""),
+    "closed out of order: tr": ("</th></tr>", "</tr></th>"),
+    "a table without caption": ("<caption>", "<caption hidden><!--"),
+    "a heading of a table without scope": (' scope="row"', ""),
+    "id twice: implementation-0": ('id="implementation-1"', 'id="implementation-0"'),
+    "leads nowhere: implementation-1": ('id="implementation-1"', 'id="other"'),
+    "h3 after h1": ("h2>", "p>"),
+    "div has style": ('<div class="scroll"', '<div style="left: 0"'),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_page_made_badly_is_noticed(page, fault):
+    old, new = FAULTS[fault]
+    assert old in page
+    changed = page.replace(old, new)
+    if fault == "a table without caption":
+        changed = re.sub(r"<caption.*?</caption>", "", page)
+    assert fault in Outline(changed).faults
+
+
+def test_every_report_can_be_drawn(report, page, scripts):
+    assert html.text(json.loads(reports.json_file.text(report)), scripts) == page
+    nothing = report | {"implementations": [], "exit_code": 3}
+    assert "nothing was compared".capitalize() in html.text(nothing)
+    assert Outline(html.text(nothing)).faults == []
+    assert "qloracle" in html.fragment(nothing)
+
+
+def test_the_page_is_written_with_its_scripts(judged, tmp_path):
+    scripts = reports.write_all(tmp_path, judged)
+    written = (tmp_path / "report.html").read_text()
+    texts = {path.read_text() for path in scripts.values()}
+    known = {s for k, s in scripts.items() if "fp4" in k or "int4" in k}  # XFAIL: no news
+    shown = [text for text in texts if str(verbatim(text)) in written]
+    assert len(shown) == len({*scripts.values()} - known) > 3
+    assert written.count("Script that reproduces it") == len(shown)
+
+
+def test_only_two_or_more_stand_side_by_side(page, calm):
+    assert page.count("<h2>Side by side</h2>") == 1
+    assert "Side by side" not in html.text(calm)
+
+
+def test_a_link_leads_to_the_web_or_stays_text(page):
+    assert '<a href="https://tracker/1" rel="noreferrer">https://tracker/1</a>' in page
+    assert "<td>javascript:alert(1)</td>" in page
+    assert 'href="javascript' not in page
+
+
+# ---- drawings ------------------------------------------------------------------------------------
+
+
+def cells(picture, kind, side):
+    """The cells that a path of rectangles covers, as (row, column)."""
+    (path,) = re.findall(f'<path class="{kind}" d="([^"]*)"', picture)
+    found = []
+    for x, y, width, height in re.findall(r"M(\d+) (\d+)h(\d+)v(\d+)h-\d+z", path):
+        assert int(height) == side
+        row, first = (int(y) - drawings.TOP) // side, (int(x) - drawings.LEFT) // side
+        found += [(row, first + n) for n in range(int(width) // side)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rows", "side"),
+    [
+        ([".xx.x", "x...x", "xx"], drawings.LARGE),
+        (["x" * 64, "." * 63 + "x", "x." * 32, "x"], drawings.SMALL),
+        (["x"] * 40, drawings.SMALL),
+    ],
+)
+def test_the_map_shows_what_the_rows_say(rows, side):
+    drawn = {
+        "result": "code", "call": "f()", "wrong": 1234, "elements": 5678, "blocksize": 64,
+        "blocks": 575, "first": 25, "lanes": 2, "rows": rows, "flips": [],
+    }  # fmt: skip
+    picture = drawings.error_map(drawn)
+    every = [(y, x, cell) for y, row in enumerate(rows) for x, cell in enumerate(row)]
+    assert cells(picture, "wrong", side) == [(y, x) for y, x, cell in every if cell == "x"]
+    assert cells(picture, "right", side) == [(y, x) for y, x, _ in every]
+    assert "1,234 of 5,678 wrong in code" in picture
+    last = 25 + len(rows) - 1
+    assert f"Blocks 25 to {last} of 575 are shown." in picture
+    labels = re.findall(r"<text[^>]*>([^<]*)</text>", picture)
+    step = 1 if side == drawings.LARGE else 8
+    lanes = [str(2 * column) for column in range(0, len(rows[0]), 8)]
+    assert labels == ["lane", *lanes, "block 25", *map(str, range(25 + step, last + 1, step))]
+
+
+def test_a_bar_is_as_long_as_its_share():
+    assert 'class="used" width="13.89%"' in drawings.bar(0.13885744)
+    assert 'class="used" width="100.00%"' in drawings.bar(float("inf"))
+    number, bar = drawings.bound_use(0.5)
+    assert "50.0 %" in number
+    assert 'class="used" width="40.00%"' in bar
+    assert 'x1="80.00%" x2="80.00%"' in bar
+
+
+def test_flips_are_told_with_their_counts():
+    flips = [[127, 131, 4000], [5, 6, 1000], *([n, 0, 1] for n in range(9))]
+    text = drawings.code_flips(flips)
+    shown = re.findall(r">(\d+) → (\d+)</th><td[^>]*>([\d,]+)</td>", text)
+    assert shown == [(str(due), str(got), f"{count:,}") for due, got, count in flips]
+    assert re.search(r"127 → 131</th><td[^>]*>4,000</td>.*?width=\"100.00%\"", text)
+    assert re.search(r"5 → 6</th><td[^>]*>1,000</td>.*?class=\"used\" width=\"25.00%\"", text)
+    assert "3 pairs less frequent" in text
+    assert drawings.code_flips([]) == ""
+
+
+# ---- the page in a browser -----------------------------------------------------------------------
+
+POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
+OPENED = "document.querySelectorAll('details').forEach(entry => { entry.open = true; })"
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--no-first-run",
+)  # fmt: skip
+
+
+def planted(page, old, new):
+    """A page with a fault, which its policy no longer forbids."""
+    assert page.count(old), old
+    return POLICY.sub("", page.replace(old, new, 1))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (binary and driver):
+        pytest.skip("chromium or chromedriver is not installed (apt-get install chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    granted = ["clipboardReadWrite", "clipboardSanitizedWrite"]  # others are refused from here on
+    opened.execute_cdp_cmd("Browser.grantPermissions", {"permissions": granted})
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    """Open a page from a file, with everything on it that can be opened."""
+
+    def shown(text, width=1440, scheme="light", motion="reduce", opened=OPENED):
+        path = tmp_path / "page.html"
+        files.write(path, text)
+        wanted = {"prefers-color-scheme": scheme, "prefers-reduced-motion": motion}
+        features = [{"name": name, "value": value} for name, value in wanted.items()]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        for log in ("browser", "performance"):
+            browser.get_log(log)  # what earlier pages said
+        browser.get(path.as_uri())
+        browser.execute_script(opened)
+        return browser
+
+    return shown
+
+
+def said(browser):
+    """What the browser's console says: errors, warnings, refusals of the policy."""
+    return [entry["message"] for entry in browser.get_log("browser")]
+
+
+def requests(browser):
+    """The addresses that were asked for, but for the page itself."""
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [e["params"]["request"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    return [r["url"] for r in sent if not r["url"].endswith("/page.html")]
+
+
+def test_the_console_is_silent_and_nothing_is_loaded(show, page, calm):
+    for text in (page, html.text(calm)):
+        browser = show(text)
+        assert said(browser) == []
+        assert requests(browser) == []
+        assert browser.execute_script("return performance.getEntriesByType('resource')") == []
+
+
+def test_the_console_is_heard(show, page):
+    browser = show(
+        planted(page, "for (const button", "console.error('planted'); for (const button")
+    )
+    assert any("planted" in message for message in said(browser))
+
+
+def test_a_request_is_seen_and_the_policy_refuses_it(show, page):
+    image = "<main><img src='http://127.0.0.1:9/planted.png' alt=''>"
+    assert requests(show(planted(page, "<main>", image))) == ["http://127.0.0.1:9/planted.png"]
+    for foreign in (image, "<main><script>hostile = 1</script>", "<main><p style='left: 0'>"):
+        browser = show(page.replace("<main>", foreign))
+        assert any("Content Security Policy" in message for message in said(browser))
+        assert browser.execute_script("return 'hostile' in window") is False
+
+
+def overflow(browser):
+    """By how many pixels the page is wider than its window; -1 if something hides that."""
+    return browser.execute_script("""
+        const [root, body] = [document.documentElement, document.body];
+        const hides = [root, body].some(e => getComputedStyle(e).overflowX !== "visible");
+        return hides ? -1 : Math.max(root.scrollWidth, body.scrollWidth) - root.clientWidth;
+    """)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_never_scrolls_sideways(show, page, width):
+    assert overflow(show(page, width)) == 0
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_wide_element_is_noticed(show, page, width):
+    wide = planted(page, "footer {", f"footer {{ width: {width + 20}px; ")
+    assert overflow(show(wide, width)) > 0
+    assert overflow(show(planted(wide, "body {", "body { overflow-x: hidden; "), width)) == -1
+
+
+CONTRAST = """
+const pen = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
+function rgba(css) {
+  pen.clearRect(0, 0, 1, 1);
+  pen.fillStyle = css;
+  pen.fillRect(0, 0, 1, 1);
+  const [r, g, b, a] = pen.getImageData(0, 0, 1, 1).data;
+  return [r, g, b, a / 255];
+}
+const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3]));
+function ground(element) {
+  if (!element) return rgba("Canvas").slice(0, 3);
+  const own = rgba(getComputedStyle(element).backgroundColor);
+  return own[3] === 1 ? own.slice(0, 3) : over(own, ground(element.parentElement));
+}
+const linear = c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+let seen = 0;
+const faint = [];
+for (const element of document.body.querySelectorAll("*")) {
+  const words = [...element.childNodes].filter(n => n.nodeType === 3 && n.data.trim());
+  if (!words.length || !element.checkVisibility()) continue;
+  seen += 1;
+  const style = getComputedStyle(element), below = ground(element);
+  const ink = rgba(element.closest("svg") ? style.fill : style.color);
+  let opacity = 1;
+  for (let e = element; e; e = e.parentElement) opacity *= Number(getComputedStyle(e).opacity);
+  ink[3] *= opacity;
+  const [a, b] = [light(over(ink, below)), light(below)];
+  const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  const size = parseFloat(style.fontSize), bold = Number(style.fontWeight) >= 700;
+  const due = size >= 24 || (bold && size >= 18.66) ? 3 : 4.5;
+  if (ratio < due) faint.push(`${element.tagName} ${words[0].data.slice(0, 30)}: ${ratio}`);
+}
+return {seen, faint};
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read(show, page, scheme):
+    found = show(page, scheme=scheme).execute_script(CONTRAST)
+    assert found["faint"] == []
+    assert found["seen"] > 1000
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("rule", "fault"),
+    [
+        (".meaning {", "color: #777;"),
+        ("svg text {", "opacity: 0.4;"),
+        ("dt {", "background: rgb(128 128 128 / 90%);"),
+        ("h1 {", "opacity: 0.3;"),
+    ],
+)
+def test_a_faint_text_is_noticed(show, page, scheme, rule, fault):
+    faint = POLICY.sub("", page.replace("</style>", f"{rule} {fault} }}</style>", 1))
+    assert show(faint, scheme=scheme).execute_script(CONTRAST)["faint"]
+
+
+def test_both_schemes_differ(show, page):
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    assert show(page).execute_script(ground) != show(page, scheme="dark").execute_script(ground)
+
+
+def texts(report):
+    """What must stand on the page."""
+    yield from failures.limits(report)
+    yield from (*report["unmet"], *report["known_problems"])
+    for implementation in report["implementations"]:
+        yield from (implementation["name"], implementation["message"])
+        yield from failures.versions(implementation)
+        for row in implementation["functions"] if implementation["checks"] else ():
+            yield from (row["name"], row["status"], row["scope"], *row["dialect"].values())
+            yield f"{row['comparisons']:,}"
+        for entry in failures.entries(implementation):
+            yield from (entry.title, entry.first["status"], entry.brief)
+            yield from (text for row in entry.rows for text in row)
+            if entry.first["failure"]:
+                arrays = entry.first["failure"]["input"]["arrays"]
+                yield from (" ".join(map(str, array["values"])) for array in arrays.values())
+        for check in implementation["checks"]:
+            if check["status"] == "XFAIL":
+                yield from (check["id"], check["message"], check["known"])
+            if check["bound_use"] > 0:
+                yield f"{check['id']} {check['status']} {100 * check['bound_use']:.1f} %"
+
+
+def missing(browser, wanted, place="body"):
+    """The texts that a reader does not find on the page, or in a place on it."""
+    script = "return document.querySelector(arguments[0]).innerText"
+    shown = " ".join(browser.execute_script(script, place).split())
+    return [text for text in wanted if " ".join(printable(text).split()) not in shown]
+
+
+TABLE = """
+const [caption, place] = arguments;
+const tables = [...document.querySelectorAll(`${place} table`)];
+const table = tables.find(t => t.caption.textContent.startsWith(caption));
+return [...table.rows].map(row => [...row.cells].map(cell => cell.innerText.trim()));
+"""
+
+
+def grid(browser, caption, place="main"):
+    """A table as (group, heading of the row, {heading of the column: text})."""
+    head, *rows = browser.execute_script(TABLE, caption, place)
+    group = ""
+    for name, *cells in rows:
+        if cells:
+            yield group, name, dict(zip(head[1:], cells, strict=False))
+        else:
+            group = name
+
+
+def test_the_rules_table_says_what_the_checks_say(show, page, report):
+    browser = show(page)
+    for n in (0, 1):
+        found, due, function = {}, {}, ""
+        for _, name, cells in grid(browser, "Rules by function and table", f"#implementation-{n}"):
+            function = function if name[0] == "[" else name
+            table = name[1:-1] if name[0] == "[" else ""
+            found |= {(function, table, rule): text for rule, text in cells.items() if text}
+        for check in report["implementations"][n]["checks"]:
+            place = (check["function"], check["table"], check["rule"])
+            due.setdefault(place, []).append(check["status"])
+        judged = {place for place, words in due.items() if worst(words) != "UNSUPPORTED"}
+        assert {place: found[place] for place in judged} == {p: worst(due[p]) for p in judged}
+        rest = {text.split()[0] for place, text in found.items() if place not in judged}
+        assert rest <= {"UNSUPPORTED"}
+        assert len(judged) > 10
+
+
+def test_the_functions_table_says_what_the_report_says(show, page, report):
+    browser = show(page)
+    for n in (0, 1):
+        found = list(grid(browser, "Functions by level", f"#implementation-{n}"))
+        functions = report["implementations"][n]["functions"]
+        assert [(level, name) for level, name, _ in found] == [
+            (row["level"], row["name"]) for row in functions
+        ]
+        for row, (_, _, cells) in zip(functions, found, strict=True):
+            total = row["cases"] + row["unsupported"]
+            cases = f"{row['cases']:,} of {total:,}" if row["unsupported"] else f"{total:,}"
+            assert cells["verdict"].split("\n")[0] == row["status"]
+            assert cells["comparisons"] == f"{row['comparisons']:,}"
+            assert cells["cases"] == cases
+            assert cells["scope"] == row["scope"]
+
+
+def test_too_few_comparisons_are_named(calm):
+    few = copy.deepcopy(calm)
+    few["implementations"][0]["functions"][0] |= {"comparisons": 10, "floor": 1000}
+    assert "fewer than 1,000: too few for a verdict" in html.text(few)
+    assert "too few" not in html.text(calm)
+
+
+def test_the_comparison_says_what_the_checks_say(show, page, report):
+    browser = show(page)
+    kernel, numpy, broken, _ = report["implementations"]
+    rows = {name: cells for _, name, cells in grid(browser, "Functions: verdict and dialect")}
+    for row in kernel["functions"]:
+        labels = [f"{v.removeprefix(row['name'])} {text}" for v, text in row["dialect"].items()]
+        assert rows[row["name"]][kernel["name"]].split("\n\n") == [row["status"], *labels]
+        assert rows[row["name"]][broken["name"]] == "ERROR"
+    trouble = {(view, rule): c for view, rule, c in grid(browser, "Rules that do not pass")}
+    found = trouble["dequantize_4bit[nf4]", "S3"]
+    assert (found[kernel["name"]], found[numpy["name"]]) == ("FAIL", "PASS")
+    found = trouble["quantize_4bit[fp4]", "S6"]
+    assert (found[kernel["name"]], found[numpy["name"]]) == ("XFAIL", "XPASS")
+    calm = {(view, rule): c for view, rule, c in grid(browser, "Rules that pass wherever")}
+    assert {text for cells in calm.values() for text in cells.values()} == {
+        "PASS", "MISSING", "UNSUPPORTED", "",
+    }  # fmt: skip
+    assert not trouble.keys() & calm.keys()
+
+
+INJECTED = """
+const foreign = document.querySelectorAll("img, b, iframe, object, embed, link, base, #hostile");
+return [foreign.length, document.scripts.length, "hostile" in window];
+"""
+
+
+def test_everything_is_shown_and_nothing_of_it_acts(show, page, report):
+    browser = show(page)
+    wanted = list(texts(report))
+    assert len(wanted) > 500
+    assert missing(browser, wanted) == []
+    assert browser.execute_script(INJECTED) == [0, 1, False]
+
+
+def test_the_summary_says_what_is_wrong_and_where(show, page, report):
+    browser = show(page)
+    for n, implementation in enumerate(report["implementations"]):
+        place = f".subject:nth-of-type({n + 1})"
+        wanted = [implementation["name"], implementation["message"]]
+        wanted += [level["line"] for level in implementation["levels"]]
+        for entry in failures.entries(implementation):
+            wanted.append(f"{entry.first['status']} {entry.title} {entry.brief}")
+        assert missing(browser, wanted, place) == []
+    assert missing(browser, ["no such thing"], place) == ["no such thing"]
+
+
+def test_what_is_not_shown_or_acts_is_noticed(show, page, report):
+    name = report["implementations"][0]["checks"][-1]["id"]
+    assert missing(show(planted(page, name, "")), [name]) == [name]
+    raw = POLICY.sub("", page.replace("&lt;", "<").replace("&gt;", ">").replace("&#x27;", "'"))
+    foreign, count, acts = show(raw).execute_script(INJECTED)
+    assert foreign > 0
+    assert count > 1
+    assert acts is True
+
+
+def test_the_page_is_whole_without_javascript(show, browser, page, report):
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        assert missing(show(page), texts(report)) == []
+        shown = "return [...document.querySelectorAll('button')].filter(b => b.checkVisibility())"
+        assert browser.execute_script(shown) == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert len(show(page).execute_script(shown)) > 3
+
+
+CLIPBOARD = """
+const [said, done] = arguments;
+const wait = setInterval(async () => {
+  if (!said.textContent) return;
+  clearInterval(wait);
+  done([said.textContent, await navigator.clipboard.readText()]);
+}, 5);
+"""
+REFUSED = """
+const real = navigator.clipboard;
+const writeText = () => Promise.reject(new Error("refused"));
+Object.defineProperty(navigator, "clipboard", {
+  value: {writeText, readText: () => real.readText()}
+});
+"""
+
+
+def copied(browser):
+    """What each button says, and what is on the clipboard afterwards."""
+    buttons = browser.find_elements("css selector", "button")
+    assert len(buttons) > 3
+    found = []
+    for button, words in zip(buttons, browser.find_elements("class name", "said"), strict=True):
+        button.click()
+        found.append(browser.execute_async_script(CLIPBOARD, words))
+    return found
+
+
+def due(report, scripts):
+    """The scripts of the page in its order, each failure's own."""
+    for implementation in report["implementations"]:
+        for entry in failures.entries(implementation):
+            keys = [failures.key(implementation["name"], check["id"]) for check in entry.checks]
+            yield from dict.fromkeys(scripts[k] for k in keys if k in scripts)
+
+
+def test_a_button_copies_its_script_to_the_character(show, page, report, scripts):
+    wanted = [["Copied.", text] for text in due(report, scripts)]
+    assert copied(show(page)) == wanted
+    trimmed = planted(page, "script.textContent)", "script.textContent.trim())")
+    assert copied(show(trimmed)) != wanted
+
+
+def test_a_button_copies_where_the_clipboard_is_refused(show, page, report, scripts):
+    plain = {name: text.replace("\r", "") for name, text in scripts.items()}
+    wanted = [["Copied.", text] for text in due(report, plain)]
+    text = html.text(report, plain)
+    assert copied(show(text, opened=REFUSED)) == wanted
+    browser = show(text, opened=f"{REFUSED} document.execCommand = () => false;")
+    assert {words for words, _ in copied(browser)} == {
+        "Could not copy: open the script and select its text."
+    }
+
+
+def test_a_link_opens_its_failure(show, page):
+    browser = show(page, opened="")
+    links = browser.find_elements("css selector", ".found a")
+    assert len(links) > 60
+    target = links[50].get_attribute("hash")
+    place = f"const place = document.querySelector('{target}');"
+    open_ = f"{place} return place.checkVisibility() && place.closest('details').open"
+    assert browser.execute_script(open_) is False
+    links[50].click()
+    assert browser.execute_script(open_) is True
+    top = browser.execute_script(f"{place} return place.getBoundingClientRect().top")
+    assert 30 < top < 900  # its title stands above it
+
+
+def focus(browser):
+    """The outline of what the tabulator key reaches first."""
+    keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+    browser.find_element("css selector", "body").send_keys(keys.TAB)
+    return browser.execute_script("""
+        const style = getComputedStyle(document.activeElement);
+        return [document.activeElement.tagName, style.outlineStyle, style.outlineWidth];
+    """)
+
+
+def test_the_focus_is_seen(show, page):
+    assert focus(show(page)) == ["A", "solid", "2px"]
+    assert focus(show(planted(page, "outline: 2px solid", "outline: 0 none"))) != [
+        "A",
+        "solid",
+        "2px",
+    ]
+
+
+def test_nothing_moves_unless_it_may(show, page):
+    moves = "return getComputedStyle(document.documentElement).scrollBehavior"
+    assert show(page).execute_script(moves) == "auto"
+    assert show(page, motion="no-preference").execute_script(moves) == "smooth"
+
+
+def test_print_cuts_nothing_off(show, browser, page):
+    show(page)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    cut = """
+        const boxes = [...document.querySelectorAll("pre, .scroll")];
+        const cut = boxes.filter(e => getComputedStyle(e).overflow !== "visible").length;
+        const buttons = [...document.querySelectorAll("button")];
+        return [boxes.length > 9, cut, buttons.filter(e => e.checkVisibility()).length];
+    """
+    try:
+        assert browser.execute_script(cut) == [True, 0, 0]
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert browser.execute_script(cut)[1] > 9
+
+
+# ---- the fragment in a notebook ------------------------------------------------------------------
+
+# JupyterLab's rules for HTML in an output, and its two themes; the browser's own scheme is light.
+NOTEBOOK = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><style>
+body { margin: 0; padding: 8px; background: %s; color: %s; font: 14px/1.6 sans-serif; }
+#beside { width: 300px; }
+.out table { border-collapse: collapse; font-size: 12px; table-layout: fixed; margin: 0 auto 1em; }
+.out:not(.md) td, .out:not(.md) th { text-align: right; padding: .5em; white-space: normal; }
+.out tbody tr:nth-child(even) { background: %s; }
+.out code { background: %s; padding: 1px 5px; font-size: 13px; }
+</style><p id="beside">beside <code>it</code></p><div class="out">%s</div></html>"""
+THEMES = {
+    "light": ("#fff", "rgba(0, 0, 0, .87)", "#f5f5f5", "#eee"),
+    "dark": ("#111", "#fff", "#212121", "#424242"),
+}
+
+
+@pytest.fixture(scope="module")
+def fragment(report):
+    return html.fragment(report)
+
+
+def in_notebook(fragment, theme):
+    return NOTEBOOK % (*THEMES[theme], fragment)
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_the_fragment_can_be_read_in_a_notebook(show, fragment, theme):
+    browser = show(in_notebook(fragment, theme))
+    assert said(browser) == []
+    assert requests(browser) == []
+    found = browser.execute_script(CONTRAST)
+    assert found["faint"] == []
+    assert found["seen"] > 500
+    faint = fragment.replace("</style>", ".qloracle th { color: #777; }</style>")
+    assert show(in_notebook(faint, theme)).execute_script(CONTRAST)["faint"]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_fragment_is_no_wider_than_the_notebook(show, fragment, width):
+    assert overflow(show(in_notebook(fragment, "light"), width)) == 0
+    wide = fragment.replace("overflow-x: auto", "")
+    assert overflow(show(in_notebook(wide, "light"), 360)) > 0
+
+
+def test_the_fragment_shows_verdicts_and_counterexamples(show, fragment, report):
+    browser = show(in_notebook(fragment, "dark"))
+    for implementation in report["implementations"]:
+        rows = implementation["functions"] if implementation["checks"] else []
+        wanted = [text for r in rows for text in (r["name"], r["level"], r["status"], r["scope"])]
+        entries = failures.entries(implementation)
+        wanted += [text for entry in entries for row in entry.rows for text in row]
+        wanted += [implementation["name"], implementation["message"]]
+        assert missing(browser, wanted) == []
+    assert browser.execute_script(INJECTED) == [0, 0, False]
+    assert missing(show(fragment.replace("quantize_4bit", "")), ["quantize_4bit"])
+
+
+def test_the_fragment_leaves_the_notebook_alone(show, fragment):
+    assert "<script" not in fragment
+    assert ' id="' not in fragment
+    look = """
+        const styles = e => JSON.stringify([...getComputedStyle(e)].map(
+            name => [name, getComputedStyle(e).getPropertyValue(name)]));
+        return [...document.querySelectorAll("#beside, #beside code")].map(styles);
+    """
+    alone = show(in_notebook("", "light")).execute_script(look)
+    assert show(in_notebook(fragment, "light")).execute_script(look) == alone
+    rude = fragment.replace("</style>", "code { color: red; }</style>")
+    assert show(in_notebook(rude, "light")).execute_script(look) != alone
