@@ -379,7 +379,7 @@ def test_known_failures_and_their_problems(report):
     assert '"low_first"} (https://tracker/1)\n' in text
     assert "listed as a known failure (https://tracker/2), but passes" in text
     assert "KNOWN FAILURES: known failure S6/nothing matches no check of this run" in text
-    assert "REQUIRED by --require L1: " in text
+    assert "REQUIRED: " in text
 
 
 def test_too_few_comparisons_are_named(clean):
