@@ -89,6 +89,23 @@ def test_decoding_is_exact_where_it_is(checks):
         assert checks[name].status == "PASS"
 
 
+STRIDED = ("dequantize_4bit[nf4]", "quantize_blockwise[signed]", "dequantize_blockwise[signed]")
+
+
+@pytest.mark.parametrize("name", [*STRIDED, "dequantize_absmax"])
+def test_strided_tensors_are_read_as_if_they_were_dense(checks, name):
+    assert checks[f"P5/{name}/strided"].status == "FAIL"
+    assert small(checks[f"P5/{name}/strided"])[0].form == "strided"
+
+
+def test_what_is_only_shifted_or_transposed_is_read_right(checks):
+    for name in ("quantize_4bit[nf4]", *STRIDED, "quantize_absmax", "dequantize_absmax"):
+        for form in ("offset", "unaligned"):
+            assert checks[f"P5/{name}/{form}"].status == "PASS"
+    assert checks["P5/quantize_4bit[nf4]/transposed"].status == "PASS"
+    assert checks["P5/quantize_4bit[nf4]/strided"].status == "PASS"
+
+
 def test_failures_are_those_of_the_library_itself(checks):
     """The smallest input of each finding, called by hand, without the kit."""
     functional = bitsandbytes.functional
@@ -97,3 +114,14 @@ def test_failures_are_those_of_the_library_itself(checks):
     packed, state = functional.quantize_4bit(torch.zeros(1), quant_type="nf4")
     assert np.isclose(state.absmax.item(), 1e-38)
     assert functional.dequantize_4bit(packed, state).shape == (1,)
+    every_second = torch.tensor([1.0, 9.0, 2.0, 9.0])[::2]
+    state = functional.QuantState(
+        absmax=every_second,
+        shape=torch.Size([128]),
+        code=functional.get_4bit_type("nf4", device="cpu"),
+        blocksize=64,
+        quant_type="nf4",
+        dtype=torch.float32,
+    )
+    ones = functional.dequantize_4bit(torch.full((64, 1), 0xFF, dtype=torch.uint8), state)
+    assert ones.reshape(-1)[::64].tolist() == [1.0, 9.0]  # due: 1.0, 2.0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from qloracle_conformance.reports import failures
 from qloracle_conformance.verification import verify
 
 README = Path(__file__).parents[2] / "README.md"
@@ -45,3 +46,16 @@ def test_the_kernel_of_eight_lines_passes_within_its_scope(tmp_path):
     # The verdict is shown as it is, wrapped; how many of Hypothesis' cases are in scope may vary.
     assert counts_as_n(line) in counts_as_n(" ".join(rest.split()))
     assert report.exit_code == 0
+
+
+def test_the_planted_fault_in_the_torch_kernel_is_told_as_the_readme_shows(tmp_path):
+    code, rest = block("torch-kernel", "python")
+    assert code == (Path(__file__).with_name("data") / "torch_kernel_partial.py").read_text()
+    shown = re.search(r"```text\n(.*?)```", rest, re.DOTALL)[1]
+    path = tmp_path / "kernel.py"
+    path.write_text(code)
+    report = verify([str(path)])
+    (entry,) = failures.entries(report.to_dict()["implementations"][0])
+    told = [f"{entry.first['status']} {entry.title}", failures.statement("S3")]
+    told += [f"{name} {text}" for name, text in entry.rows if name not in ("wrong", "checks")]
+    assert shown.split() == " ".join(told).split()

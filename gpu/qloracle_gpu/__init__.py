@@ -1,5 +1,5 @@
-"""Implementations of the protocol for GPUs, to come: nothing is offered here yet.
+"""Implementations of the protocol for GPUs, which must match the reference to the bit.
 
-Each will be a module of its own (`qloracle_gpu.torch_backend`, `qloracle_gpu.cupy_backend`), named
-when it is wanted. Importing this package loads no framework.
+`qloracle_gpu.torch_backend` is the first: plain tensors, on any device.  Each is named when it is
+wanted; importing this package loads no framework.
 """

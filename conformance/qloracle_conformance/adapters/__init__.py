@@ -21,6 +21,7 @@ class Adapter(NamedTuple):
 
 ADAPTERS = (
     Adapter("numpy", "qloracle", ()),
+    Adapter("torch", "qloracle_gpu.torch_backend", ("torch",)),
     Adapter("bitsandbytes", "qloracle_conformance.adapters.bnb", ("torch", "bitsandbytes")),
 )
 

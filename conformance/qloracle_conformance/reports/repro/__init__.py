@@ -21,7 +21,7 @@ from qloracle_conformance.reports.repro import handing, literals, loaders, verdi
 from qloracle_conformance.reports.repro.literals import wrapped
 
 FAILED = (*BAD, *BROKEN, "XFAIL")
-MODULES = ("base64", "faulthandler", "os", "sys", "time", "types", "zlib")
+MODULES = ("base64", "faulthandler", "sys", "time", "types", "zlib")
 SYNCHRONIZE = (
     '    if hasattr(implementation, "synchronize"):',
     "        implementation.synchronize()",

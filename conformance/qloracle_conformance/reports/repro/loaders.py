@@ -34,7 +34,7 @@ def load():
 
 ADAPTER = """\
 def load():
-    {device}module = types.ModuleType({name})
+    module = types.ModuleType({name})
     sys.modules[module.__name__] = module
     exec(compile(ADAPTER, module.__name__, "exec"), vars(module))
     return module
@@ -80,10 +80,8 @@ def _adapter(judgement: Judgement, place: Place) -> str:
     assert spec is not None
     assert spec.origin is not None
     source = Path(spec.origin).read_text(encoding="utf-8")
-    device = judgement.declared.get("device")
-    chosen = f'os.environ.setdefault("QLORACLE_DEVICE", {string(device)})\n    ' if device else ""
     name = string(f"repro_{judgement.name}")
-    return ADAPTER.format(device=chosen, name=name, impl=judgement.name, source=quoted(source))
+    return ADAPTER.format(name=name, impl=judgement.name, source=quoted(source))
 
 
 def quoted(source: str) -> str:

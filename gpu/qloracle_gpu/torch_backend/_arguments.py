@@ -1,0 +1,131 @@
+"""What counts as a tensor argument: `qloracle._arguments` for torch.
+
+The same mistakes raise the same errors, and one more is possible here: two tensors of a call on two
+devices.
+
+>>> floats("x", torch.tensor([1, 2]))
+Traceback (most recent call last):
+    ...
+TypeError: x must have dtype float32, float16 or bfloat16, got int64
+>>> vector("absmax", torch.ones(2, device="meta"), torch.float32, 2, torch.device("cpu"))
+Traceback (most recent call last):
+    ...
+ValueError: absmax must lie on cpu like the call's other tensors, got meta
+
+What a tensor holds can be looked at only where the call can wait for it: see `can_wait`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qloracle import _arguments as plain
+from qloracle._arguments import FLOAT_NAMES, Float32
+
+FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def can_wait(values: Tensor) -> bool:
+    """Tell whether the values can be read: not while a graph is compiled or captured."""
+    if torch.compiler.is_compiling():
+        return False
+    return not (values.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def tensor(name: str, value: object, device: torch.device | None = None) -> Tensor:
+    """Return a dense tensor with values, cut from the graph of gradients."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got {value.layout}")
+    if device not in (None, value.device):
+        raise ValueError(
+            f"{name} must lie on {device} like the call's other tensors, got {value.device}"
+        )
+    if value.is_meta:
+        raise ValueError(f"{name} must hold values, got a tensor on meta")
+    return value.detach().resolve_neg()
+
+
+def floats(name: str, value: object) -> Tensor:
+    """Return a tensor of one of the three float types."""
+    checked = tensor(name, value)
+    if checked.dtype not in FLOAT_TYPES:
+        raise TypeError(f"{name} must have dtype {FLOAT_NAMES}, got {_word(checked.dtype)}")
+    return checked
+
+
+def finite(name: str, values: Tensor, *, shown_by: Tensor | None = None) -> Tensor:
+    """Return the values [n], once it is known that none is NaN or infinite.
+
+    `shown_by` are fewer numbers that are finite only if the values are, such as their absmax.
+    """
+    shown = values if shown_by is None else shown_by
+    if not can_wait(shown) or shown.isfinite().all():
+        return values
+    bad = values.isfinite().logical_not().nonzero()[:, 0]
+    first = int(bad[0])
+    raise ValueError(
+        f"{name} must be finite, got {len(bad)} non-finite values of {values.numel()}, "
+        f"the first {float(values[first])} at flat index {first}"
+    )
+
+
+def vector(
+    name: str,
+    value: object,
+    dtype: torch.dtype,
+    size: int | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Return a one-dimensional tensor of exactly this dtype; length and device where given."""
+    checked = tensor(name, value, device)
+    if checked.dtype != dtype:
+        raise TypeError(f"{name} must have dtype {_word(dtype)}, got {_word(checked.dtype)}")
+    if checked.ndim != 1 or size not in (None, checked.numel()):
+        length = "n" if size is None else size
+        raise ValueError(f"{name} must have shape ({length},), got {tuple(checked.shape)}")
+    return checked
+
+
+def scalar(name: str, value: object, device: torch.device) -> Tensor:
+    """Return a finite float32 of shape ()."""
+    checked = tensor(name, value, device)
+    if checked.dtype != torch.float32:
+        raise TypeError(f"{name} must have dtype float32, got {_word(checked.dtype)}")
+    if checked.ndim:
+        raise ValueError(f"{name} must have shape (), got {tuple(checked.shape)}")
+    return finite(name, checked.view(1)).view(())
+
+
+def table(name: str, value: object, device: torch.device) -> Float32:
+    """Return a codebook, checked as the reference checks it, in NumPy: it is small."""
+    return plain.table(name, vector(name, value, torch.float32, None, device).cpu().numpy())
+
+
+def codes_below(name: str, codes: Tensor, levels: int) -> Tensor:
+    """Return the codes, once it is known that each of them names a level."""
+    if levels > 255 or not codes.numel() or not can_wait(codes) or codes.max() < levels:
+        return codes
+    first = int((codes >= levels).nonzero()[0, 0])
+    raise ValueError(
+        f"{name} must be below {levels}, got {int(codes[first])} as element {first} "
+        f"of {codes.numel()}"
+    )
+
+
+def float_type(name: str, value: object) -> torch.dtype:
+    """Return one of the three float types."""
+    if not isinstance(value, torch.dtype) or value not in FLOAT_TYPES:
+        raise TypeError(f"{name} must be {FLOAT_NAMES}, got {value!r}")
+    return value
+
+
+def _word(dtype: torch.dtype) -> str:
+    """Name a type as NumPy does.
+
+    >>> _word(torch.bfloat16)
+    'bfloat16'
+    """
+    return str(dtype).removeprefix("torch.")

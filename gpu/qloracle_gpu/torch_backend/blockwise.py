@@ -1,0 +1,224 @@
+"""A block, its absmax, and the nearest level, in the words of torch.
+
+The rules are told in `qloracle.blockwise`; here is how tensors carry them out.
+
+* Blocks are rows. The flat tensor is seen as a matrix of `blocksize` columns, so that a scale meets
+  its block by broadcasting; a short last block is a matrix of one row. These are views: nothing is
+  padded, nothing is repeated.
+* S5 counts the thresholds below q, and that is `torch.bucketize` with right=False.
+* A byte holds two codes, so it names a pair of levels: S6 and S7 together are one look-up in a
+  table of 256 pairs.
+
+>>> x = torch.tensor([0.5, -2.0, 0.0, 1.0])
+>>> rows = x.view(-1, 2)  # blocks of two
+>>> absmax = rows.abs().amax(dim=1)
+>>> q = (rows / absmax[:, None]).view(-1)
+>>> torch.bucketize(q, tables.edges("nf4", x.device))
+tensor([10,  0,  7, 15])
+
+Memory. Large tensors are handled in parts of whole blocks, about PART elements each, so that what
+is needed beside input and result hardly grows with them. Measured on a CPU: 8 to 12 MiB, and for
+each element 1.5 bytes in `quantize_4bit` (its codes before they are packed) and 1 byte in
+`dequantize_4bit` where it unpacks first (int4, odd block sizes). A block is never cut: one huge
+block is one part, and takes up to 16 bytes for each of its elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from qloracle import _arguments as plain
+from qloracle import thresholds
+from qloracle.codebook import QUANT_TYPES
+from qloracle_gpu.torch_backend import _arguments as check
+from qloracle_gpu.torch_backend import tables
+
+PART = 1 << 20  # elements handled at a time
+
+
+def quantize_4bit(
+    x: Tensor, *, blocksize: int = 64, quant_type: str = "nf4"
+) -> tuple[Tensor, Tensor]:
+    """Quantize to 4 bits: packed uint8[ceil(n / 2)], absmax float32[ceil(n / blocksize)].
+
+    x: float32, float16 or bfloat16 of any shape, n elements, all finite; blocksize: any int >= 1;
+    quant_type: nf4, fp4, int4 or notes. TypeError or ValueError otherwise.
+
+    Source: rules S3 to S6; `qloracle.quantize_4bit`.
+
+    >>> packed, absmax = quantize_4bit(torch.tensor([[1.0, -1.0, 3.0]]), blocksize=2)
+    >>> packed.tolist(), absmax.tolist()  # the spare nibble holds the code of zero
+    ([240, 247], [1.0, 3.0])
+    """
+    plain.choice("quant_type", quant_type, QUANT_TYPES)
+    encode = partial(_codes_4bit, quant_type=quant_type)
+    codes, absmax = _quantize(x, blocksize, encode)  # n, ceil(n / blocksize)
+    if codes.numel() % 2:  # the spare nibble holds the code of zero
+        codes = torch.cat([codes, encode(absmax.new_zeros(1))])
+    return codes[::2] << 4 | codes[1::2], absmax
+
+
+def dequantize_4bit(
+    packed: Tensor,
+    absmax: Tensor,
+    *,
+    shape: Sequence[int],
+    blocksize: int = 64,
+    quant_type: str = "nf4",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Decode packed 4-bit codes to dtype[shape].
+
+    packed: uint8[ceil(n / 2)], n the product of shape; absmax: finite float32[ceil(n / blocksize)],
+    which may be negative after double quantization; dtype: torch.float32, torch.float16 (65520 and
+    more becomes inf) or torch.bfloat16. TypeError or ValueError otherwise, also for code 15 of
+    int4.
+
+    Source: rules S6 and S7; `qloracle.dequantize_4bit`.
+
+    >>> packed, absmax = torch.tensor([0x0F], dtype=torch.uint8), torch.tensor([2.0])
+    >>> dequantize_4bit(packed, absmax, shape=(2,)).tolist()
+    [-2.0, 2.0]
+    """
+    plain.choice("quant_type", quant_type, QUANT_TYPES)
+    plain.integer("blocksize", blocksize, least=1)
+    dims, n = plain.dimensions("shape", shape)
+    known = check.vector("packed", packed, torch.uint8, (n + 1) // 2)
+    if quant_type == "int4" or blocksize % 2:  # a code names nothing; or two blocks share a byte
+        codes = torch.stack([known >> 4, known & 15], dim=1).view(-1)[:n]
+        levels = tables.levels(quant_type, known.device)
+        check.codes_below("packed codes", codes, len(levels))
+        return _decode(levels, codes, absmax, n, blocksize, dtype).view(dims)
+    pairs = tables.pairs(quant_type, known.device)  # 256, each the two levels that a byte names
+    return _decode(pairs, known, absmax, n, blocksize, dtype).view(dims)
+
+
+def quantize_blockwise(
+    x: Tensor, codebook: Tensor, *, blocksize: int = 256
+) -> tuple[Tensor, Tensor]:
+    """Quantize to any sorted codebook: codes uint8[n], absmax float32[ceil(n / blocksize)].
+
+    codebook: 2 to 256 finite float32 that never decrease; x and blocksize as in `quantize_4bit`.
+
+    Source: rules S3 to S5; `qloracle.quantize_blockwise`.
+
+    >>> levels = torch.tensor([-1.0, 0.0, 1.0])
+    >>> codes, absmax = quantize_blockwise(torch.tensor([4.0, 2.0, -2.5]), levels)
+    >>> codes.tolist(), absmax.tolist()  # 2 / 4 is a tie
+    ([2, 1, 0], [4.0])
+    """
+    return quantize_by(edges_of(codebook, check.tensor("x", x).device), x, blocksize)
+
+
+def dequantize_blockwise(
+    codes: Tensor,
+    absmax: Tensor,
+    codebook: Tensor,
+    *,
+    shape: Sequence[int],
+    blocksize: int = 256,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Decode codes uint8[n] to dtype[shape]; absmax and dtype as in `dequantize_4bit`.
+
+    Source: rule S7; `qloracle.dequantize_blockwise`.
+
+    >>> levels, scale = torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([4.0])
+    >>> codes = torch.tensor([2, 1, 0], dtype=torch.uint8)
+    >>> dequantize_blockwise(codes, scale, levels, shape=(3,)).tolist()
+    [4.0, 0.0, -4.0]
+    """
+    levels = levels_of(codebook, check.tensor("codes", codes).device)
+    dims, n = plain.dimensions("shape", shape)
+    known = check.vector("codes", codes, torch.uint8, n)
+    return dequantize_by(levels, known, absmax, blocksize, dtype).view(dims)
+
+
+def levels_of(codebook: Tensor, device: torch.device) -> Tensor:
+    """Return a codebook that was passed in, checked as the reference checks it: in NumPy."""
+    return torch.from_numpy(check.table("codebook", codebook, device)).to(device)
+
+
+def edges_of(codebook: Tensor, device: torch.device) -> Tensor:
+    """Return the thresholds of a codebook that was passed in (S2)."""
+    return torch.from_numpy(thresholds(check.table("codebook", codebook, device))).to(device)
+
+
+def quantize_by(edges: Tensor, x: Tensor, blocksize: int) -> tuple[Tensor, Tensor]:
+    """Quantize to the codebook whose thresholds are `edges`, which are known to be in order."""
+    return _quantize(x, blocksize, lambda q: _count_below(edges, q).to(torch.uint8))
+
+
+def dequantize_by(
+    levels: Tensor, codes: Tensor, absmax: Tensor, blocksize: int, dtype: torch.dtype
+) -> Tensor:
+    """Decode codes uint8[n] by `levels`, which are known to be a codebook; dtype[n]."""
+    known = check.codes_below("codes", codes, levels.numel())
+    return _decode(levels, known, absmax, known.numel(), blocksize, dtype)
+
+
+def _quantize(
+    x: Tensor, blocksize: int, encode: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Scale each block by its absmax and encode q = x / absmax, in [-1, 1] (S3 to S5)."""
+    step = plain.integer("blocksize", blocksize, least=1)
+    flat = check.floats("x", x).reshape(-1)  # n
+    codes, absmax = torch.empty_like(flat, dtype=torch.uint8), []
+    for rows, coded in zip(_parts(flat, step), _parts(codes, step), strict=True):
+        wide = rows.float()  # exact for all three types
+        largest = wide.abs().amax(dim=1)
+        divisor = largest.masked_fill(largest == 0, 1)  # 0 / 0 is never asked
+        coded.copy_(encode(wide / divisor[:, None]))
+        absmax.append(largest)
+    scale = torch.cat(absmax)  # ceil(n / blocksize)
+    check.finite("x", flat, shown_by=scale)
+    return codes, scale
+
+
+def _codes_4bit(q: Tensor, quant_type: str) -> Tensor:
+    """Apply S5 to the named types. FP4 is the one whose codes are not in order."""
+    edges = tables.edges(quant_type, q.device)
+    if quant_type != "fp4":
+        return _count_below(edges, q).to(torch.uint8)
+    smaller = _count_below(edges, q.abs())  # so ties go toward zero
+    magnitude = tables.fp4_codes(q.device).index_select(0, smaller.view(-1))
+    return magnitude.view_as(q) | (q < 0).to(torch.uint8) << 3
+
+
+def _count_below(edges: Tensor, q: Tensor) -> Tensor:
+    """Count for each q the thresholds strictly below it, int32: S5's code."""
+    return torch.bucketize(q, edges, out_int32=True, right=False)
+
+
+def _decode(
+    table: Tensor, stored: Tensor, absmax: Tensor, n: int, blocksize: int, dtype: torch.dtype
+) -> Tensor:
+    """Return level * absmax, rounded to float32 and then once more to dtype (S7), dtype[n].
+
+    An entry of the table holds the levels that one stored byte names: one, or a pair.
+    """
+    wanted = check.float_type("dtype", dtype)
+    step = plain.integer("blocksize", blocksize, least=1)
+    scale = check.vector("absmax", absmax, torch.float32, -(-n // step), stored.device)
+    check.finite("absmax", scale)
+    result = torch.empty(n, dtype=wanted, device=stored.device)
+    parts, named = _parts(result, step), table.itemsize // 4
+    scales = scale.split([len(rows) for rows in parts])
+    codes = stored.split([-(-rows.numel() // named) for rows in parts])
+    for rows, own, some in zip(parts, scales, codes, strict=True):
+        levels = table.index_select(0, some.int()).view(torch.float32)[: rows.numel()]
+        torch.mul(levels.view(rows.shape), own[:, None], out=rows)
+    return result
+
+
+def _parts(flat: Tensor, step: int) -> list[Tensor]:
+    """See n elements as blocks (S3), each a row: parts of whole ones, then a short one alone."""
+    n = flat.numel()
+    step = min(step, max(n, 1))  # a block beyond the end is one short block
+    whole = n // step * step
+    parts = [*flat[:whole].view(-1, step).split(max(PART // step, 1))]
+    return [*parts, flat[whole:].view(1, -1)] if whole < n else parts
