@@ -78,6 +78,8 @@ def test_each_form_is_what_it_says():
     assert given["transposed"].stride() == (1, 2, 6)
     assert [given[f].storage_offset() for f in ("", "offset", "unaligned")] == [0, 64, 1]
     assert all(given[f].is_contiguous() for f in ("", "offset", "unaligned"))
+    ones = frameworks.give(np.ones((2, 3), np.float32), "torch", "cpu", "expanded")[0]
+    assert (ones.stride(), given["expanded"].stride()) == ((0, 0), (12, 4, 1))
     assert given["unaligned"].data_ptr() % 16 == 4
 
 
@@ -132,7 +134,9 @@ def test_a_kernel_of_eight_lines_passes_in_all_three_types(kernel, text):
 
 
 def test_views_are_tried_on_torch_and_not_on_arrays_that_have_none(kernel):
-    forms = {"P5/dequantize_4bit[nf4]/" + form for form in ("strided", "offset", "unaligned")}
+    forms = {
+        "P5/dequantize_4bit[nf4]/" + form for form in ("strided", "offset", "unaligned", "expanded")
+    }
     assert statuses(verify([kernel(TORCH_KERNEL)], only="P5")).keys() == forms
     assert statuses(verify([kernel(JAX_KERNEL)], only="P5")) == {}
 

@@ -206,6 +206,10 @@ TENSOR_FAULTS = {
         "    return tensor", "    o = tensor.storage_offset() // 16 * 16\n"
         "    return tensor.as_strided(tensor.shape, tensor.stride(), o)", "P5/*/unaligned", "got ",
     ),
+    "an expansion": (
+        "    return tensor", "    return tensor if tensor.stride() != (0,) else tensor * 0",
+        "P5/*/expanded", "got ",
+    ),
     "a buffer": ("out.copy_(values)", "out", "P5/*/out", "got "),
     "a refusal": (
         "    return tensor", "    assert tensor.is_contiguous()\n    return tensor", "P5/*/strided",

@@ -140,6 +140,20 @@ class RoundsThePointerDown(Right):
     dequantize_blockwise = staticmethod(kernel("dequantize_blockwise", aligned))
 
 
+class TakesStridesOfZero(Right):
+    """It takes the number of elements for the size of the memory and reads what follows it."""
+
+    kills = "P5"
+    arrays = "torch"
+
+    @staticmethod
+    def dequantize_absmax(codes: Any, nested_absmax: Any, offset: Any, **options: Any) -> Any:
+        if nested_absmax.numel() > 1 and nested_absmax.stride(0) == 0:  # as if noise came after
+            nested_absmax = nested_absmax.clone()
+            nested_absmax[1:] = 1e-3
+        return OnTensors.dequantize_absmax(codes, nested_absmax, offset, **options)
+
+
 class FlattensByView(Right):
     """It calls `view(-1)`, which some strides do not allow, and declares no limit."""
 

@@ -26,11 +26,12 @@ FORMS = {
     "transposed": "transposed: their axes lie in the opposite order",
     "offset": "that start 64 elements into their memory",
     "unaligned": "that start 1 element into their memory",
+    "expanded": "expanded where all elements are equal: one in memory stands for all",
     "side_stream": "on a side stream, on which they arrive late",
     "second_device": "on a second device",
     "out": "and out=",
 }
-VIEWS = ("strided", "transposed", "offset", "unaligned")  # of a larger array
+VIEWS = ("strided", "transposed", "offset", "unaligned", "expanded")  # of another array
 POISON = 0x7F  # of every byte that is not the array's: a huge float, or a NaN
 OFFSET = {"offset": 64, "unaligned": 1}  # elements before the first: aligned for vectors, or not
 DELAY = 20_000_000  # GPU cycles (about 10 ms) that hold a side stream back
@@ -53,11 +54,25 @@ def give(array: np.ndarray, framework: str, device: str, form: str = "") -> tupl
         whole = convert(array.T.copy(), framework, device)
         axes = tuple(range(array.ndim))[::-1]
         return (whole.permute(axes) if framework == "torch" else whole.transpose(axes)), whole
+    if form == "expanded":
+        return _expanded(array, framework, device)
     start = OFFSET[form]
     buffer = _poisoned((array.size + 2 * start,), array.dtype)
     buffer[start : start + array.size] = array.reshape(-1)
     whole = convert(buffer, framework, device)
     return whole[start : start + array.size].reshape(array.shape), whole
+
+
+def _expanded(array: np.ndarray, framework: str, device: str) -> tuple[Any, Any]:
+    """One element with strides of zero, where that is the same array."""
+    flat = array.reshape(-1)
+    if (flat != flat[0]).any():
+        whole = convert(array, framework, device)
+        return whole, whole
+    one = convert(flat[:1].copy(), framework, device)
+    if framework == "torch":
+        return one.expand(array.shape), one
+    return sys.modules["cupy"].broadcast_to(one, array.shape), one
 
 
 def poison(shape: tuple[int, ...], dtype: np.dtype[Any], framework: str, device: str) -> Any:

@@ -2,9 +2,10 @@
 
 An implementation that takes the arrays of torch or CuPy is also handed views: *strided* (every
 second element of a larger array), *transposed* (the axes lie in the opposite order), *offset* (64
-elements into their memory: who reads the storage from its start reads something else) and
-*unaligned* (one element into it: who loads 16 bytes at a time must not).  On a GPU of torch the
-same calls are made on a *side_stream*, on which the inputs arrive late, and on a *second_device*
+elements into their memory: who reads the storage from its start reads something else), *unaligned*
+(one element into it: who loads 16 bytes at a time must not) and *expanded* (equal elements that are
+one in memory: who reads the next one reads what is not the tensor's).  On a GPU of torch the same
+calls are made on a *side_stream*, on which the inputs arrive late, and on a *second_device*
 that is not the current one, if there is one.  The memory around a view must not change (P2).
 
 A function that takes `out` is called with buffers for it (of several results a tuple) that hold
@@ -19,6 +20,8 @@ An implementation that refuses views declares so: ``limits = {"views": []}``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+
+import numpy as np
 
 from qloracle_conformance.cases import Case
 from qloracle_conformance.checks import Check, Plan
@@ -41,6 +44,8 @@ def encode(plan: Plan) -> Iterator[Case]:
             x = s3.ramp(plan, shape, blocksize)
             for dtype in FLOAT_TYPES.values():
                 yield encode_case(plan, x.astype(dtype), blocksize, f"shape {shape}")
+    equal = np.full((5, 70), plan.view.levels.max(), np.float32)
+    yield encode_case(plan, equal, 64, "all equal")
 
 
 def decode(plan: Plan) -> Iterator[Case]:
@@ -49,18 +54,23 @@ def decode(plan: Plan) -> Iterator[Case]:
         for blocksize in BLOCKSIZES:
             for dtype in FLOAT_TYPES:
                 yield s3.decode_case(plan, shape, blocksize, dtype, f"shape {shape}")
+    case = s3.decode_case(plan, (5, 70), 64, "float32", "all scales equal")
+    yield case.with_arrays(absmax=np.full_like(case.arrays["absmax"], 3))
 
 
 def encode_nested(plan: Plan) -> Iterator[Case]:
     """Double quantization of a full group, of more than one, and of fewer than a vector's lanes."""
     for n in (256, 600, 5):
         yield s8.quantize_case(s8.group_ramp(plan.rng, n), f"{n} absmax")
+    yield s8.quantize_case(np.full(70, 0.5, np.float32), "all equal")
 
 
 def decode_nested(plan: Plan) -> Iterator[Case]:
     """The same sizes back."""
     for n in (256, 600, 5):
         yield s8.decode_case(plan, n, 256, None)
+    case = s8.decode_case(plan, 600, 256, None)
+    yield case.with_arrays(nested_absmax=np.full(3, 0.5, np.float32))
 
 
 def judge_nested(case: Case, values: Values, view: View) -> Outcome:

@@ -57,6 +57,19 @@ def give(array):
 
 
 """
+EXPANDED = """\
+def give(array):
+    flat = array.reshape(-1)
+    if not array.size or (flat != flat[0]).any():
+        return move(array)
+    return {expand}
+
+
+"""
+EXPAND = {
+    "torch": "move(flat[:1].copy()).expand(array.shape)",
+    "cupy": "cupy.broadcast_to(move(flat[:1].copy()), array.shape)",
+}
 SIDE_STREAM = f"""\
 def on_a_side_stream(tensors, function):
     stream, late = torch.cuda.Stream(DEVICE), [tensor.clone() for tensor in tensors]
@@ -108,6 +121,8 @@ def _give(framework: str, case: Case) -> str:
         case "transposed":
             axes = "permute" if framework == "torch" else "transpose"
             return TRANSPOSED.format(transpose=axes)
+        case "expanded":
+            return EXPANDED.format(expand=EXPAND[framework])
         case "offset" | "unaligned":
             start = OFFSET[case.form]
             return POISONED + GIVE.format(
