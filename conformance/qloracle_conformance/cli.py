@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,7 +18,10 @@ from qloracle_conformance import dialects, rules
 from qloracle_conformance.checks import PROFILES, all_checks
 from qloracle_conformance.errors import UsageError
 from qloracle_conformance.protocol import LEVELS
-from qloracle_conformance.report import BAD, BROKEN
+from qloracle_conformance.report import BAD, BROKEN, Report
+
+if TYPE_CHECKING:
+    from qloracle_conformance.reports import github
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -77,6 +81,13 @@ def verify(
         Path | None, typer.Option(help="Write report.json, junit.xml, ... here.")
     ] = None,
     device: Annotated[str, typer.Option(help="Device for adapters: cpu, cuda, cuda:1.")] = "",
+    write_known: Annotated[
+        Path | None,
+        typer.Option(help="Write a file of known failures: all that fails in this run."),
+    ] = None,
+    processes: Annotated[
+        str, typer.Option("--processes", "-n", help="Functions judged at once.")
+    ] = "1",
     limit: Annotated[float, typer.Option(help="Seconds that one call may take.")] = 20.0,
     spec: Annotated[
         str, typer.Option(help="Version of the specification.")
@@ -92,23 +103,32 @@ def verify(
         raise typer.Exit(2)
     from qloracle_conformance import differences, reports, verification
     from qloracle_conformance.known import read
+    from qloracle_conformance.reports import github
 
     _one_of("--profile", profile, PROFILES)
     _one_of("--spec", spec, (qloracle.SPEC_VERSION,))
     if require:
         _one_of("--require", require, LEVELS)
+    if write_known and only:
+        raise UsageError(f"--write-known needs a whole run; --only is {only!r}")
     old = differences.read(diff) if diff else None
-    with Watcher() as watch:
-        result = verification.verify(
-            impl or verification.found_here(), profile=profile, seed=_seed(seed), require=require,
-            dialect=dialects.preset(dialect) if dialect else None, only=only, device=device,
-            known=read(known) if known else (), limit=limit, watch=watch,
-        )  # fmt: skip
-    data = result.to_dict()
-    files = reports.write_all(report, result) if report else {}
-    reports.show(data, console, files)
-    if old is not None:
-        _print_difference(differences.lines(old, data))
+    places: dict[str, github.Places] = {}
+    with github.commands_off():
+        with Watcher() as watch:
+            result = verification.verify(
+                impl or verification.found_here(), profile=profile, seed=_seed(seed),
+                require=require, dialect=dialects.preset(dialect) if dialect else None, only=only,
+                device=device, known=read(known) if known else (), limit=limit, watch=watch,
+                processes=_count("--processes", processes), opened=places.__setitem__,
+            )  # fmt: skip
+        data = result.to_dict()
+        reports.show(data, console, _write_reports(report, result) if report else {})
+        if old is not None:
+            _print_difference(differences.lines(old, data))
+        if write_known:
+            _write_known(write_known, result)
+    if github.here():
+        _tell_github(data, places)
     raise typer.Exit(reports.exit_code(data))
 
 
@@ -125,10 +145,50 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _count(option: str, text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise UsageError(f"{option} is {text!r}; allowed: a whole number from 1")
+    return int(text)
+
+
 def _print_difference(lines: list[str]) -> None:
     console.print("\nCompared with the older report:", style="bold")
     for line in lines or ["no difference"]:
         console.print(f"  {line}", markup=False, highlight=False)
+
+
+def _write_reports(directory: Path, result: Report) -> dict[str, Path]:
+    """Write the reports in place of an older run's; name the script of each failing check."""
+    from qloracle_conformance import reports
+    from qloracle_conformance.reports import files
+
+    files.remove_old_scripts(directory)
+    return reports.write_all(directory, result)
+
+
+def _write_known(path: Path, result: Report) -> None:
+    """Write the file of known failures, unless the run was interrupted."""
+    from qloracle_conformance import known
+    from qloracle_conformance.reports import files
+
+    if any(judgement.partial for judgement in result.judgements):
+        typer.echo(f"qloracle: {path} is not written: the run was interrupted", err=True)
+        return
+    entries = known.failing(result.judgements)
+    files.write(path, known.text(entries))
+    missing = sum(not entry.link for entry in entries)
+    typer.echo(f"\n{path}: {len(entries)} known failures, {missing} of them without a link")
+
+
+def _tell_github(data: Mapping[str, Any], places: Mapping[str, github.Places]) -> None:
+    """Annotate the run, and add to the step's summary."""
+    from qloracle_conformance.reports import github
+
+    for line in github.commands(data, places):
+        typer.echo(line)
+    problem = github.write_summary(data)
+    if problem:
+        typer.echo(f"qloracle: no step summary: {problem}", err=True)
 
 
 class Watcher:
@@ -139,6 +199,7 @@ class Watcher:
         columns = name, BarColumn(), count, TimeElapsedColumn()
         self._progress = Progress(*columns, console=errors, transient=True)
         self._tasks: dict[str, Any] = {}
+        self._planned: dict[str, int] = {}
         self._told: set[tuple[str, str, str]] = set()
 
     def __enter__(self) -> Any:
@@ -151,7 +212,7 @@ class Watcher:
     def __call__(self, name: str, planned: int, run: Any) -> None:
         """Take note of a check's result, or of the number of checks to come."""
         if run is None:
-            self._tasks[name] = self._progress.add_task(name, total=planned)
+            self._plan(name, planned)
             return
         if run.rule not in ("P1", "P2", "P3", "P4"):  # they were not planned apart
             self._progress.advance(self._tasks[name])
@@ -161,6 +222,13 @@ class Watcher:
             line = f"{run.status} {run.id}: {run.message}"
             errors.print(line, style="red", markup=False, highlight=False, no_wrap=True,
                          overflow="ellipsis")  # fmt: skip
+
+    def _plan(self, name: str, planned: int) -> None:
+        """With several processes each of them says what it has planned."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=0)
+        self._planned[name] = self._planned.get(name, 0) + planned
+        self._progress.update(self._tasks[name], total=self._planned[name])
 
 
 @app.command()

@@ -9,11 +9,14 @@ A TOML file of entries::
     implementation = "bitsandbytes"         # optional
 
 A listed check that fails with that message is XFAIL.  A pass is XPASS, a failure; another message
-stays a failure; an entry that matches no check of the run is a problem of the run.
+stays a failure; an entry that matches no check of the run is a problem of the run.  An empty link
+is refused: a file that was written by `text` waits for somebody to fill it in.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +24,8 @@ from typing import NamedTuple
 
 from qloracle_conformance.errors import UsageError
 from qloracle_conformance.report import BAD, BROKEN, Judgement
+
+ANOTHER = " (known with another message: "  # what is added to a message that was not expected
 
 
 class Known(NamedTuple):
@@ -53,6 +58,11 @@ def _entry(path: str | Path, i: int, entry: dict[str, str]) -> Known:
             f"{path}: entry {i} has {', '.join(sorted(entry))}; it needs the texts "
             "check, message, link and may have implementation"
         )
+    if not entry["link"].strip():
+        raise UsageError(
+            f"{path}: entry {i} ({entry['check']}) has the link {entry['link']!r}; "
+            "say where the failure is tracked"
+        )
     return Known(**entry)
 
 
@@ -81,5 +91,42 @@ def _mark(entry: Known, judgement: Judgement) -> bool:
             check.status, check.known = "XPASS", entry.link
             check.message = f"listed as a known failure ({entry.link}), but passes"
         elif check.status in BAD + BROKEN:
-            check.message += f" (known with another message: {entry.message!r}, {entry.link})"
+            check.message += f"{ANOTHER}{entry.message!r}, {entry.link})"
     return bool(found)
+
+
+def failing(judgements: Sequence[Judgement]) -> list[Known]:
+    """An entry for each check that fails; what was known keeps its link, the rest has none."""
+    return [
+        Known(check.id, _stable(check.message), check.known, judgement.name)
+        for judgement in judgements
+        for check in judgement.checks
+        if check.status in (*BAD, *BROKEN, "XFAIL") and check.status != "XPASS"
+    ]
+
+
+def _stable(message: str) -> str:
+    """The message as the check gave it, up to the first character that a file cannot hold."""
+    return re.split("[\ud800-\udfff]", message.partition(ANOTHER)[0])[0]
+
+
+def text(entries: Sequence[Known]) -> str:
+    r"""A known-failures file; TOML's strings are JSON's but for one character.
+
+    >>> print(text([Known("S6/a[nf4]/pairs", 'b is "1"\x7f', "")]), end="")
+    [[known]]
+    check = "S6/a[nf4]/pairs"
+    message = "b is \"1\"\u007f"
+    link = ""
+    implementation = ""
+    """
+    return "\n".join(f"[[known]]\n{_fields(entry)}" for entry in entries)
+
+
+def _fields(entry: Known) -> str:
+    quoted = {
+        name: json.dumps(value, ensure_ascii=False) for name, value in entry._asdict().items()
+    }
+    return "".join(f"{name} = {value}\n" for name, value in quoted.items()).replace(
+        "\x7f", "\\u007f"
+    )

@@ -5,23 +5,36 @@ from __future__ import annotations
 import datetime
 import fnmatch
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 from qloracle_conformance import adapters
+from qloracle_conformance.checks import all_checks
 from qloracle_conformance.engine import Engine, fingerprints
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.errors import LoadError, UsageError
 from qloracle_conformance.known import Known, apply
 from qloracle_conformance.process.callers import Caller, ChildCaller
 from qloracle_conformance.process.loading import parse
+from qloracle_conformance.process.pool import stream
+from qloracle_conformance.protocol import FUNCTIONS
 from qloracle_conformance.report import BAD, BROKEN, Judgement, Report
 
 Watcher = Callable[[str, int, CheckRun | None], None]
+Opened = Callable[[str, Mapping[str, tuple[str, int]]], None]  # a function: its file and line
+Start = Callable[[str], ChildCaller]
+Judging = Callable[..., None]  # `judge` with the options of the run
 
 
 def watch_nothing(name: str, planned: int, run: CheckRun | None) -> None:
     """The watcher for those who do not watch."""
+
+
+def open_unnoticed(name: str, places: Mapping[str, tuple[str, int]]) -> None:
+    """For those who need not know where functions are written."""
 
 
 def found_here() -> list[str]:
@@ -59,34 +72,63 @@ def verify(
     known: Sequence[Known] = (),
     device: str = "",
     limit: float = 20.0,
+    processes: int = 1,
     watch: Watcher = watch_nothing,
+    opened: Opened = open_unnoticed,
 ) -> Report:
     """Judge each implementation in a child process of its own.
 
-    UsageError if a spec, a dialect or a level cannot mean anything.  Ctrl-C ends the run; what was
-    judged until then is in the report, which is marked partial.
+    With several `processes` so many functions are judged at once, each on an implementation of its
+    own: the results are the same, in the same order; seconds are those of all processes together.
+    `opened` hears where each implementation's functions are written.  UsageError if an argument
+    cannot mean anything.  Ctrl-C ends the run; what was judged until then is in the report, which
+    is marked partial.
     """
+    if processes < 1:
+        raise UsageError(f"processes is {processes}; allowed: a whole number from 1")
     for spec in specs:
         parse(spec)
     report = Report(profile, seed, require=require, only=only, started=_now())
     environment = {"QLORACLE_DEVICE": device} if device else {}
+    start = partial(ChildCaller, limit=limit, environment=environment)
+    judging = partial(judge, profile=profile, seed=seed, dialect=dialect or {}, only=only)
+    if processes == 1:
+        _one_by_one(report, specs, start, partial(judging, watch=watch), opened)
+    else:  # here they are only probed, which shows what there is to do
+        _one_by_one(report, specs, start, partial(judging, watch=watch, functions=()), opened)
+        _side_by_side(report, start, judging, processes, watch)
+    report.known_problems = apply(known, report.judgements, selector(only))
+    return report
+
+
+def _one_by_one(
+    report: Report, specs: Sequence[str], start: Start, judging: Judging, opened: Opened
+) -> None:
+    """Judge one implementation after the other."""
     for spec in specs:
-        judgement = Judgement(spec, profile="" if only else profile)
+        judgement = Judgement(spec, profile="" if report.only else report.profile)
         report.judgements.append(judgement)
         try:
-            caller = ChildCaller(spec, limit=limit, environment=environment)
-        except LoadError as error:
-            judgement.status, judgement.message = "ERROR", str(error)
-            continue
-        try:
-            judge(caller, judgement, profile, seed, dialect or {}, only, watch)
+            with _open(judgement, start) as caller:
+                if caller is not None:
+                    opened(spec, caller.places)
+                    judging(caller, judgement)
         except KeyboardInterrupt:
             judgement.partial = True
             break
-        finally:
-            caller.close()
-    report.known_problems = apply(known, report.judgements, selector(only))
-    return report
+
+
+@contextmanager
+def _open(judgement: Judgement, start: Start) -> Iterator[ChildCaller | None]:
+    """Load an implementation; None, and the judgement says why, if that fails."""
+    try:
+        caller = start(judgement.name)
+    except LoadError as error:
+        judgement.status, judgement.message = "ERROR", str(error)
+        yield None
+        return
+    with closing(caller):
+        yield caller
 
 
 def judge(
@@ -97,8 +139,12 @@ def judge(
     dialect: Mapping[str, Any],
     only: str,
     watch: Watcher = watch_nothing,
+    functions: Collection[str] = tuple(FUNCTIONS),
 ) -> None:
-    """Fill a judgement from a caller; everything found so far is in it whenever this ends."""
+    """Fill a judgement from a caller; everything found so far is in it whenever this ends.
+
+    All functions are probed, and those named in `functions` are judged.
+    """
     start = time.perf_counter()
     judgement.versions, judgement.declared = caller.versions, caller.declared
     judgement.offers, judgement.device = list(caller.offers), caller.device
@@ -106,7 +152,7 @@ def judge(
     try:
         engine = Engine(
             caller, profile=profile, seed=seed, declared=dict(dialect), only=selector(only),
-            second=_second_oracle(judgement.name, profile),
+            second=_second_oracle(judgement.name, profile), functions=functions,
         )  # fmt: skip
     except UsageError as error:
         judgement.status, judgement.message = "ERROR", str(error)
@@ -128,6 +174,97 @@ def judge(
         judgement.seconds = time.perf_counter() - start - caller.compile_seconds
     if not judgement.offers and judgement.status == "OK":
         judgement.message = "offers none of the protocol's functions"
+
+
+# ---- several processes -------------------------------------------------------------------------
+
+
+class Job(NamedTuple):
+    """One function of one implementation, and how that is opened and judged."""
+
+    spec: str
+    function: str
+    start: Start
+    judging: Judging
+
+
+class Word(NamedTuple):
+    """What a process says while it works: what a watcher hears, and at its end a judgement."""
+
+    planned: int = 0
+    run: CheckRun | None = None
+    end: Judgement | None = None
+
+
+def judge_function(job: Job, send: Callable[[Word], None]) -> None:
+    """Judge one function in this process, on an implementation of its own.
+
+    The others are probed all the same: the tables that decoders show are those that quantizers are
+    judged by, and one function may spoil what another one has returned.
+    """
+    judgement = Judgement(job.spec)
+
+    def watch(_: str, planned: int, run: CheckRun | None) -> None:
+        send(Word(planned, run))
+
+    with _open(judgement, job.start) as caller:
+        if caller is not None:
+            job.judging(caller, judgement, watch=watch, functions=(job.function,))
+    send(Word(end=replace(judgement, checks=[])))
+
+
+def _side_by_side(
+    report: Report, start: Start, judging: Judging, processes: int, watch: Watcher
+) -> None:
+    """Judge every function of the implementations that were probed, in processes of their own."""
+    jobs = [
+        (judgement, Job(judgement.name, function, start, judging))
+        for judgement in report.judgements
+        for function in dict.fromkeys(view.function for view in judgement.views)
+    ]
+    going = {number: judgement for number, (judgement, _) in enumerate(jobs)}
+    if not any(judgement.partial for judgement in report.judgements):
+        words = stream(judge_function, [job for _, job in jobs], processes)
+        with suppress(KeyboardInterrupt), closing(words):
+            for number, word in words:
+                _hear(going, number, word, watch)
+    for judgement in going.values():
+        judgement.partial = True
+    for judgement in report.judgements:
+        _put_in_order(judgement)
+    if going:  # as in one process, what was not begun when Ctrl-C came is left out
+        begun = [judgement for judgement in report.judgements if judgement.checks]
+        report.judgements[:] = begun or report.judgements[:1]
+
+
+def _hear(going: dict[int, Judgement], number: int, word: Word, watch: Watcher) -> None:
+    """Enter in a judgement what a process says of it."""
+    judgement, end = going[number], word.end
+    if end is None:
+        judgement.checks += [word.run] if word.run is not None else []
+        watch(judgement.name, word.planned, word.run)
+        return
+    if judgement.status == "OK":
+        judgement.status, judgement.message = end.status, end.message
+    judgement.seconds += end.seconds
+    judgement.compile_seconds += end.compile_seconds
+    del going[number]
+
+
+def _put_in_order(judgement: Judgement) -> None:
+    """Sort the checks as one process runs them: P1, P2 and P4 of every function, then P3."""
+    views = judgement.views
+    functions = dict.fromkeys(view.function for view in views)
+    order = [
+        check.id(view)
+        for check in all_checks()
+        for view in views
+        if view.function == check.function and view.table in (check.tables or (view.table,))
+    ]
+    order += [f"{rule}/{name}" for name in functions for rule in ("P1", "P2", "P4")]
+    order += [f"P3/{name}" for name in functions]
+    places = {check: place for place, check in enumerate(order)}
+    judgement.checks.sort(key=lambda run: places[run.id])
 
 
 def _second_oracle(name: str, profile: str) -> Any:

@@ -170,6 +170,7 @@ class ChildCaller:
         self.offers, self.forms = hello["offers"], hello["forms"]
         self.device: str = hello["device"]
         self.declared, self.versions = hello["declared"], hello["versions"]
+        self.places: dict[str, tuple[str, int]] = hello["places"]
         self.import_seconds: float = hello["seconds"]
 
     def call(self, case: Case) -> Answer:

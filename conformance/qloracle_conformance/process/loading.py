@@ -10,6 +10,17 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import sysconfig
+from functools import cache
+from importlib.machinery import (
+    BYTECODE_SUFFIXES,
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -60,6 +71,7 @@ Place(kind='module', where='qloracle', member=''))
 def load(spec: str) -> Any:
     """Import the implementation that `spec` names; whatever its import raises goes through."""
     place = parse(spec)
+    _read_texts_below(Path.cwd())
     found = _load_file(Path(place.where)) if place.kind == "file" else _load_module(place.where)
     for name in filter(None, place.member.split(".")):
         found = getattr(found, name)
@@ -73,8 +85,38 @@ def _load_module(name: str) -> Any:
     return importlib.import_module(name)
 
 
+class _TextLoader(SourceFileLoader):
+    """Compiles a module's text as it is now: bytecode of an older text could hide a change."""
+
+    def path_stats(self, path: str) -> dict[str, Any]:
+        """Know of no time at which the text was written: then bytecode is not read, nor written."""
+        raise OSError(f"{path}: bytecode is not wanted")
+
+
+@cache
+def _read_texts_below(folder: Path) -> None:
+    """From now on import what lies below a folder from its text; installed packages as ever."""
+    installed = [
+        Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")
+    ]
+    hook = FileFinder.path_hook(
+        (ExtensionFileLoader, EXTENSION_SUFFIXES),
+        (_TextLoader, SOURCE_SUFFIXES),
+        (SourcelessFileLoader, BYTECODE_SUFFIXES),
+    )
+
+    def finder(path: str) -> Any:
+        place = Path(path).resolve()
+        if not place.is_relative_to(folder) or any(map(place.is_relative_to, installed)):
+            raise ImportError(f"{path} is left to the other finders")
+        return hook(path)
+
+    sys.path_hooks.insert(0, finder)
+    sys.path_importer_cache.clear()
+
+
 def _load_file(path: Path) -> Any:
-    """Run the file's text as it is now: bytecode of an older text could hide a change."""
+    """Run the file's text as it is now, like `_TextLoader`."""
     module = ModuleType(f"qloracle_impl_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses and pickling look a module up by its name

@@ -6,12 +6,15 @@ implementation prints goes to stderr, so that it cannot disturb the protocol.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import os
 import struct
 import sys
 import time
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from types import CodeType
 from typing import Any, BinaryIO
 
 from qloracle_conformance.cases import Case, decode, encode
@@ -55,8 +58,20 @@ def _hello(calls: Calls) -> dict[str, Any]:
         "device": calls.device if calls.framework != "numpy" else "",
         "declared": plain(declarations(target)),
         "file": str(getattr(target, "__file__", "") or ""),
+        "places": _places(target),
         "versions": {name: _version(name) for name in _loaded_frameworks()},
     }
+
+
+def _places(target: Any) -> dict[str, tuple[str, int]]:
+    """File and first line of each function that is written in Python."""
+    found = {}
+    for name in offered(target):
+        with contextlib.suppress(ValueError):  # a decorator that wraps itself
+            code = getattr(inspect.unwrap(getattr(target, name)), "__code__", None)
+            if isinstance(code, CodeType):
+                found[name] = code.co_filename, code.co_firstlineno
+    return found
 
 
 def _loaded_frameworks() -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write(path: Path, text: str) -> None:
@@ -15,6 +17,31 @@ def write(path: Path, text: str) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def remove_old_scripts(directory: Path) -> None:
+    """Remove the repro scripts of an earlier run: those that its report.json names, and no others.
+
+    A script of a fault that is gone would look like one of this run.
+    """
+    try:
+        report = json.loads((directory / "report.json").read_bytes())
+    except (OSError, ValueError):
+        return
+    for name in _named(report):
+        path, folder = directory / name, directory / "repro"
+        if path.is_file() and path.suffix == ".py" and path.parent.resolve() == folder.resolve():
+            path.unlink()
+
+
+def _named(value: Any) -> set[str]:
+    """Every text under the name "repro" in a report of whatever form."""
+    if isinstance(value, list):
+        return {name for entry in value for name in _named(entry)}
+    if not isinstance(value, dict):
+        return set()
+    own = {value["repro"]} if isinstance(value.get("repro"), str) else set()
+    return own | {name for entry in value.values() for name in _named(entry)}
 
 
 def printable(text: str) -> str:
