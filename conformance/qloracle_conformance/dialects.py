@@ -35,6 +35,7 @@ class Field(NamedTuple):
 
 QUANTIZERS = ("quantize_4bit", "quantize_blockwise")
 DECODERS = ("dequantize_4bit", "dequantize_blockwise")
+CODERS = (*QUANTIZERS, "quantize_absmax", "quantize_nested")
 NORMALISATIONS = (
     "divide",
     "reciprocal",
@@ -48,7 +49,7 @@ BANDS = {"approx(rcp)": 2, "approx(div)": 2, "approx(div2.5)": 3, "approx(rcp2.5
 FIELDS = (
     Field(
         "codebook", "format", ("pinned", "four_decimals", "paper", "bfloat16"),
-        ("dequantize_4bit",),
+        ("dequantize_4bit", "quantize_nested"),
         "S1/levels",
         "the levels: S1's bits, or rounded to four decimals, the paper's offset, or bfloat16",
     ),
@@ -78,18 +79,22 @@ FIELDS = (
         "the code of a block of zeros: that of q = +0, the first or the last",
     ),
     Field(
-        "normalisation_full", "rounding", NORMALISATIONS, (*QUANTIZERS, "quantize_absmax"),
+        "nested_scale", "format", ("dynamic", "linear"), ("quantize_nested",),
+        "S8/scales",
+        "how an opaque state codes its scales: by the dynamic map, or in 256 equal steps",
+    ),
+    Field(
+        "normalisation_full", "rounding", NORMALISATIONS, CODERS,
         "S5/full",
         "how a full block is scaled: x / absmax, x * (1 / absmax), or an approximation",
     ),
     Field(
-        "normalisation_partial", "rounding", NORMALISATIONS, (*QUANTIZERS, "quantize_absmax"),
+        "normalisation_partial", "rounding", NORMALISATIONS, CODERS,
         "S5/partial",
         "the same for a short last block",
     ),
     Field(
-        "thresholds", "rounding", ("midpoint", "nearest", "literal", "cuda"),
-        (*QUANTIZERS, "quantize_absmax"),
+        "thresholds", "rounding", ("midpoint", "nearest", "literal", "cuda"), CODERS,
         "S2/powers",
         "float32 midpoints, argmin of float32 distances, or published decimals as a C compiler "
         "rounds them (literal: NF4; cuda: FP4)",
@@ -100,7 +105,7 @@ FIELDS = (
         "where a tie between two negative FP4 levels goes",
     ),
     Field(
-        "input_type", "rounding", ("float32", "own"), QUANTIZERS,
+        "input_type", "rounding", ("float32", "own"), (*QUANTIZERS, "quantize_nested"),
         "S5/16bit",
         "the type in which x is scaled: float32, or the type of x",
     ),
@@ -122,7 +127,7 @@ FIELDS = (
     ),
     Field(
         "decode", "rounding", ("separate", "output_type", "fma"),
-        (*DECODERS, "dequantize_absmax"),
+        (*DECODERS, "dequantize_absmax", "quantize_nested"),
         "S7/mantissas",
         "product in float32 then rounded; factors rounded to the output type first; "
         "for nested scales, product and offset in one rounding",
@@ -134,6 +139,8 @@ BY_NAME = {field.name: field for field in FIELDS}
 
 Dialect = dict[str, str]
 
+# `bnb-default` and `torchao` are checked on the libraries themselves, by tests; the others are read
+# from their sources: they need a GPU, or a runtime that has no adapter yet.
 PRESETS: dict[str, dict[str, Any]] = {
     "spec": {},
     "bnb-default": {
@@ -152,7 +159,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "quantize_4bit[nf4]": {"thresholds": "literal"},
     },
     "openvino": {"nibble_order": "low_first", "quantize_4bit[nf4]": {"thresholds": "literal"}},
-    "torchao": {"codebook": "four_decimals", "thresholds": "nearest", "input_type": "own"},
+    "torchao": {
+        "codebook": "four_decimals",
+        "nested_scale": "linear",
+        "thresholds": "nearest",
+        "input_type": "own",
+        "decode": "output_type",
+    },
 }
 
 

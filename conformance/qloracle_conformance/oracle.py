@@ -166,6 +166,14 @@ def named_cuts(table: bytes, quant_type: str, ties: str) -> Mapping[str, Float32
     return sets
 
 
+def nearest_ranks(q: Float32, levels: Float32, dtype: str) -> NDArray[np.int64]:
+    """The first level at the least distance, levels and distances rounded to a type."""
+    with np.errstate(all="ignore"):
+        distance = round_to(np.abs(q[:, None] - round_to(levels, dtype)), dtype)
+    first: NDArray[np.int64] = np.argmin(distance, axis=1).astype(np.int64)
+    return first
+
+
 def nearest_cuts(levels: Float32) -> Float32:
     """Find the cuts that argmin over float32 distances has, by bisection over float32's order."""
     low, high = ordered(levels[:-1]), ordered(levels[1:])

@@ -6,6 +6,7 @@ Nothing in the kit names these cases.  The first depends on the processor: it ne
 import numpy as np
 import pytest
 
+from qloracle_conformance import dialects
 from qloracle_conformance.verification import verify
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -125,3 +126,14 @@ def test_failures_are_those_of_the_library_itself(checks):
     )
     ones = functional.dequantize_4bit(torch.full((64, 1), 0xFF, dtype=torch.uint8), state)
     assert ones.reshape(-1)[::64].tolist() == [1.0, 9.0]  # due: 1.0, 2.0
+
+
+def test_its_preset_is_contradicted_by_nothing():
+    declared = dialects.preset("bnb-default")
+    (judgement,) = verify(["bitsandbytes"], dialect=declared, only="S6").judgements
+    found = [(v.name, f.field) for v in judgement.views for f in v.findings if f.declared]
+    assert found == []
+    wrong = declared | {"normalisation": "divide"}
+    (judgement,) = verify(["bitsandbytes"], dialect=wrong, only="S6").judgements
+    found = [v.name for v in judgement.views for f in v.findings if f.declared]
+    assert "quantize_4bit[nf4]" in found

@@ -23,6 +23,7 @@ ADAPTERS = (
     Adapter("numpy", "qloracle", ()),
     Adapter("torch", "qloracle_gpu.torch_backend", ("torch",)),
     Adapter("bitsandbytes", "qloracle_conformance.adapters.bnb", ("torch", "bitsandbytes")),
+    Adapter("torchao", "qloracle_conformance.adapters.ao", ("torch", "torchao")),
 )
 
 

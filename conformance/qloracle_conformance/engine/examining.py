@@ -210,7 +210,7 @@ def finding_for(check: Check, view: View) -> Finding | None:
 
 
 def _owned(check: Check, finding: Finding) -> bool:
-    if check.rule == "S8":  # nested scales keep all their fields in one room
-        return finding.field != "map_8bit"
+    if check.rule == "S8":  # nested scales keep all their fields in one room, but for the tables
+        return BY_NAME[finding.field].rule != "S1"
     owner = BY_NAME[finding.field].layer
     return owner in (check.rule, f"{check.rule}/{check.layer}") and check.layer != "spare"

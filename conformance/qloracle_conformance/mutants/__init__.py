@@ -11,7 +11,7 @@ import inspect
 from importlib.util import find_spec
 from types import ModuleType
 
-from qloracle_conformance.mutants import calls, forms, l1, lawful
+from qloracle_conformance.mutants import calls, forms, l1, lawful, nested
 from qloracle_conformance.mutants.l0 import blocks, codes, decoding, scales, tables
 from qloracle_conformance.mutants.parts import Right
 
@@ -33,6 +33,6 @@ def here(mutant: type[Right]) -> bool:
     return find_spec(mutant.arrays) is not None
 
 
-MODULES = (tables, blocks, scales, codes, decoding, l1, calls, forms)
+MODULES = (tables, blocks, scales, codes, decoding, l1, nested, calls, forms)
 MUTANTS = [m for module in MODULES for m in catalogue(module) if not m.lawful]
-LAWFUL = [*catalogue(lawful), *(m for m in catalogue(forms) if m.lawful)]
+LAWFUL = [*catalogue(lawful), *(m for x in MODULES for m in catalogue(x) if m.lawful)]

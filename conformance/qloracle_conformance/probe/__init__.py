@@ -13,7 +13,7 @@ from typing import Any
 from qloracle_conformance import dialects
 from qloracle_conformance.dialects import BY_NAME
 from qloracle_conformance.oracle import Float32
-from qloracle_conformance.probe import decoders, nested, quantizers
+from qloracle_conformance.probe import decoders, nested, quantizers, roundtrip
 from qloracle_conformance.probe.asking import Asker, Call, Found
 from qloracle_conformance.scope import Scope
 from qloracle_conformance.views import MAPS, QUANT_TYPES, Finding, View, specified_levels
@@ -26,6 +26,7 @@ PROBES: dict[str, tuple[tuple[str, ...], Callable[[Asker, View], Found]]] = {
     "quantize_blockwise": (MAPS, quantizers.blockwise),
     "dequantize_absmax": (("",), nested.decoder),
     "quantize_absmax": (("",), nested.quantizer),
+    "quantize_nested": (("nf4",), roundtrip.nested),
 }
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from qloracle_conformance import oracle
 from qloracle_conformance.cases import Answer, Arrays, Case
+from qloracle_conformance.inputs import roundtrip
 from qloracle_conformance.oracle import Float32
 from qloracle_conformance.protocol import FLOAT_TYPES
 from qloracle_conformance.scope import Scope
@@ -69,6 +70,8 @@ class Asker:
                 return Case(view.function, arrays, options | {"shape": [size], "dtype": dtype})
             case "quantize_absmax":
                 return Case(view.function, {"absmax": np.ones(256, np.float32)}, {"blocksize": 256})
+            case "quantize_nested":
+                return next(roundtrip.levels(view.levels))
         arrays = {"codes": codes[:1], "nested_absmax": one, "offset": np.zeros((), np.float32)}
         return Case(view.function, arrays, {"blocksize": 256})
 

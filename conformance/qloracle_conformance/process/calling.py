@@ -36,7 +36,8 @@ def offered(target: Any) -> dict[str, list[str] | None]:
             found[name] = parameters(function)
     if not callable(getattr(target, "dequantize_nested", None)):
         found.pop("quantize_nested", None)  # a state that nothing decodes shows nothing
-    return found
+    taken = found.get("quantize_nested")
+    return found if taken is None else found | {"quantize_nested": [*taken, "dtype"]}
 
 
 def parameters(function: Callable[..., Any]) -> list[str] | None:

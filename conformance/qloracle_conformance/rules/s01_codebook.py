@@ -4,21 +4,26 @@ NF4: 16 values, the quantiles of a normal distribution on a float32 grid from 0.
 divided by the largest.  FP4: bitsandbytes' table.  INT4: k/7, k = -7..7.  The 8-bit dynamic maps:
 midpoints of a float32 grid 0.1..1 in each of seven decades.  `qloracle.codebook` derives them.
 
-Judged by decoding every code at absmax = 1, where the product is the level itself; and, for the
-8-bit maps, at nested_absmax = 1 and offset = 0.  Another table is a finding with its name; the
-other rules are then judged under the table that was found, so that one wrong level is one failure.
+Judged by decoding every code at absmax = 1, where the product is the level itself; for the 8-bit
+maps, at nested_absmax = 1 and offset = 0; and where a state cannot be taken apart, by a round trip
+of every level beside 256 scales, each value over what its block's largest comes back as.
+
+Another table is a finding with its name; the other rules are then judged under the table that was
+found, so that one wrong level is one failure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 import qloracle
-from qloracle_conformance import oracle
+from qloracle_conformance import oracle, roundtrip
 from qloracle_conformance.cases import Arrays, Case
 from qloracle_conformance.checks import Check, Plan
+from qloracle_conformance.inputs import roundtrip as roundtrip_inputs
 from qloracle_conformance.judging import Outcome, Values, exact
 from qloracle_conformance.protocol import FLOAT_TYPES
 from qloracle_conformance.views import QUANT_TYPES, View
@@ -65,7 +70,20 @@ def judge_map(case: Case, values: Values, view: View) -> Outcome:
     return exact("absmax", values[0], due, "the level of this code")
 
 
+def levels_round_trip(plan: Plan) -> Iterator[Case]:
+    """Each level in each of 256 blocks, there and back."""
+    yield from roundtrip_inputs.levels(plan.view.levels)
+
+
+def judge_round_trip(case: Case, values: Values, view: View) -> Outcome:
+    """The pinned levels, or those of the declared table, over the scales that are shown."""
+    declared = view.dialect if not _undeclared(view) else {}
+    pinned = oracle.four_bit_levels(view.table, declared)
+    return roundtrip.judge_values(case, values, replace(view, levels=pinned))
+
+
 CHECKS = (
     Check("S1", "levels", "dequantize_4bit", levels_four_bit, judge_levels, tables=QUANT_TYPES),
     Check("S1", "map", "dequantize_absmax", levels_map, judge_map),
+    Check("S1", "levels", "quantize_nested", levels_round_trip, judge_round_trip, tables=("nf4",)),
 )

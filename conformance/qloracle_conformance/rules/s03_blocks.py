@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from qloracle_conformance import oracle
 from qloracle_conformance.cases import Arrays, Case
 from qloracle_conformance.checks import Check, Plan
+from qloracle_conformance.inputs import roundtrip as roundtrip_inputs
 from qloracle_conformance.inputs import shapes
 from qloracle_conformance.inputs.shapes import Shape
 from qloracle_conformance.judging import judge_decoded, judge_encoded
 from qloracle_conformance.protocol import FLOAT_TYPES
+from qloracle_conformance.roundtrip import judge_blocks
 from qloracle_conformance.rules.s02_thresholds import encode_case
 from qloracle_conformance.views import MAPS, QUANT_TYPES
 
@@ -114,7 +116,23 @@ def packed_case(
     return Case("dequantize_blockwise", coded, options, note)
 
 
+ROUND_TRIPS = (
+    (1,), (2,), (63,), (65,), (3, 130), (5, 7, 9), (129, 128),
+    (16384,), (512, 32), (2048, 8), (4, 4096), (64, 512),
+)  # fmt: skip
+
+
+def round_trips(plan: Plan) -> Iterator[Case]:
+    """There and back: blocks of distant scales, in rows that are no multiple of the block."""
+    for shape in ROUND_TRIPS:
+        blocks = oracle.blocks_of(shape, 64)
+        x = roundtrip_inputs.scales(blocks.sizes.size)[blocks.index]
+        x = np.where(np.arange(x.size) % 3 == 1, -x, x).astype(np.float32).reshape(shape)
+        yield roundtrip_inputs.case(x, f"shape {shape}")
+
+
 CHECKS = (
+    Check("S3", "shapes", "quantize_nested", round_trips, judge_blocks, tables=("nf4",)),
     Check("S3", "shapes", "quantize_4bit", encode_shapes, judge_encoded, (0, 1), QUANT_TYPES),
     Check("S3", "many", "quantize_4bit", encode_many, judge_encoded, (0, 1), ("nf4",)),
     Check("S3", "shapes", "dequantize_4bit", decode_shapes, judge_decoded, (0,), QUANT_TYPES),

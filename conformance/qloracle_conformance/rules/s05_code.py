@@ -9,6 +9,10 @@ another number than dividing, and lawful: it is found by the probe (apart for fu
 blocks), adopted, printed, and then demanded exactly.  Judged at full-mantissa scales on values for
 which the two differ, on all 65,536 values of both 16-bit types, on blocks of zeros, on small edits
 drawn by Hypothesis, and on random volume.
+
+Where a state cannot be taken apart (`quantize_nested`), the largest element of a block shows the
+scale, and every other value must be the level that is due times that scale; a block of zeros must
+decode to zeros, although its scale may not.
 """
 
 from __future__ import annotations
@@ -22,10 +26,12 @@ from numpy.typing import NDArray
 from qloracle_conformance import oracle
 from qloracle_conformance.cases import Case
 from qloracle_conformance.checks import Plan, layers
+from qloracle_conformance.inputs import roundtrip as roundtrip_inputs
 from qloracle_conformance.inputs import values
 from qloracle_conformance.judging import judge_codes
 from qloracle_conformance.oracle import f32
 from qloracle_conformance.protocol import FLOAT_TYPES
+from qloracle_conformance.roundtrip import judge_values, judge_zeros
 from qloracle_conformance.rules.s02_thresholds import encode_case
 from qloracle_conformance.views import MAPS, QUANT_TYPES
 
@@ -120,6 +126,36 @@ def edits(plan: Plan) -> Any:
     return encoded(plan)
 
 
+def nested_zeros(plan: Plan) -> Iterator[Case]:
+    """Blocks of zeros whose coded scale is not zero: beside others, and beside a huge one."""
+    for outlier in (1.0, 10.0, 100.0):
+        x = np.outer(roundtrip_inputs.scales(), np.linspace(-1, 1, 64)).astype(np.float32)
+        x[7], x[100:103] = x[7] * np.float32(outlier), 0
+        yield roundtrip_inputs.case(x, "blocks of zeros among others")
+    yield roundtrip_inputs.case(np.zeros((256, 64), np.float32), "zeros")
+
+
+def nested_full(plan: Plan) -> Iterator[Case]:
+    """There and back: values for which dividing and multiplying differ."""
+    for _ in range(plan.pick(2, 8)):
+        x = roundtrip_inputs.candidates(plan.rng, plan.view.coder.cuts, 64)
+        yield roundtrip_inputs.case(x, "around the cuts")
+
+
+def nested_halves(plan: Plan) -> Iterator[Case]:
+    """There and back: all 16-bit values from -1 to 1."""
+    for dtype in ("float16", "bfloat16"):
+        yield roundtrip_inputs.case(roundtrip_inputs.all_halves(dtype), f"all {dtype} values")
+
+
+def nested_volume(plan: Plan) -> Iterator[Case]:
+    """There and back: normal weights in all types."""
+    for dtype in FLOAT_TYPES.values():
+        x = plan.rng.standard_normal((plan.pick(256, 2048), 64)) * 0.02
+        yield roundtrip_inputs.case(x.astype(dtype), "random volume")
+
+
+NESTED = {"full": nested_full, "16bit": nested_halves, "volume": nested_volume}
 LAYERS = {
     "zeros": zeros,
     "full": full_scales,
@@ -132,4 +168,6 @@ CHECKS = (
     *layers("S5", "quantize_4bit", QUANT_TYPES, judge_codes, LAYERS, search=edits),
     *layers("S5", "quantize_blockwise", MAPS, judge_codes, LAYERS, search=edits),
     *layers("S5", "quantize_blockwise", MAPS[:1], judge_codes, {"maps": other_maps}),
+    *layers("S5", "quantize_nested", QUANT_TYPES[:1], judge_values, NESTED),
+    *layers("S5", "quantize_nested", QUANT_TYPES[:1], judge_zeros, {"zeros": nested_zeros}),
 )

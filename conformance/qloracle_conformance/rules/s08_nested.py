@@ -14,6 +14,16 @@ exact to the bit.
 
 Codes and nested_absmax are judged against the implementation's own offset, the decoder against the
 codes that it is given, with its own default map or a map passed in.
+
+A state that cannot be taken apart (`quantize_nested`) shows the scale s of a block as the value of
+its largest element.  Let m be the largest |absmax - mean| of the group, a the block's absmax.  The
+coded residual is off by at most h m: h = 0.0070313 for the dynamic map (half its widest gap, and
+the distance of -1 from its lowest level), or 1/256 for 256 equal steps, 1/128 above the last one.
+An offset that is off by e = (gamma_(n+1) + u) mean moves m by as much, and is otherwise added back.
+At most eight roundings of numbers up to m + a are made on the way, each of relative size u, the
+unit roundoff of the type that is computed in: |s - a| <= h (m + e) + 8 u (a + m + e), and once more
+the result's own rounding.  The probe names the scheme from scales whose mean is exact: another than
+the dynamic map is a finding.
 """
 
 from __future__ import annotations
@@ -28,6 +38,7 @@ from numpy.typing import NDArray
 from qloracle_conformance import oracle
 from qloracle_conformance.cases import Arrays, Case
 from qloracle_conformance.checks import Check, Plan
+from qloracle_conformance.inputs import roundtrip as roundtrip_inputs
 from qloracle_conformance.inputs import values as values_passed_in
 from qloracle_conformance.judging import (
     Mismatch,
@@ -41,6 +52,8 @@ from qloracle_conformance.judging import (
 )
 from qloracle_conformance.oracle import Float32
 from qloracle_conformance.probe.nested import nested_candidates
+from qloracle_conformance.protocol import FLOAT_TYPES
+from qloracle_conformance.roundtrip import judge_scales
 from qloracle_conformance.views import View
 
 U = 2.0**-24
@@ -204,7 +217,24 @@ def judge_denested(case: Case, values: Values, view: View) -> Outcome:
     return exact("absmax", values[0], due, "level * nested_absmax + offset, rounded twice")
 
 
+def round_trips(plan: Plan) -> Iterator[Case]:
+    """Scales as weights have them, equal ones, one large among small, and steps across groups."""
+    rng = plan.rng
+    body = rng.uniform(-1, 1, (512, 64))
+    body[:, 5] = 1
+    kinds = {
+        "as weights have them": np.abs(rng.standard_normal(512)) * 0.01 + 0.05,
+        "all equal": np.full(512, 0.1),
+        "one large among small": np.where(np.arange(512) == 77, 100.0, 1.0),
+        "steps across groups": np.where(np.arange(512) < 300, 1.0, 3.0) + np.arange(512) % 7 / 50,
+    }
+    for note, scale in kinds.items():
+        for dtype in FLOAT_TYPES.values():
+            yield roundtrip_inputs.case((body * scale[:, None]).astype("f4").astype(dtype), note)
+
+
 CHECKS = (
+    Check("S8", "scales", "quantize_nested", round_trips, judge_scales, tables=("nf4",)),
     Check("S8", "groups", "quantize_absmax", groups, judge_nested, (0, 1)),
     Check("S8", "residuals", "quantize_absmax", residuals, judge_nested, (0, 1)),
     Check("S8", "offset", "quantize_absmax", offsets, judge_offset, (2,)),
