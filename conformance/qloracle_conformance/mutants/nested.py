@@ -119,7 +119,7 @@ class MeanNotAddedBack(Right):
     dequantize_nested = decoded()
 
 
-class NeighboursScale(Right):
+class ScaleOfThePairsFirst(Right):
     """Each two blocks are decoded with the scale of the first."""
 
     kills = "S3"
