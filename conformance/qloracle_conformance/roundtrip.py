@@ -101,7 +101,8 @@ def judge_values(case: Case, values: Values, view: View) -> Outcome:
         f"x = {show(x.reshape(-1)[i])} has level {show(view.levels[rank[i]])}; block "
         f"{blocks.index[i]} shows the scale {show(scale[i])} at element {lead[blocks.index[i]]}"
     )
-    first = Mismatch("values", i, show(got[i]), show(low[i]), reason, 0.0, abs(got[i] - low[i]))
+    error = abs(float(got[i]) - float(low[i]))
+    first = Mismatch("values", i, show(got[i]), show(low[i]), reason, 0.0, error)
     return Outcome(int((~zero).sum()), at.size, first, where=Wrong("values", x.size, at))
 
 

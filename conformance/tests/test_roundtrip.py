@@ -9,6 +9,7 @@ from qloracle_conformance.mutants import nested
 from qloracle_conformance.mutants.matrix import own_part
 from qloracle_conformance.process.callers import LocalCaller
 from qloracle_conformance.report import Judgement
+from qloracle_conformance.reports import json_file
 from qloracle_conformance.verification import judge, verify
 
 FOUR_DECIMALS = '{"codebook": "four_decimals"}'
@@ -27,7 +28,9 @@ def failing(checks):
 @pytest.fixture(scope="module")
 def torchao():
     pytest.importorskip("torchao", reason="torchao is not installed")
-    return verify(["torchao"]).judgements[0]
+    report = verify(["torchao"])
+    json_file.validate(report.to_dict())
+    return report.judgements[0]
 
 
 def test_torchao_has_a_table_of_four_decimals_and_judging_goes_on_under_it(torchao):
