@@ -86,8 +86,9 @@ class Entry:
         failure = self.first["failure"]
         if failure is None or failure["result"] == "call":
             return str(self.first["message"])
-        place = f"[{failure['index']}]" if self.first["rule"][0] == "S" else ""
-        return f"{failure['result']}{place} is {failure['got']}, due {failure['expected']}"
+        text = f"{_place(self.first)} is {failure['got']}, due {failure['expected']}"
+        form = failure["input"].get("form", "")
+        return f"{text} ({form.replace('_', ' ')})" if form else text
 
     @property
     def rows(self) -> list[tuple[str, str]]:
@@ -145,13 +146,19 @@ def _element(entry: Entry) -> list[tuple[str, str]]:
         return [] if entry.findings else [("because", check["message"])]
     rows = [("call", failure["call"])]
     if failure["result"] != "call":
-        place = f"[{failure['index']}]" if check["rule"][0] == "S" else ""
-        rows += [("result", f"{failure['result']}{place}")]
+        rows += [("result", _place(check))]
     rows += [(name, failure[name]) for name in ("got", "expected")]
     rows += [("because", failure["reason"])] if failure["reason"] else []
     if failure["bound"]:
         rows += [(name, _number(failure[name])) for name in ("bound", "observed", "ratio")]
     return rows
+
+
+def _place(check: Check) -> str:
+    """The result, and its wrong element; P1 to P4 speak of results as a whole."""
+    failure = check["failure"]
+    whole = check["rule"] in ("P1", "P2", "P3", "P4")
+    return str(failure["result"]) if whole else f"{failure['result']}[{failure['index']}]"
 
 
 def _number(value: Any) -> str:
