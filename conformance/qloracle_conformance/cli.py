@@ -248,7 +248,7 @@ def explain(rule: Annotated[str, typer.Argument(metavar="RULE")]) -> None:
     name = rule.upper()
     if name not in rules.ROOMS:
         raise UsageError(f"no rule {rule!r}; there are {', '.join(rules.ROOMS)}")
-    console.print(rules.statement(name), markup=False, highlight=False)
+    console.print(rules.statement(name), markup=False, highlight=False, soft_wrap=True)
     tried = [check for check in all_checks() if check.rule == name]
     fields = [f for f in dialects.FIELDS if f.rule == name]
     if tried:
