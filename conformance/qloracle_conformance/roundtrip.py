@@ -35,10 +35,12 @@ from qloracle_conformance.views import View
 
 PLAIN = {"subnormal_input": "kept", "absmax_type": "float32"}
 UNIT = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+TINY = {"float32": 2.0**-150, "float16": 2.0**-25, "bfloat16": 2.0**-134}
 GROUP = 256  # scales that are coded together
 # Half the widest gap of the dynamic map, just below 1; its lowest level lies as far from -1.
 HALF_GAP = 1 + float(qloracle.dynamic_codebook()[0])
 STEP = 1 / 128  # of 256 equal steps from -1 to 127/128
+ROUNDINGS = {"dynamic": 6, "linear": 4}  # of numbers up to the largest residual; counted in S8
 
 
 def leads(x: NDArray[Any], blocks: Blocks) -> NDArray[np.int64]:
@@ -54,6 +56,17 @@ def shown_scales(x: NDArray[Any], got: Float32, lead: NDArray[np.int64]) -> Floa
     """The scale of each block: what its largest element decodes to, without that element's sign."""
     sign = np.where(x.reshape(-1)[lead].astype(np.float32) < 0, -1, 1)
     return (got[lead] * sign).astype(np.float32)
+
+
+def usable_scales(shown: Float32, absmax: Float32, dtype: str, dialect: Dialect) -> Float32:
+    """The scales that values are judged over: those shown, or absmax where S8 could not give them.
+
+    As with absmax in S4, a scale that is not finite cannot serve, nor one that is not positive
+    although S8 allows none such.
+    """
+    bound = scale_bound(absmax, dtype, dialect)
+    allowed = np.abs(shown.astype(np.float64) - absmax) <= bound  # beside an outlier also below 0
+    return np.where(np.isfinite(shown) & ((shown > 0) | allowed), shown, absmax).astype(np.float32)
 
 
 def ranks(x: NDArray[Any], blocks: Blocks, levels: Float32, dialect: Dialect) -> NDArray[np.int64]:
@@ -86,10 +99,10 @@ def judge_values(case: Case, values: Values, view: View) -> Outcome:
     blocks = blocks_of(case, view)
     lead = leads(x.reshape(-1), blocks)
     absmax = oracle.absmax_of(x, blocks, PLAIN)
-    scale = shown_scales(x, got, lead)
-    scale = np.where(np.isfinite(scale) & (scale > 0), scale, absmax)[blocks.index]  # as in S4
+    dtype, shown = case.options["dtype"], shown_scales(x, got, lead)
+    scale = usable_scales(shown, absmax, dtype, view.dialect)[blocks.index]
     rank = ranks(x, blocks, view.levels, view.dialect)
-    low, high = due_range(view.levels[rank], scale, case.options["dtype"], view.dialect)
+    low, high = due_range(view.levels[rank], scale, dtype, view.dialect)
     zero = (absmax == 0)[blocks.index]
     with np.errstate(invalid="ignore"):
         bad = ~((got >= low) & (got <= high)) & ~zero
@@ -153,15 +166,16 @@ def judge_blocks(case: Case, values: Values, view: View) -> Outcome:
 
 def scale_bound(absmax: Float32, dtype: str, dialect: Dialect) -> NDArray[np.float64]:
     """The bound on |scale - absmax| of each block; derived in rule S8."""
-    a = absmax.astype(np.float64)
-    u = UNIT[dtype] if dialect["input_type"] == "own" else UNIT["float32"]
-    n, mean = a.size, float(a.mean())
-    slip = ((n + 1) * UNIT["float32"] / (1 - (n + 1) * UNIT["float32"]) + u) * mean
+    a, own = absmax.astype(np.float64), dialect["input_type"] == "own"
+    u = UNIT[dtype] if own else UNIT["float32"]
+    k, mean = (a.size + 1) * UNIT["float32"], float(a.mean())
+    slip = (k / (1 - k) + u) * mean
     residual = a - mean
-    starts = np.arange(0, n, GROUP)
-    largest = np.maximum.reduceat(np.abs(residual), starts).repeat(GROUP)[:n] + slip
-    share = np.full(n, HALF_GAP)
+    starts = np.arange(0, a.size, GROUP)
+    largest = np.maximum.reduceat(np.abs(residual), starts).repeat(GROUP)[: a.size] + slip
+    share = np.full(a.size, HALF_GAP)
     if dialect["nested_scale"] == "linear":
         share = np.where(residual > 0.99 * largest, STEP, STEP / 2)
-    shown = UNIT[dtype] * (a + largest)  # a 16-bit result rounds the scale once more
-    return share * largest + 8 * u * (a + largest) + shown + 2.0**-149
+    coded = (share + ROUNDINGS[dialect["nested_scale"]] * u) * largest
+    shown = u + (0 if own or dtype == "float32" else UNIT[dtype])  # the sum, and a 16-bit result
+    return np.asarray(coded + shown * (a + largest) + 9 * TINY[dtype])

@@ -50,6 +50,8 @@ def reduce(case: Case, index: int, fails: Fails, hints: list[Case]) -> Case:
 
 def smaller(case: Case, index: int) -> Iterator[Case]:
     """Smaller neighbours of a case, the boldest first."""
+    if case.function == "quantize_nested":
+        yield from (case.with_arrays(x=part) for part in _sparser(case, index))
     if "x" in case.arrays:
         yield from _smaller_x(case, "x", index)
     elif case.function == "quantize_absmax":
@@ -99,6 +101,32 @@ def _pairs(flat: NDArray[np.floating], case: Case, index: int) -> Iterator[NDArr
         yield padded
 
 
+def _sparser(case: Case, index: int) -> Iterator[NDArray[np.floating]]:
+    """As many elements, most of them zero: some libraries take whole groups of blocks only."""
+    x, size = case.arrays["x"], case.options["blocksize"]
+    flat = x.reshape(-1)
+    for kept in (*_lone(flat), *(np.where(few, flat, 0 * flat) for few in _few(flat, size, index))):
+        if np.count_nonzero(kept) < np.count_nonzero(flat):
+            yield kept.astype(x.dtype).reshape(x.shape)
+
+
+def _lone(flat: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
+    """One element that is not zero: an ordinary number, or a small one."""
+    for value in (1.0, 2.0**-10):
+        yield np.where(np.arange(flat.size) == 0, value, 0)
+
+
+def _few(flat: NDArray[np.floating], size: int, index: int) -> Iterator[NDArray[np.bool_]]:
+    """The largest of the block, of another, of all blocks; with the wrong element; the block."""
+    starts, places = np.arange(0, flat.size, size), np.arange(flat.size)
+    at = [start + int(np.argmax(np.abs(flat[start : start + size]))) for start in starts]
+    leads, block = np.isin(places, at), places // size == index // size
+    lead, wrong = leads & block, places == index
+    other = places == max(at, key=lambda i: 0 if block[i] else abs(float(flat[i])), default=0)
+    yield from (lead, other, lead | wrong, lead | other, lead | other | wrong)
+    yield from (block, leads, leads | block)
+
+
 def _narrowed(x: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
     """Both halves along each axis: what needs its axes stays with them."""
     for axis, length in enumerate(x.shape):
@@ -112,8 +140,9 @@ def _cuts(flat: NDArray[np.floating], case: Case, index: int) -> Iterator[NDArra
     if flat.size > size:
         block = index // size * size
         yield flat[block : block + size].copy()
-        yield flat[: block + size].copy()
-        yield flat[block:].copy()
+        yield from (
+            part.copy() for part in (flat[: block + size], flat[block:]) if part.size < flat.size
+        )
         yield flat[-(flat.size % size) or -size :].copy()
     kept = flat[flat != 0]
     if 0 < kept.size < flat.size:

@@ -44,6 +44,14 @@ def candidates(rng: np.random.Generator, cuts: Float32, count: int) -> Float32:
     return whole_groups(values.anchored(x, scale, BLOCK))
 
 
+def outlier() -> Float32:
+    """Tiny blocks beside a huge one: however scales are coded, theirs come back far off."""
+    tiny = np.float32(0.001) * np.linspace(-1, 1, BLOCK, dtype=np.float32)
+    x = np.tile(tiny, (GROUP, 1))
+    x[17] *= np.float32(1e6)
+    return x
+
+
 def all_halves(dtype: str) -> NDArray[np.floating]:
     """All values of a 16-bit type from -1 to 1, rows of 64 led by 1."""
     inside = values.all_values(dtype).astype(np.float32)

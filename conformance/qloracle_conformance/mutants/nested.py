@@ -21,14 +21,15 @@ def dynamic(absmax: Array) -> Array:
     return qloracle.dequantize_absmax(*qloracle.quantize_absmax(absmax))
 
 
-def linear(absmax: Array) -> Array:
-    """Scales in 256 equal steps, group by group, the mean removed."""
+def linear(absmax: Array, most: float = np.inf) -> Array:
+    """Scales in 256 equal steps, group by group, the mean removed; `most` is the largest factor."""
     mean = np.float32(absmax.mean(dtype=np.float64))
     residual = absmax - mean
     groups = np.arange(absmax.size) // 256
     largest = np.array([np.abs(residual[groups == g]).max() for g in range(groups.max() + 1)])
     with np.errstate(all="ignore"):
         factor = (np.float32(128) / largest.astype(np.float32))[groups]
+        factor = np.where(factor > most, np.float32(np.inf), factor)
         codes = np.clip(np.rint(residual * factor), -128, 127).astype(np.float32)
         return np.where(largest[groups] == 0, mean, codes / factor + mean).astype(np.float32)
 
@@ -170,3 +171,18 @@ class ScalesInHalfPrecision(Right):
     kills = "S8"
     quantize_nested = encoded(scales=lambda a: oracle.round_to(dynamic(a), "bfloat16"))
     dequantize_nested = decoded()
+
+
+class FactorOverflows(Right):
+    """Equal steps, their number per unit kept in the type of x: in float16 infinite (torchao)."""
+
+    kills = "S8"
+    dialect: ClassVar[dict[str, str]] = {"nested_scale": "linear"}
+    dequantize_nested = decoded()
+
+    @staticmethod
+    def quantize_nested(x: Array, *, blocksize: int = 64, quant_type: str = "nf4") -> State:
+        most = 65504 if x.dtype == np.float16 else np.inf
+        quantize = encoded(scales=lambda absmax: linear(absmax, most))
+        state: State = quantize(x, blocksize=blocksize, quant_type=quant_type)
+        return state

@@ -136,10 +136,11 @@ def nested_zeros(plan: Plan) -> Iterator[Case]:
 
 
 def nested_full(plan: Plan) -> Iterator[Case]:
-    """There and back: values for which dividing and multiplying differ."""
+    """There and back: values for which dividing and multiplying differ; scales below zero."""
     for _ in range(plan.pick(2, 8)):
         x = roundtrip_inputs.candidates(plan.rng, plan.view.coder.cuts, 64)
         yield roundtrip_inputs.case(x, "around the cuts")
+    yield roundtrip_inputs.case(roundtrip_inputs.outlier(), "scales that come back negative")
 
 
 def nested_halves(plan: Plan) -> Iterator[Case]:

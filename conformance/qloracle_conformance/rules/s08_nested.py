@@ -16,14 +16,18 @@ Codes and nested_absmax are judged against the implementation's own offset, the 
 codes that it is given, with its own default map or a map passed in.
 
 A state that cannot be taken apart (`quantize_nested`) shows the scale s of a block as the value of
-its largest element.  Let m be the largest |absmax - mean| of the group, a the block's absmax.  The
-coded residual is off by at most h m: h = 0.0070313 for the dynamic map (half its widest gap, and
-the distance of -1 from its lowest level), or 1/256 for 256 equal steps, 1/128 above the last one.
-An offset that is off by e = (gamma_(n+1) + u) mean moves m by as much, and is otherwise added back.
-At most eight roundings of numbers up to m + a are made on the way, each of relative size u, the
-unit roundoff of the type that is computed in: |s - a| <= h (m + e) + 8 u (a + m + e), and once more
-the result's own rounding.  The probe names the scheme from scales whose mean is exact: another than
-the dynamic map is a finding.
+its largest element.  Let a be the block's absmax, m the largest |absmax - mean| of its group, and u
+the unit roundoff of the type that is computed in.  The offset may be off by e = (gamma_(n+1) + u)
+mean: the same number is taken off and added back, so it moves only the largest residual, to m + e
+at most.  Coding moves a residual by at most h (m + e): h = 0.0070313 for the dynamic map (half its
+widest gap, and the distance of -1 from its lowest level), or 1/256 for 256 equal steps, 1/128 above
+the last one.  Rounded on the way are the difference, the quotient (twice with a reciprocal) and the
+decoded residual, and for the map its level and its threshold: k = 4 or 6 numbers up to m + e.  Then
+the sum is rounded, and a 16-bit result once more, by u'.  With nine underflows
+|s - a| <= (h + k u) (m + e) + (u + u') (a + m + e) + 9 tiny.  A small scale may come back negative.
+The probe names the scheme from scales whose mean is exact: another than the dynamic map is a
+finding.  The scales of a layer of tiny weights differ by little: what is kept of 128 / m in float16
+must not overflow.
 """
 
 from __future__ import annotations
@@ -218,12 +222,13 @@ def judge_denested(case: Case, values: Values, view: View) -> Outcome:
 
 
 def round_trips(plan: Plan) -> Iterator[Case]:
-    """Scales as weights have them, equal ones, one large among small, and steps across groups."""
+    """Scales as weights have them, also tiny ones, equal, one large among small, and steps."""
     rng = plan.rng
     body = rng.uniform(-1, 1, (512, 64))
     body[:, 5] = 1
     kinds = {
         "as weights have them": np.abs(rng.standard_normal(512)) * 0.01 + 0.05,
+        "of tiny weights": np.abs(rng.standard_normal(512)) * 0.0002 + 0.0025,
         "all equal": np.full(512, 0.1),
         "one large among small": np.where(np.arange(512) == 77, 100.0, 1.0),
         "steps across groups": np.where(np.arange(512) < 300, 1.0, 3.0) + np.arange(512) % 7 / 50,
