@@ -36,6 +36,10 @@ class Field(NamedTuple):
 QUANTIZERS = ("quantize_4bit", "quantize_blockwise")
 DECODERS = ("dequantize_4bit", "dequantize_blockwise")
 CODERS = (*QUANTIZERS, "quantize_absmax", "quantize_nested")
+LINEAR = ("matmul_4bit", "matmul_4bit_backward")
+PACKED = (*LINEAR, "qlora_forward", "qlora_backward")
+ADAPTERS = ("lora_forward", "lora_backward", "qlora_forward", "qlora_backward")
+OPTIMIZERS = ("adam_step", "adam_step_8bit")
 NORMALISATIONS = (
     "divide",
     "reciprocal",
@@ -59,12 +63,13 @@ FIELDS = (
         "the default 8-bit map: S1's single rounding, or product and sum rounded apart",
     ),
     Field(
-        "nibble_order", "format", ("high_first", "low_first"), ("quantize_4bit", "dequantize_4bit"),
+        "nibble_order", "format", ("high_first", "low_first"),
+        ("quantize_4bit", "dequantize_4bit", *PACKED),
         "S6",
         "which nibble of a byte holds the first of two elements",
     ),
     Field(
-        "layout", "format", ("flat", "per_row"), QUANTIZERS + DECODERS,
+        "layout", "format", ("flat", "per_row"), QUANTIZERS + DECODERS + PACKED,
         "S3/shapes",
         "blocks run over the flattened array, or start again at each row",
     ),
@@ -131,6 +136,70 @@ FIELDS = (
         "S7/mantissas",
         "product in float32 then rounded; factors rounded to the output type first; "
         "for nested scales, product and offset in one rounding",
+    ),
+    Field(
+        "product_weights", "rounding", ("float32", "own", "own_factors"), PACKED,
+        "S9/weights",
+        "the weights of a product: float32, rounded to the type of x, or levels and scales so "
+        "rounded before they are multiplied",
+    ),
+    Field(
+        "bias_type", "rounding", ("kept", "own"), ("matmul_4bit",),
+        "S9/weights",
+        "a float32 bias is added as it is, or rounded to the type of x first",
+    ),
+    Field(
+        "accumulate", "rounding", ("float32", "truncated"), (*PACKED, *ADAPTERS[:2]),
+        "S9/weights",
+        "sums in float32, each addition rounded to nearest, or cut off as tensor cores do",
+    ),
+    Field(
+        "order", "rounding",
+        ("any", "pairwise", "chunk(16)", "chunk(32)", "chunk(64)", "chunk(128)", "chunk(256)"),
+        LINEAR,
+        "S9/weights",
+        "the order of summation; one that is declared has a tighter bound, and is not probed",
+    ),
+    Field(
+        "lora_rounding", "rounding", ("once", "hidden", "separate"), ADAPTERS,
+        "S10/rounding",
+        "what is rounded to a 16-bit type: the result alone, also the hidden h, or the result of "
+        "every step",
+    ),
+    Field(
+        "lora_merged", "rounding", ("no", "yes"), ("lora_forward", "qlora_forward"),
+        "S10/rounding",
+        "whether s B A is added to the weight before the product; it is not probed",
+    ),
+    Field(
+        "betas", "rounding", ("float64", "float32"), OPTIMIZERS,
+        "S11/moments",
+        "the type in which 1 - beta and the powers of beta are computed from",
+    ),
+    Field(
+        "bias_correction", "rounding", ("float64", "float32"), OPTIMIZERS,
+        "S11/step",
+        "the type in which 1 - beta^t is computed",
+    ),
+    Field(
+        "decay_order", "rounding", ("before", "after"), OPTIMIZERS,
+        "S11/decay",
+        "decoupled decay multiplies the parameter before the update is subtracted, or after",
+    ),
+    Field(
+        "decay_mode", "format", ("as_asked", "decoupled", "coupled"), ("adam_step",),
+        "S11/decay",
+        "decay as `decoupled_weight_decay` asks for it, or always in one way",
+    ),
+    Field(
+        "sign_nudge", "rounding", ("no", "yes"), ("adam_step_8bit",),
+        "S11b/states",
+        "whether a code of m is moved by one where its level has not the sign of m",
+    ),
+    Field(
+        "state_used", "rounding", ("exact", "rounded"), ("adam_step_8bit",),
+        "S11b/step",
+        "whether the parameter moves by the new moments, or by what their codes say",
     ),
 )  # fmt: skip
 

@@ -113,7 +113,13 @@ TABLE = (
 
 FUNCTIONS = {function.name: function for function in TABLE}
 
-JUDGED_LEVELS = ("L0", "L1")  # the levels whose rules this version of the kit can judge
+JUDGED_LEVELS = (
+    "L0",
+    "L1",
+    "L2",
+    "L3",
+    "L4",
+)  # the levels whose rules this version of the kit can judge
 
 
 def element_count(shape: tuple[int, ...]) -> int:
@@ -170,11 +176,29 @@ def due_results(
         )
     if name == "quantize_nested":
         return (due("values", options.get("dtype", "float32"), arrays["x"].shape),)
+    if name.startswith("adam_step"):
+        return tuple(Due(f, arrays[f].dtype, arrays[f].shape) for f in FUNCTIONS[name].results)
+    if "matmul" in name or "lora" in name:
+        return _due_products(name, arrays, options)
     n = arrays["x"].size
     absmax = due("absmax", np.float32, (block_count(n, blocksize),))
     if name == "quantize_4bit":
         return (due("packed", np.uint8, ((n + 1) // 2,)), absmax)
     return (due("codes", np.uint8, (n,)), absmax)
+
+
+def _due_products(
+    name: str, arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]
+) -> tuple[Due, ...]:
+    """y has x's type and leading axes, dx those of dy; da and db are like a and b."""
+    out, into = arrays["w"].shape if "w" in arrays else options["shape"]
+    if not name.endswith("backward"):
+        x = arrays["x"]
+        return (Due("y", x.dtype, (*x.shape[:-1], out)),)
+    dy = arrays["dy"]
+    dx = Due("dx", dy.dtype, (*dy.shape[:-1], into))
+    adapter = [side for side in "ab" if side in arrays]
+    return (dx, *(Due(f"d{side}", arrays[side].dtype, arrays[side].shape) for side in adapter))
 
 
 def due(name: str, dtype: DTypeLike, shape: tuple[int, ...]) -> Due:

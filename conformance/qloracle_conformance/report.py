@@ -7,9 +7,10 @@ terminal, JUnit, Markdown and repro scripts are written from it.  Its form is pu
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -32,9 +33,9 @@ GOOD = ("PASS", "XFAIL")
 UNJUDGED = ("MISSING", "UNSUPPORTED", "NOT_RUN")
 # A function whose verdict rests on fewer comparisons than this has not been judged in this profile.
 FLOORS = {
-    "smoke": {"L0": 50_000, "L1": 5_000},
-    "standard": {"L0": 1_000_000, "L1": 50_000},
-    "exhaustive": {"L0": 10_000_000, "L1": 50_000},
+    "smoke": {"L0": 50_000, "L1": 5_000, "L2": 20_000, "L3": 5_000, "L4": 2_000},
+    "standard": {"L0": 1_000_000, "L1": 50_000, "L2": 200_000, "L3": 100_000, "L4": 20_000},
+    "exhaustive": {"L0": 10_000_000, "L1": 50_000, "L2": 200_000, "L3": 100_000, "L4": 20_000},
 }
 SHOWN = 64  # elements of an array that a report shows; the repro script holds them all
 
@@ -76,7 +77,9 @@ class Report:
     def __repr__(self) -> str:
         lines = []
         for judgement in self.judgements:
-            levels = ", ".join(f"{row['level']} {row['status']}" for row in level_rows(judgement))
+            rows = level_rows(judgement)
+            brief = [row | {"line": f"{row['level']} {row['status']}"} for row in rows]
+            levels = ", ".join(line for line, _ in level_lines(brief))
             lines.append(f"{judgement.name}: {judgement.message or levels}")
         return f"<Report: exit code {self.exit_code}; {'; '.join(lines)}>"
 
@@ -246,6 +249,23 @@ def level_rows(judgement: Judgement) -> list[dict[str, Any]]:
     return rows
 
 
+def level_lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Give (line, status) for each level, those in a row of which nothing is offered in one line.
+
+    >>> rows = [{"level": f"L{i}", "status": "MISSING", "line": f"L{i} MISSING"} for i in range(3)]
+    >>> level_lines([rows[0] | {"status": "PASS", "line": "L0 PASS"}, *rows[1:]])
+    [('L0 PASS', 'PASS'), ('L1 to L2 MISSING', 'MISSING')]
+    """
+    lines = []
+    for status, group in itertools.groupby(rows, key=lambda row: row["status"]):
+        same = list(group)
+        if status == "MISSING" and len(same) > 1:
+            lines.append((f"{same[0]['level']} to {same[-1]['level']} MISSING", status))
+        else:
+            lines += [(str(row["line"]), status) for row in same]
+    return lines
+
+
 def _line(level: str, status: str, offered: list[dict[str, Any]], missing: list[str]) -> str:
     cases = sum(row["cases"] for row in offered)
     total = cases + sum(row["unsupported"] for row in offered)
@@ -347,11 +367,18 @@ def call_text(case: Case) -> str:
 
 
 def _array_text(array: np.ndarray) -> str:
+    """A small array whole, a large one by what is the same or not zero in it, if that is little.
+
+    >>> _array_text(np.eye(1, 70, 3, dtype=np.float32))
+    '0 but 1.0 at 3, float32[1x70]'
+    """
     shape = "x".join(str(n) for n in array.shape)
     text = f"{array.dtype.name}[{shape}]"
     flat = array.reshape(-1)
     if flat.size and flat.size > 1 and (flat == flat[0]).all():
         return f"{show(flat[0])} everywhere, {text}"
     if flat.size > 8:
-        return text
+        used = np.flatnonzero(flat)
+        few = ", ".join(f"{show(flat[i])} at {i}" for i in used[:4])
+        return f"0 but {few}, {text}" if used.size <= 4 else text
     return f"[{', '.join(show(v) for v in flat)}] {text}"

@@ -14,10 +14,10 @@ from qloracle_conformance.inputs.shapes import BLOCKSIZES
 from qloracle_conformance.process.frameworks import VIEWS
 from qloracle_conformance.protocol import FUNCTIONS, element_count
 
-NUMBERS = ("multiple", "max_elements")  # limits that are one number, not a list
+NUMBERS = ("multiple", "row_multiple", "max_elements")  # limits that are one number, not a list
 KEYS = (
-    "blocksize", "dtype", "quant_type", "multiple", "ndim", "max_elements", "codebook", "sign",
-    "views",
+    "blocksize", "dtype", "quant_type", "multiple", "row_multiple", "ndim", "max_elements",
+    "codebook", "sign", "views",
 )  # fmt: skip
 
 
@@ -141,6 +141,9 @@ def _outside(case: Case, key: str, allowed: Any) -> str:
             )
         case "multiple":
             return "" if element_count(shape) % allowed == 0 else f"n {element_count(shape)}"
+        case "row_multiple":
+            row = shape[-1] if shape else 1
+            return "" if row % allowed == 0 else f"rows of {row}"
         case "ndim":
             return (
                 ""

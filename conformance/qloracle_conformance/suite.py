@@ -159,7 +159,7 @@ class Suite:
                 self._runs[run.id] = run
                 self._judgement.checks.append(run)
         return self._runs.get(name) or CheckRun(
-            name, name[:2], "", "", message="nothing was called"
+            name, name.partition("/")[0], "", "", message="nothing was called"
         )
 
     def _runs_of(self, name: str) -> list[CheckRun]:

@@ -13,6 +13,7 @@ from qloracle_conformance.engine import Engine, reduce
 from qloracle_conformance.errors import LoadError
 from qloracle_conformance.judging import judge_decoded
 from qloracle_conformance.process.callers import ChildCaller, LocalCaller
+from qloracle_conformance.protocol import FUNCTIONS
 from qloracle_conformance.verification import selector
 
 
@@ -76,8 +77,7 @@ def test_the_floor_of_comparisons_is_far_below_what_is_compared():
             counts[run.function] += run.comparisons
     for name, count in counts.items():
         if count:
-            level = "L1" if name.endswith("absmax") else "L0"
-            assert count > 2 * FLOORS["smoke"][level], name
+            assert count > 2 * FLOORS["smoke"][FUNCTIONS[name].level], name
 
 
 @pytest.mark.slow

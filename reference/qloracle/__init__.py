@@ -4,8 +4,15 @@
     blockwise   a block, its absmax, and the nearest level: NF4
     nested      the scales of the scales
     ranks       sort or assume: bins that hold equally many values
+    lora        a thin product beside a frozen weight, and its gradients
+    linear4bit  the product with a packed weight, a few rows at a time: QLoRA
+    merging     what survives a merge: three ways to write an adapter into the weight
+    layers      three projections of one input, and a gated MLP
+    targets     which layers of a model get an adapter
+    checkpointing  forget the activations, compute them again
+    adam        the step, with moments in 32 bits or in 8
 
-Each module is a lesson; read them in this order. Rules S1 to S8 are named where they are carried
+Each module is a lesson; read them in this order. Rules S1 to S11 are named where they are carried
 out. `qloracle.codebook` is the function; the module's other names come by
 `from qloracle.codebook import ...`.
 
@@ -19,6 +26,7 @@ out. `qloracle.codebook` is the function; the module's other names come by
 0.0085
 """
 
+from qloracle.adam import adam_step, adam_step_8bit
 from qloracle.blockwise import (
     dequantize_4bit,
     dequantize_blockwise,
@@ -38,6 +46,20 @@ from qloracle.codebook import (
     notes_codebook,
     thresholds,
 )
+from qloracle.linear4bit import (
+    matmul_4bit,
+    matmul_4bit_backward,
+    qlora_backward,
+    qlora_forward,
+)
+from qloracle.lora import draw_dropout_mask, lora_backward, lora_forward, lora_scaling
+from qloracle.merging import (
+    merge,
+    merge_dequantized,
+    merge_requantized,
+    unmerge,
+    unmerge_requantized,
+)
 from qloracle.nested import bits_per_weight, dequantize_absmax, quantize_absmax
 from qloracle.ranks import bin_means, normal_codes, rank_codes
 
@@ -47,25 +69,40 @@ SPEC_VERSION = "1.0"
 __all__ = [
     "SPEC_VERSION",
     "__version__",
+    "adam_step",
+    "adam_step_8bit",
     "bin_means",
     "bits_per_weight",
     "codebook",
     "dequantize_4bit",
     "dequantize_absmax",
     "dequantize_blockwise",
+    "draw_dropout_mask",
     "dynamic_codebook",
     "fp4_codebook",
     "int4_codebook",
+    "lora_backward",
+    "lora_forward",
+    "lora_scaling",
+    "matmul_4bit",
+    "matmul_4bit_backward",
+    "merge",
+    "merge_dequantized",
+    "merge_requantized",
     "nf4_codebook",
     "normal_codes",
     "normal_float_codebook",
     "normal_quantile",
     "notes_codebook",
     "pack_4bit",
+    "qlora_backward",
+    "qlora_forward",
     "quantize_4bit",
     "quantize_absmax",
     "quantize_blockwise",
     "rank_codes",
     "thresholds",
+    "unmerge",
+    "unmerge_requantized",
     "unpack_4bit",
 ]

@@ -31,6 +31,7 @@ from numpy.typing import DTypeLike, NDArray
 
 Array: TypeAlias = NDArray[Any]
 Float32: TypeAlias = NDArray[np.float32]
+Float64: TypeAlias = NDArray[np.float64]
 UInt8: TypeAlias = NDArray[np.uint8]
 
 FLOAT_TYPES: tuple[np.dtype[Any], ...] = (
@@ -73,6 +74,42 @@ def finite(name: str, values: Float32) -> Float32:
             f"{values.size}, the first {values.flat[first]} at flat index {first}"
         )
     return values
+
+
+def wide(name: str, value: object) -> Float64:
+    """Return a private copy in float64, of the same shape and finite: what products are made of."""
+    shape = floats(name, value).shape
+    return widened(name, value).astype(np.float64).reshape(shape)
+
+
+def rows(name: str, value: object, width: int, beside: str) -> Float64:
+    """Return float64[M, width]: all leading dimensions as one. `beside` names what it must fit.
+
+    >>> rows("x", np.ones((2, 3, 5), np.float32), 4, "shape (7, 4)")
+    Traceback (most recent call last):
+        ...
+    ValueError: x must have shape (..., 4) beside shape (7, 4), got (2, 3, 5)
+    """
+    shape = floats(name, value).shape
+    if not shape or shape[-1] != width:
+        raise ValueError(f"{name} must have shape (..., {width}) beside {beside}, got {shape}")
+    return wide(name, value).reshape(math.prod(shape[:-1]), width)
+
+
+def shaped(name: str, value: object, shape: tuple[int, ...], beside: str) -> Array:
+    """Return a float array of exactly this shape. `beside` names what it must fit."""
+    checked = floats(name, value)
+    if checked.shape != shape:
+        raise ValueError(f"{name} must have shape {shape} beside {beside}, got {checked.shape}")
+    return checked
+
+
+def same_type(name: str, value: object, *allowed: np.dtype[Any]) -> None:
+    """Refuse an array whose type is none of these."""
+    dtype = array(name, value).dtype
+    if dtype not in allowed:
+        words = " or ".join(dict.fromkeys(map(str, allowed)))
+        raise TypeError(f"{name} must have dtype {words}, got {dtype}")
 
 
 def vector(name: str, value: object, dtype: DTypeLike, size: int | None = None) -> Array:
@@ -133,10 +170,34 @@ def integer(name: str, value: object, least: int = 0) -> int:
 def real(name: str, value: object) -> float:
     """Return a finite number; a bool is none, nor is an array."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__} {value!r}")
+        shown = f"of shape {value.shape}" if isinstance(value, np.ndarray) else repr(value)
+        raise TypeError(f"{name} must be a number, got {type(value).__name__} {shown}")
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {number}")
+    return number
+
+
+def at_least(name: str, value: object, least: float) -> float:
+    """Return a finite number that is large enough."""
+    number = real(name, value)
+    if number < least:
+        raise ValueError(f"{name} must be at least {least:g}, got {number}")
+    return number
+
+
+def truth(name: str, value: object) -> bool:
+    """Return a bool; 1 is none."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {type(value).__name__} {value!r}")
+    return value
+
+
+def share(name: str, value: object) -> float:
+    """Return a number in [0, 1)."""
+    number = real(name, value)
+    if not 0 <= number < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {number}")
     return number
 
 
@@ -146,6 +207,14 @@ def dimensions(name: str, value: Sequence[int]) -> tuple[tuple[int, ...], int]:
         raise TypeError(f"{name} must be a tuple of ints, got {type(value).__name__} {value!r}")
     shape = tuple(integer(name, axis) for axis in value)
     return shape, math.prod(shape)
+
+
+def matrix_shape(name: str, value: Sequence[int]) -> tuple[int, int]:
+    """Return the shape (out, in) of a weight."""
+    dims, _ = dimensions(name, value)
+    if len(dims) != 2:
+        raise ValueError(f"{name} must be (out, in), got {dims}")
+    return dims[0], dims[1]
 
 
 def float_type(name: str, value: DTypeLike) -> np.dtype[Any]:

@@ -43,8 +43,8 @@ class ErrorMap:
 
 def error_map(case: Case, wrong: Wrong, view: View) -> ErrorMap:
     """Draw the wrong elements of a failing case."""
-    blocks = blocks_of(case, view)
-    if wrong.result not in BY_ELEMENT or blocks.index.size != wrong.size:
+    blocks = blocks_of(case, view) if wrong.result in BY_ELEMENT else None
+    if blocks is None or blocks.index.size != wrong.size:
         blocks = oracle.blocks_of((wrong.size,), CELLS)
     touched = blocks.index[wrong.at]
     first = int(touched.min()) if int(touched.max()) >= ROWS else 0

@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.cases import Case
+from qloracle_conformance.dialects import ADAPTERS, OPTIMIZERS, PACKED
+from qloracle_conformance.engine import smaller_adam, smaller_products
+from qloracle_conformance.engine.plainer import complexity, rounder, zeroed
 
 SECONDS = 2.0
 CALLS = 400
@@ -50,6 +53,12 @@ def reduce(case: Case, index: int, fails: Fails, hints: list[Case]) -> Case:
 
 def smaller(case: Case, index: int) -> Iterator[Case]:
     """Smaller neighbours of a case, the boldest first."""
+    if case.function in OPTIMIZERS:
+        yield from smaller_adam.smaller(case, index)
+        return
+    if case.function in (*PACKED, *ADAPTERS):
+        yield from smaller_products.smaller(case, index)
+        return
     if case.function == "quantize_nested":
         yield from (case.with_arrays(x=part) for part in _sparser(case, index))
     if "x" in case.arrays:
@@ -75,12 +84,12 @@ def _smaller_x(case: Case, name: str, index: int) -> Iterator[Case]:
         yield from (case.with_arrays(**{name: part}) for part in _narrowed(x))
     if x.size > 1:
         yield from (case.with_arrays(**{name: part}) for part in _cuts(flat, case, index))
-    yield from (case.with_arrays(**{name: part}) for part in _zeroed(x))
+    yield from (case.with_arrays(**{name: part}) for part in zeroed(x))
     if x.dtype != np.float32:
         yield case.with_arrays(**{name: x.astype(np.float32)})
     if case.options.get("blocksize", 64) not in (32, 64) and name == "x":
         yield case.with_options(blocksize=64)
-    yield from (case.with_arrays(**{name: part}) for part in _rounder(x))
+    yield from (case.with_arrays(**{name: part}) for part in rounder(x))
 
 
 def _pairs(flat: NDArray[np.floating], case: Case, index: int) -> Iterator[NDArray[np.floating]]:
@@ -155,54 +164,6 @@ def _cuts(flat: NDArray[np.floating], case: Case, index: int) -> Iterator[NDArra
         step //= 2
 
 
-def _zeroed(x: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
-    """The same array with a share of its non-zero elements set to zero."""
-    places = np.flatnonzero(x)
-    step = len(places)
-    while step > 1:
-        step = -(-step // 2) if step > 2 else 1
-        for start in range(0, len(places), step):
-            if step == 1 and len(places) > 64:
-                return
-            part = x.copy()
-            part.reshape(-1)[places[start : start + step]] = 0
-            yield part
-
-
-def _rounder(x: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
-    """The same array with one element replaced by a simpler number."""
-    flat = x.reshape(-1)
-    places = np.flatnonzero(flat)
-    for place in places if len(places) <= 8 else ():
-        value = float(flat[place])
-        for simple in simpler(value):
-            if complexity(simple) < complexity(value):
-                part = x.copy()
-                part.reshape(-1)[place] = simple
-                if np.isfinite(float(part.reshape(-1)[place])):
-                    yield part
-
-
-def simpler(value: float) -> Iterator[float]:
-    """Simpler numbers near a value: signs dropped, small wholes, powers of two, short mantissas."""
-    yield 1.0
-    yield from (-1.0, 2.0, 0.5, abs(value))
-    mantissa, exponent = np.frexp(value)
-    yield float(np.ldexp(np.sign(mantissa), int(exponent)))
-    for bits in (1, 2, 3, 5, 8, 12, 16, 20):
-        yield float(np.ldexp(np.round(mantissa * 2**bits), int(exponent) - bits))
-
-
-def complexity(value: float) -> tuple[int, float]:
-    """Order numbers by how much there is to read in them: mantissa bits, distance from 1, sign."""
-    if value == 0:
-        return (0, 0.0)
-    mantissa, exponent = np.frexp(abs(value))
-    bits = int(mantissa * 2**53)
-    length = 53 - ((bits & -bits).bit_length() - 1)
-    return (length, abs(int(exponent) - 1) + (0.5 if value < 0 else 0.0))
-
-
 # ---- decoders ------------------------------------------------------------------------------------
 
 
@@ -253,7 +214,7 @@ def _simple_scales(case: Case) -> Iterator[Case]:
         if _plain(scale) > _plain(simple):
             yield case.with_arrays(absmax=simple)
     if scale.size == 1:
-        for simple in _rounder(scale):
+        for simple in rounder(scale):
             yield case.with_arrays(absmax=simple)
 
 
@@ -281,5 +242,5 @@ def _smaller_nested(case: Case) -> Iterator[Case]:
             yield case.with_arrays(codes=codes[-n:].copy(), nested_absmax=scale[-blocks:].copy())
     for name in ("nested_absmax", "offset"):
         if case.arrays[name].size == 1:
-            for simple in _rounder(case.arrays[name]):
+            for simple in rounder(case.arrays[name]):
                 yield case.with_arrays(**{name: simple})

@@ -11,9 +11,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from qloracle_conformance import dialects
-from qloracle_conformance.dialects import BY_NAME
+from qloracle_conformance.dialects import BY_NAME, PACKED
 from qloracle_conformance.oracle import Float32
-from qloracle_conformance.probe import decoders, nested, quantizers, roundtrip
+from qloracle_conformance.probe import (
+    adam,
+    decoders,
+    lora,
+    nested,
+    products,
+    quantizers,
+    roundtrip,
+)
 from qloracle_conformance.probe.asking import Asker, Call, Found
 from qloracle_conformance.scope import Scope
 from qloracle_conformance.views import MAPS, QUANT_TYPES, Finding, View, specified_levels
@@ -27,13 +35,21 @@ PROBES: dict[str, tuple[tuple[str, ...], Callable[[Asker, View], Found]]] = {
     "dequantize_absmax": (("",), nested.decoder),
     "quantize_absmax": (("",), nested.quantizer),
     "quantize_nested": (("nf4",), roundtrip.nested),
+    "matmul_4bit": (QUANT_TYPES, products.forward),
+    "matmul_4bit_backward": (QUANT_TYPES, products.backward),
+    "lora_forward": (("",), lora.forward),
+    "lora_backward": (("",), lora.backward),
+    "qlora_forward": (("nf4",), lora.forward),
+    "qlora_backward": (("nf4",), lora.backward),
+    "adam_step": (("",), adam.step),
+    "adam_step_8bit": (("",), adam.step_8bit),
 }
 
 
 def views(
     call: Call, offers: Mapping[str, Any], scope: Scope, declared: Mapping[str, Any]
 ) -> list[View]:
-    """Probe every offered function of L0 and L1 under every table that it may take."""
+    """Probe every offered function under every table that it may take."""
     asker, found = Asker(call, scope), list[View]()
     for function, (tables, probe) in PROBES.items():
         if function not in offers:
@@ -57,7 +73,7 @@ def _start(function: str, table: str, declared: Mapping[str, Any], before: list[
 
 def _levels(function: str, table: str, before: list[View]) -> Float32:
     """The table to start from: what the decoder of the same table showed, or S1's."""
-    twin = "de" + function if function.startswith("quantize") else ""
+    twin = "dequantize_4bit" if function in PACKED else "de" + function
     for view in before:
         if view.function == twin and view.table == table and not view.unsupported:
             return view.levels

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from qloracle_conformance import oracle
 from qloracle_conformance.cases import Answer, Arrays, Case
-from qloracle_conformance.inputs import roundtrip
+from qloracle_conformance.dialects import ADAPTERS, OPTIMIZERS, PACKED
+from qloracle_conformance.inputs import adam, products, roundtrip
 from qloracle_conformance.oracle import Float32
 from qloracle_conformance.protocol import FLOAT_TYPES
 from qloracle_conformance.scope import Scope
@@ -72,6 +73,10 @@ class Asker:
                 return Case(view.function, {"absmax": np.ones(256, np.float32)}, {"blocksize": 256})
             case "quantize_nested":
                 return next(roundtrip.levels(view.levels))
+            case function if function in OPTIMIZERS:
+                return adam.plain(function, dtype)
+            case function if function in (*PACKED, *ADAPTERS):
+                return products.plain(view, dtype, size)
         arrays = {"codes": codes[:1], "nested_absmax": one, "offset": np.zeros((), np.float32)}
         return Case(view.function, arrays, {"blocksize": 256})
 

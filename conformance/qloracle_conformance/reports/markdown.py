@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from qloracle_conformance.report import level_lines
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.failures import Entry
 from qloracle_conformance.reports.files import printable
@@ -37,7 +38,7 @@ def _implementation(implementation: Data) -> list[str]:
     lines += [_inline(versions), ""] if versions else []
     if implementation["message"]:
         lines += [f"**{implementation['status']}** {_inline(implementation['message'])}", ""]
-    lines += [f"- {_inline(level['line'])}" for level in implementation["levels"]]
+    lines += [f"- {_inline(line)}" for line, _ in level_lines(implementation["levels"])]
     lines += ["", *_table(implementation), ""]
     found = failures.entries(implementation)
     for entry in found[:SHOWN_FAILURES]:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from qloracle_conformance import rules
 from qloracle_conformance.protocol import FUNCTIONS, LEVELS
-from qloracle_conformance.report import BAD, BROKEN, worst
+from qloracle_conformance.report import BAD, BROKEN, level_lines, worst
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.failures import Entry
 from qloracle_conformance.reports.files import printable
@@ -93,8 +93,8 @@ def _implementation(page: _Page, implementation: Data, files: Mapping[str, Path]
     if implementation["message"]:
         status = implementation["status"]
         page.line(f"{status} {implementation['message']}", _style(status), hang=2)
-    for level in implementation["levels"]:
-        page.line(level["line"], _style(level["status"]), hang=3)
+    for line, status in level_lines(implementation["levels"]):
+        page.line(line, _style(status), hang=3)
     _functions(page, implementation)
     for level in LEVELS:
         _views(page, implementation, level)
@@ -106,7 +106,9 @@ def _implementation(page: _Page, implementation: Data, files: Mapping[str, Path]
 def _functions(page: _Page, implementation: Data) -> None:
     """Verdict, the P rules and the count of comparisons of each function that is offered."""
     offered = [row for row in implementation["functions"] if row["status"] != "MISSING"]
-    missing = [row["name"] for row in implementation["functions"] if row["status"] == "MISSING"]
+    levels = {row["level"] for row in offered}  # a level that is missing whole has said so
+    absent = [row for row in implementation["functions"] if row["status"] == "MISSING"]
+    missing = [row["name"] for row in absent if row["level"] in levels]
     names = [rule for rule in rules.ROOMS if rule[0] == "P"]
     if offered:
         page.line()

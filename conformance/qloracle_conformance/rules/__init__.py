@@ -21,6 +21,10 @@ ROOMS = {
     "S6": "s06_packing",
     "S7": "s07_decode",
     "S8": "s08_nested",
+    "S9": "s09_products",
+    "S10": "s10_lora",
+    "S11": "s11_adam",
+    "S11b": "s11b_adam_8bit",
     "P5": "p5_arrays",  # last: it asks again, in other forms, for what the rules before have judged
 }
 

@@ -12,9 +12,10 @@ A function that takes `out` is called with buffers for it (of several results a 
 other bits before: they must hold the results afterwards, and what is returned, if anything, must be
 the same.
 
-Every array of the call has the form.  The data are those of S3 and S8, whose results no lawful
-rounding can move; what is wrong in the plain form as well is left to the rule that found it there.
-An implementation that refuses views declares so: ``limits = {"views": []}``.
+Every array of the call has the form.  The data are those of S3 and S8, and whole numbers for
+products and LoRA layers, whose results no lawful rounding can move; what is wrong in the plain form
+as well is left to the rule that found it there.  An implementation that refuses views declares so:
+``limits = {"views": []}``.
 """
 
 from __future__ import annotations
@@ -23,13 +24,18 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from qloracle_conformance import oracle
 from qloracle_conformance.cases import Case
 from qloracle_conformance.checks import Check, Plan
+from qloracle_conformance.dialects import ADAPTERS, LINEAR
+from qloracle_conformance.inputs import lora, products
 from qloracle_conformance.judging import Judge, Outcome, Values, judge_decoded, judge_encoded
 from qloracle_conformance.process.frameworks import FORMS
 from qloracle_conformance.protocol import FLOAT_TYPES
 from qloracle_conformance.rules import s03_blocks as s3
 from qloracle_conformance.rules import s08_nested as s8
+from qloracle_conformance.rules import s09_products as s9
+from qloracle_conformance.rules import s10_lora as s10
 from qloracle_conformance.rules.s02_thresholds import encode_case
 from qloracle_conformance.views import View
 
@@ -73,9 +79,34 @@ def decode_nested(plan: Plan) -> Iterator[Case]:
     yield case.with_arrays(nested_absmax=np.full(3, 0.5, np.float32))
 
 
+def product(plan: Plan) -> Iterator[Case]:
+    """Whole numbers through a 4-bit layer, with rows and without, with a bias and without."""
+    rng, view = plan.rng, plan.view
+    for columns, others, lead in ((70, 17, (5,)), (64, 8, (2, 3)), (130, 5, ())):
+        shape = products.facing(view, columns, others)
+        codes = rng.choice(products.whole_codes(view), shape[0] * shape[1]).astype(np.uint8)
+        weight = products.layer(view, codes, oracle.f32(1, 2, 4), shape, 64)
+        for dtype in FLOAT_TYPES.values():
+            x = rng.integers(-3, 4, (*lead, columns)).astype(dtype)
+            bias = None if products.backward(view) else np.arange(others).astype(dtype)
+            yield products.call(view, x, weight, f"whole numbers {[*lead, columns]}", bias)
+    yield products.call(view, np.ones((3, columns), np.float32), weight, "all equal")
+
+
+def adapter(plan: Plan) -> Iterator[Case]:
+    """Whole numbers through a LoRA layer, with a mask and without."""
+    for dtype in FLOAT_TYPES:
+        for masked in (False, True):
+            yield lora.whole(plan.rng, plan.view, (12, 5, 2, (4,), 2, 1), dtype, masked)
+            yield lora.whole(plan.rng, plan.view, (70, 17, 2, (2, 3), 1, 1), "float32", masked)
+
+
 def judge_nested(case: Case, values: Values, view: View) -> Outcome:
     """All of S8: offset, scales and codes."""
     return s8.judge_nested(case, values, view) + s8.judge_offset(case, values, view)
+
+
+WITH_AXES = (encode, product, adapter)  # arrays of one axis have no transpose
 
 
 def _checks(
@@ -86,7 +117,7 @@ def _checks(
     judged: tuple[int, ...] = (0,),
 ) -> list[Check]:
     tables = (table,) if table else ()
-    forms = [form for form in FORMS if form != "transposed" or cases is encode]  # one axis has none
+    forms = [form for form in FORMS if form != "transposed" or cases in WITH_AXES]
     return [
         Check("P5", form, function, cases, judge, judged, tables, directed=False, form=form)
         for form in forms
@@ -100,4 +131,10 @@ CHECKS = (
     *_checks("dequantize_blockwise", "signed", decode, judge_decoded),
     *_checks("quantize_absmax", "", encode_nested, judge_nested, (0, 1, 2)),
     *_checks("dequantize_absmax", "", decode_nested, s8.judge_denested),
+    *(c for name in LINEAR for c in _checks(name, "nf4", product, s9.judge_only_result)),
+    *(
+        c
+        for name in ADAPTERS
+        for c in _checks(name, "nf4" if "qlora" in name else "", adapter, s10.judge_only_results)
+    ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qloracle_conformance.report import level_lines
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.failures import Entry
 from qloracle_conformance.reports.page.markup import Markup, join, link, status, tag
@@ -47,7 +48,7 @@ def summary(subjects: Sequence[Subject]) -> Markup:
 def _subject(subject: Subject) -> Markup:
     name = link(subject.name, f"#{subject.anchor}")
     title = tag("h3", status(subject.verdict), " ", name)
-    lines = [tag("p.level", level["line"]) for level in subject.data["levels"]]
+    lines = [tag("p.level", line) for line, _ in level_lines(subject.data["levels"])]
     if subject.data["message"]:
         lines = [tag("p.message", subject.data["message"]), *(lines if subject.judged else [])]
     found = [_line(subject, n, entry) for n, entry in enumerate(subject.entries)]

@@ -21,6 +21,7 @@ from qloracle_conformance.views import View
 
 Lines = list[str]
 
+MOMENT = "second moment of "  # how the result is called whose error is judged as a whole
 ROUNDS = 10  # of calls, after which calls are taken to be right, or equal
 LIMIT = 20  # seconds after which a call is taken to hang
 
@@ -205,6 +206,8 @@ def _element(failure: Failure, view: View, read: str) -> Lines:
     """One element: a code by the codes that name its level, another number by its value."""
     mismatch = failure.mismatch
     compare = {"code": _code, "packed": _byte}.get(mismatch.result, _number)
+    if mismatch.result.startswith(MOMENT):
+        compare = _moment
     return [
         f"result = {read}(results[{_place(failure)}]).reshape(-1)",
         *wrapped(f"# {mismatch.result}[{mismatch.index}]: {mismatch.reason}", 0, "# "),
@@ -221,6 +224,26 @@ def _number(failure: Failure, view: View, read: str) -> Lines:
         f"got = float(result[{mismatch.index}])",
         f"due = {number(np.float64(value(mismatch.expected)))}",
         f'return int({wrong}), f"got {{got}} ({{got.hex()}}), due {{due}} ({{due.hex()}})"',
+    ]
+
+
+def _moment(failure: Failure, view: View, read: str) -> Lines:
+    """The mean square of the error over K, in units of u times the root of the sum of squares."""
+    case, backward = failure.case, failure.case.function.endswith("backward")
+    x = "dy" if backward else "x"
+    levels = ", ".join(number(level) for level in view.levels)
+    return [
+        *wrapped(f"levels = np.array([{levels}], np.float32)", 0),
+        NIBBLES[view.dialect["nibble_order"]].replace("np.stack", "codes = np.stack", 1),
+        f"n, shape = {int(np.prod(case.options['shape']))}, {tuple(case.options['shape'])}",
+        f"scale = np.repeat(absmax, {case.options['blocksize']})[:n]",
+        "w = (levels[codes[:n]] * scale).reshape(shape).astype(np.float64)",
+        f"w, rows = w{'' if backward else '.T'}, {x}.reshape(-1, {case.arrays[x].shape[-1]})",
+        "rows = rows.astype(np.float64)",
+        "got = result.reshape(rows.shape[0], -1).astype(np.float64)",
+        "error = (got - rows @ w) / (2.0**-24 * np.sqrt(rows**2 @ w**2))",
+        "moment = float(np.mean(error**2)) / rows.shape[1]",
+        f'return int(not moment <= {failure.mismatch.bound}), f"second moment {{moment:.3g}}"',
     ]
 
 
@@ -287,5 +310,5 @@ def value(text: str) -> float:
 
 def _place(failure: Failure) -> int:
     """Which of the results it is; codes come first."""
-    name = failure.mismatch.result.removesuffix(" (second oracle)")
+    name = failure.mismatch.result.removesuffix(" (second oracle)").removeprefix(MOMENT)
     return 0 if name == "code" else FUNCTIONS[failure.case.function].results.index(name)
