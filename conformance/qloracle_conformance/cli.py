@@ -245,7 +245,7 @@ def probe(
 @app.command()
 def explain(rule: Annotated[str, typer.Argument(metavar="RULE")]) -> None:
     """Print a rule: what it demands, why, and by which checks it is tried."""
-    name = rule.upper()
+    name = next((room for room in rules.ROOMS if room.lower() == rule.lower()), rule)
     if name not in rules.ROOMS:
         raise UsageError(f"no rule {rule!r}; there are {', '.join(rules.ROOMS)}")
     console.print(rules.statement(name), markup=False, highlight=False, soft_wrap=True)

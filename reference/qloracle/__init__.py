@@ -1,20 +1,20 @@
 """An executable specification of QLoRA's numerics: what a kernel must return, in NumPy.
 
-    codebook    where the sixteen levels come from
-    blockwise   a block, its absmax, and the nearest level: NF4
-    nested      the scales of the scales
-    ranks       sort or assume: bins that hold equally many values
-    lora        a thin product beside a frozen weight, and its gradients
-    linear4bit  the product with a packed weight, a few rows at a time: QLoRA
-    merging     what survives a merge: three ways to write an adapter into the weight
-    layers      three projections of one input, and a gated MLP
-    targets     which layers of a model get an adapter
+    codebook       where the sixteen levels come from
+    blockwise      a block, its absmax, and the nearest level: NF4
+    nested         the scales of the scales
+    ranks          sort or assume: bins that hold equally many values
+    lora           a thin product beside a frozen weight, and its gradients
+    linear4bit     the product with a packed weight, a few rows at a time: QLoRA
+    merging        what survives a merge: three ways to write an adapter into a weight
+    layers         three projections of one input, and a gated MLP
+    targets        which layers of a model get an adapter
     checkpointing  forget the activations, compute them again
-    adam        the step, with moments in 32 bits or in 8
+    adam           the step, with moments in 32 bits or in 8
 
 Each module is a lesson; read them in this order. Rules S1 to S11 are named where they are carried
-out. `qloracle.codebook` is the function; the module's other names come by
-`from qloracle.codebook import ...`.
+out, and `python -m qloracle.examples.finetune` puts all of them to work. `qloracle.codebook` is the
+function; the module's other names come by `from qloracle.codebook import ...`.
 
 >>> import numpy as np
 >>> w = np.random.default_rng(0).standard_normal((128, 96)).astype(np.float32)

@@ -39,12 +39,18 @@ is rounded once, to the result's type. Libraries round h, x * mask or the two br
 and round s B A into W when they merge; S10's bounds cover every order, and a rounded h or x * mask
 where it is declared.
 
-The bound of a product is the sum over its terms of gamma_d times their size, gamma_d =
-d u / (1 - d u) with u = 2**-24 and d the roundings that a term can meet. In y a term of x W' meets
-one product and K - 1 sums of its own and one more to join the branch, which is K + 1. A term of
-the branch meets one for x * mask, K for h, r for h B', two for s (its own rounding and the
-product) and the joint, which is K + r + 4; S10 grants one more. The rounding to the result's type
-comes on top.
+The bound of a sum of products is gamma_d times the sum of their sizes, gamma_d = d u / (1 - d u),
+u = 2**-24, where d counts the roundings that one term can meet. A sum over n terms costs n, the
+product among them; x * mask one; s two, its own rounding and its product; the two branches' joint
+one. Counted for each term:
+
+    y     x W': K + 1           branch: 1 + K + 2 + r + 1 = K + r + 4
+    dx    dy W: N + 1           branch: N + 2 + r + 1 + 1 = N + r + 4
+    dA    N + 2 + 1 + M = N + M + 3
+    dB    1 + K + 2 + M = K + M + 3
+
+S10 grants each of the branches and gradients one more. The rounding to the result's type comes on
+top.
 """
 
 import math

@@ -7,11 +7,15 @@ from typing import NamedTuple
 
 
 class Adapter(NamedTuple):
-    """A short name, the module that answers for it, and the libraries that must be installed."""
+    """A short name, the module that answers for it, and the libraries that must be installed.
+
+    Where one module has several implementations, `member` names the object that is meant.
+    """
 
     name: str
     module: str
     needs: tuple[str, ...]
+    member: str = ""
 
     @property
     def installed(self) -> bool:
@@ -19,11 +23,21 @@ class Adapter(NamedTuple):
         return all(find_spec(library) is not None for library in self.needs)
 
 
+_HERE = "qloracle_conformance.adapters"
+_BNB = ("torch", "bitsandbytes")
+
 ADAPTERS = (
     Adapter("numpy", "qloracle", ()),
     Adapter("torch", "qloracle_gpu.torch_backend", ("torch",)),
-    Adapter("bitsandbytes", "qloracle_conformance.adapters.bnb", ("torch", "bitsandbytes")),
-    Adapter("torchao", "qloracle_conformance.adapters.ao", ("torch", "torchao")),
+    Adapter("bitsandbytes", f"{_HERE}.bnb", _BNB),
+    Adapter("bitsandbytes.train", f"{_HERE}.bnb_train", _BNB),
+    Adapter("bitsandbytes.eval", f"{_HERE}.bnb_eval", _BNB),
+    Adapter("torchao", f"{_HERE}.ao", ("torch", "torchao")),
+    Adapter("peft", f"{_HERE}.peft_layers", (*_BNB, "peft")),
+    Adapter("torch.optim", f"{_HERE}.torch_optim", ("torch",), "for_loop"),
+    Adapter("torch.optim.foreach", f"{_HERE}.torch_optim", ("torch",), "foreach"),
+    Adapter("torch.optim.fused", f"{_HERE}.torch_optim", ("torch",), "fused"),
+    Adapter("optax", f"{_HERE}.optax_adam", ("jax", "optax")),
 )
 
 

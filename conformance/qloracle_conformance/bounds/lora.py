@@ -17,8 +17,9 @@ A step whose result is kept in a 16-bit type T adds u_T times the magnitudes tha
     hidden     h = (x*mask) A' and g = dy B, and x*mask where there is a mask
     separate   every step: x W' as well, and on the branch four: mask, h, z, s z
 
-In 16 bits merged weights W + s B A are rounded once more to T.  In float32 all of this is in the
-count of roundings, but for the merged product, in which x W' meets every rounding of the branch.
+In 16 bits merged weights W + s B A are rounded once more to T; where one-hot rows show a packed W
+in T, that may have been this rounding alone, and W is granted both.  In float32 all of this is in
+the count of roundings, but for the merged product, in which x W' meets each rounding of the branch.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ TOGETHER = 3  # of an adapter's gradient: mask, s, its product
 
 
 class Layer(NamedTuple):
-    """A call's matrices in float64; `kept` is the unit roundoff of 16-bit steps, 0 in float32."""
+    """A call's matrices in float64; `kept` is the unit roundoff of 16-bit steps, 0 in float32.
+
+    `merged` is how often W may have been rounded in a merged weight: 0 if it is not merged.
+    """
 
     x: Float64
     masked: Float64
@@ -49,7 +53,7 @@ class Layer(NamedTuple):
     u: float
     kept: float
     rounding: str
-    merged: bool
+    merged: int
 
 
 def layer(case: Case, view: View) -> Layer:
@@ -58,10 +62,11 @@ def layer(case: Case, view: View) -> Layer:
     x = rows_of(arrays["x"])
     mask = rows_of(arrays["dropout_mask"]) if "dropout_mask" in arrays else np.ones(x.shape)
     dtype = arrays["x"].dtype.name
+    twice = dialect.get("product_weights", "float32") != "float32"
     return Layer(
         x, x * mask, mask, weights(case, view), rows_of(arrays["a"]), rows_of(arrays["b"]),
         float(case.options["scaling"]), unit(dialect), 0.0 if dtype == "float32" else U[dtype],
-        dialect["lora_rounding"], dialect.get("lora_merged") == "yes",
+        dialect["lora_rounding"], (1 + twice) * (dialect.get("lora_merged") == "yes"),
     )  # fmt: skip
 
 
@@ -101,7 +106,7 @@ def _forward(own: Layer) -> tuple[Float64, Float64]:
     branch_steps = _most(own.masked, own.a) + len(own.a) + AFTER
     kept = _kept(own, base, branch, _size(own, np.abs(h), np.abs(own.b).T))
     if own.merged:
-        steps, kept = steps + branch_steps, own.kept * (base + branch)
+        steps, kept = steps + branch_steps, kept + own.kept * (own.merged * base + branch)
     return exact, _error(own, base, steps, branch, branch_steps) + kept
 
 

@@ -216,4 +216,6 @@ def _owned(check: Check, finding: Finding) -> bool:
     owner = BY_NAME[finding.field].layer
     if check.rule in PRODUCTS:  # a product shows its nibbles, its blocks and its weights at once
         return check.layer == ("rounding" if finding.field.startswith("lora") else "weights")
+    if check.rule == "S11b":  # the 8-bit Adam shares fields with S11
+        owner = owner.replace("S11/moments", "S11b/states").replace("S11/", "S11b/")
     return owner in (check.rule, f"{check.rule}/{check.layer}") and check.layer != "spare"

@@ -146,8 +146,10 @@ def _in_front(case: Case) -> Iterator[Case]:
     """What is not zero in x (or dy) moved to the first columns, so that others can be cut off."""
     name = "dy" if "dy" in case.arrays else "x"
     rows = case.arrays[name]
-    used = np.flatnonzero(rows.reshape(-1, rows.shape[-1]).any(axis=0)) if rows.size else []
-    if len(used) and used[0]:
+    if not rows.size:
+        return
+    used = np.flatnonzero(rows.reshape(-1, rows.shape[-1]).any(axis=0))
+    if used.size and used[0]:
         yield case.with_arrays(**{name: np.roll(rows, -int(used[0]), axis=-1)})
 
 

@@ -11,7 +11,20 @@ import inspect
 from importlib.util import find_spec
 from types import ModuleType
 
-from qloracle_conformance.mutants import calls, forms, l1, lawful, nested
+from qloracle_conformance.mutants import (
+    adam,
+    adam_8bit,
+    adam_lawful,
+    calls,
+    forms,
+    l1,
+    lawful,
+    lora,
+    lora_lawful,
+    nested,
+    products,
+    products_lawful,
+)
 from qloracle_conformance.mutants.l0 import blocks, codes, decoding, scales, tables
 from qloracle_conformance.mutants.parts import Right
 
@@ -33,6 +46,8 @@ def here(mutant: type[Right]) -> bool:
     return find_spec(mutant.arrays) is not None
 
 
-MODULES = (tables, blocks, scales, codes, decoding, l1, nested, calls, forms)
+LINEAR = (products, products_lawful, lora, lora_lawful)
+ADAM = (adam, adam_8bit, adam_lawful)
+MODULES = (tables, blocks, scales, codes, decoding, l1, nested, *LINEAR, *ADAM, calls, forms)
 MUTANTS = [m for module in MODULES for m in catalogue(module) if not m.lawful]
 LAWFUL = [*catalogue(lawful), *(m for x in MODULES for m in catalogue(x) if m.lawful)]

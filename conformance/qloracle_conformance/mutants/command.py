@@ -42,18 +42,19 @@ def run(from_file: Path | None, matrix: Path | None, console: Console, errors: C
 
 
 def header() -> str:
-    """The rules as columns, and what the marks mean."""
+    """The rules as columns, the largest error over its bound, and what the marks mean."""
     marks = "K killed by the rule that it names, x by another one, A accepted, ! a surprise"
-    return f"{'':2}{'':24} {' '.join(ROOMS)}  ({marks})"
+    return f"{'':2}{'':24} {' '.join(ROOMS)} {'err/bound':>10}  ({marks})"
 
 
 def line(row: Row) -> str:
     """A mutant as a row of the matrix: one mark a rule, then its story."""
-    cells = ["K" if rule == row.kills else "x" if rule in row.rules else "." for rule in ROOMS]
-    cells = [mark if rule in row.rules else "." for rule, mark in zip(ROOMS, cells, strict=True)]
+    marks = {rule: "K" if rule == row.kills else "x" for rule in row.rules}
+    cells = " ".join(f"{marks.get(rule, '.'):{len(rule)}}" for rule in ROOMS)
+    use = f"{row.use:.3g}" if row.use else ""
     end = f"A[{row.adopts or 'as specified'}] " if row.lawful and row.as_expected else ""
     mark = " " if row.as_expected else "!"
-    return f"{mark} {row.name:24} {'  '.join(cells)}   {end}{row.story}".rstrip()
+    return f"{mark} {row.name:24} {cells} {use:>10}  {end}{row.story}".rstrip()
 
 
 def kills(rows: list[Row]) -> str:

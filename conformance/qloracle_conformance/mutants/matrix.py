@@ -8,6 +8,7 @@ printed.  A check that kills nothing proves nothing: `idle_checks` finds those.
 from __future__ import annotations
 
 import hashlib
+import math
 import multiprocessing
 import re
 import time
@@ -27,11 +28,12 @@ from qloracle_conformance.process.callers import LocalCaller
 from qloracle_conformance.process.calling import declarations, offered
 
 WRONG = ("FAIL", "ERROR", "CRASH", "TIMEOUT")
+BOUNDED = ("S8", "S9", "S10", "S11", "S11b")  # rules that allow an error, with a derived bound
 
 
 @dataclass(frozen=True)
 class Row:
-    """What all checks said of one mutant."""
+    """What all checks said of one mutant; `use` is `largest_use` of them."""
 
     name: str
     story: str
@@ -42,6 +44,7 @@ class Row:
     messages: dict[str, str]
     labels: tuple[str, ...]
     fingerprint: str
+    use: float
     seconds: float
 
     @property
@@ -145,6 +148,7 @@ def judge(spec: str, profile: str = "smoke") -> Row:
         messages={run.id: run.message for run in runs if run.message},
         labels=tuple(f"{view.name}: {view.label}" for view in views if view.label),
         fingerprint=fingerprint(runs),
+        use=largest_use(runs),
         seconds=time.perf_counter() - start,
     )
 
@@ -168,6 +172,16 @@ def fingerprint(runs: Iterable[CheckRun]) -> str:
         values = digest(run.failure.values) if run.failure else ""
         state.update(f"{run.id}\n{run.message}\n{values}\n".encode())
     return state.hexdigest()
+
+
+def largest_use(runs: Iterable[CheckRun]) -> float:
+    """Observed error over bound at its largest; 0 where no rule that has a bound was met.
+
+    Infinite if only such results were wrong as must be exact, or were no numbers.
+    """
+    bounded = [run for run in runs if run.rule in BOUNDED]
+    use = max((run.use for run in bounded), default=0.0)
+    return math.inf if use <= 1 and any(run.status in WRONG for run in bounded) else use
 
 
 def kind_of(check: str) -> str:

@@ -41,6 +41,14 @@ class Right:
     dequantize_blockwise: ClassVar[Any] = staticmethod(qloracle.dequantize_blockwise)
     quantize_absmax: ClassVar[Any] = staticmethod(qloracle.quantize_absmax)
     dequantize_absmax: ClassVar[Any] = staticmethod(qloracle.dequantize_absmax)
+    matmul_4bit: ClassVar[Any] = staticmethod(qloracle.matmul_4bit)
+    matmul_4bit_backward: ClassVar[Any] = staticmethod(qloracle.matmul_4bit_backward)
+    lora_forward: ClassVar[Any] = staticmethod(qloracle.lora_forward)
+    lora_backward: ClassVar[Any] = staticmethod(qloracle.lora_backward)
+    qlora_forward: ClassVar[Any] = staticmethod(qloracle.qlora_forward)
+    qlora_backward: ClassVar[Any] = staticmethod(qloracle.qlora_backward)
+    adam_step: ClassVar[Any] = staticmethod(qloracle.adam_step)
+    adam_step_8bit: ClassVar[Any] = staticmethod(qloracle.adam_step_8bit)
 
 
 # ---- the steps of a quantizer --------------------------------------------------------------------

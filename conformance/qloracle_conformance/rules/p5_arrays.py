@@ -12,10 +12,10 @@ A function that takes `out` is called with buffers for it (of several results a 
 other bits before: they must hold the results afterwards, and what is returned, if anything, must be
 the same.
 
-Every array of the call has the form.  The data are those of S3 and S8, and whole numbers for
-products and LoRA layers, whose results no lawful rounding can move; what is wrong in the plain form
-as well is left to the rule that found it there.  An implementation that refuses views declares so:
-``limits = {"views": []}``.
+Every array of the call has the form.  The data are those of S3 and S8, whole numbers for products
+and LoRA layers, whose results no lawful rounding can move, and ordinary steps of Adam; what is
+wrong in the plain form as well is left to the rule that found it there.  An implementation that
+refuses views declares so: ``limits = {"views": []}``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from qloracle_conformance import oracle
 from qloracle_conformance.cases import Case
 from qloracle_conformance.checks import Check, Plan
 from qloracle_conformance.dialects import ADAPTERS, LINEAR
-from qloracle_conformance.inputs import lora, products
+from qloracle_conformance.inputs import adam, lora, products
 from qloracle_conformance.judging import Judge, Outcome, Values, judge_decoded, judge_encoded
 from qloracle_conformance.process.frameworks import FORMS
 from qloracle_conformance.protocol import FLOAT_TYPES
@@ -36,6 +36,8 @@ from qloracle_conformance.rules import s03_blocks as s3
 from qloracle_conformance.rules import s08_nested as s8
 from qloracle_conformance.rules import s09_products as s9
 from qloracle_conformance.rules import s10_lora as s10
+from qloracle_conformance.rules import s11_adam as s11
+from qloracle_conformance.rules import s11b_adam_8bit as s11b
 from qloracle_conformance.rules.s02_thresholds import encode_case
 from qloracle_conformance.views import View
 
@@ -101,12 +103,30 @@ def adapter(plan: Plan) -> Iterator[Case]:
             yield lora.whole(plan.rng, plan.view, (70, 17, 2, (2, 3), 1, 1), "float32", masked)
 
 
+def step(plan: Plan) -> Iterator[Case]:
+    """A step of Adam on vectors and matrices, and on equal numbers."""
+    for shape in ((257,), (33, 17), (4, 128)):
+        for types in (("float32", "float32"), ("bfloat16", "float32"), ("float16", "float16")):
+            case = adam.ordinary(plan.rng, shape, f"shape {shape}", step=3, weight_decay=0.1)
+            yield adam.typed(case, *types)
+    one, half = np.ones((4, 128), np.float32), np.full((4, 128), 0.5, np.float32)
+    yield adam.stepped(one, half, half, half, "all equal", step=3)
+
+
+def step_8bit(plan: Plan) -> Iterator[Case]:
+    """The same on 8-bit states, of one block and of a few."""
+    for shape in ((257,), (256,), (33, 17), (4, 256)):
+        yield adam.ordinary_8bit(plan.rng, shape, f"shape {shape}", step=3)
+    one, zero = np.ones((2, 256), np.float32), adam.fresh(512)
+    yield adam.coded(one, one, zero, "all equal")
+
+
 def judge_nested(case: Case, values: Values, view: View) -> Outcome:
     """All of S8: offset, scales and codes."""
     return s8.judge_nested(case, values, view) + s8.judge_offset(case, values, view)
 
 
-WITH_AXES = (encode, product, adapter)  # arrays of one axis have no transpose
+WITH_AXES = (encode, product, adapter, step, step_8bit)  # arrays of one axis have no transpose
 
 
 def _checks(
@@ -137,4 +157,6 @@ CHECKS = (
         for name in ADAPTERS
         for c in _checks(name, "nf4" if "qlora" in name else "", adapter, s10.judge_only_results)
     ),
+    *_checks("adam_step", "", step, s11.judge_all, (0, 1, 2)),
+    *_checks("adam_step_8bit", "", step_8bit, s11b.judge_all, (0, 1, 2, 3, 4)),
 )

@@ -26,21 +26,37 @@ Under `torch.compile`, or while a CUDA graph is captured, nothing can wait: ther
 values are left out, and those of types and shapes are not.
 """
 
+from qloracle_gpu.torch_backend.adam import adam_step, adam_step_8bit
 from qloracle_gpu.torch_backend.blockwise import (
     dequantize_4bit,
     dequantize_blockwise,
     quantize_4bit,
     quantize_blockwise,
 )
+from qloracle_gpu.torch_backend.linear4bit import (
+    matmul_4bit,
+    matmul_4bit_backward,
+    qlora_backward,
+    qlora_forward,
+)
+from qloracle_gpu.torch_backend.lora import lora_backward, lora_forward
 from qloracle_gpu.torch_backend.nested import dequantize_absmax, quantize_absmax
 
 arrays = "torch"  # what the conformance kit shall hand over
 
 __all__ = [
+    "adam_step",
+    "adam_step_8bit",
     "arrays",
     "dequantize_4bit",
     "dequantize_absmax",
     "dequantize_blockwise",
+    "lora_backward",
+    "lora_forward",
+    "matmul_4bit",
+    "matmul_4bit_backward",
+    "qlora_backward",
+    "qlora_forward",
     "quantize_4bit",
     "quantize_absmax",
     "quantize_blockwise",

@@ -17,6 +17,8 @@ What a tensor holds can be looked at only where the call can wait for it: see `c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -48,9 +50,9 @@ def tensor(name: str, value: object, device: torch.device | None = None) -> Tens
     return value.detach().resolve_neg()
 
 
-def floats(name: str, value: object) -> Tensor:
+def floats(name: str, value: object, device: torch.device | None = None) -> Tensor:
     """Return a tensor of one of the three float types."""
-    checked = tensor(name, value)
+    checked = tensor(name, value, device)
     if checked.dtype not in FLOAT_TYPES:
         raise TypeError(f"{name} must have dtype {FLOAT_NAMES}, got {_word(checked.dtype)}")
     return checked
@@ -72,6 +74,49 @@ def finite(name: str, values: Tensor, *, shown_by: Tensor | None = None) -> Tens
     )
 
 
+def numbers(name: str, value: object, device: torch.device | None = None) -> Tensor:
+    """Return a tensor of one of the three float types, of any shape, and finite."""
+    checked = floats(name, value, device)
+    if not checked.numel():
+        return checked
+    ends = torch.stack(torch.aminmax(checked))  # NaN if any is, and no copy of them all
+    finite(name, checked.reshape(-1), shown_by=ends)
+    return checked
+
+
+def rows(
+    name: str, value: object, width: int, beside: str, device: torch.device | None = None
+) -> Tensor:
+    """Return finite numbers of shape (..., width). `beside` names what they must fit.
+
+    >>> rows("x", torch.ones(2, 3, 5), 4, "shape (7, 4)")
+    Traceback (most recent call last):
+        ...
+    ValueError: x must have shape (..., 4) beside shape (7, 4), got (2, 3, 5)
+    """
+    shape = tuple(floats(name, value, device).shape)
+    if not shape or shape[-1] != width:
+        raise ValueError(f"{name} must have shape (..., {width}) beside {beside}, got {shape}")
+    return numbers(name, value, device)
+
+
+def shaped(
+    name: str, value: object, shape: tuple[int, ...], beside: str, device: torch.device
+) -> Tensor:
+    """Return finite numbers of exactly this shape. `beside` names what they must fit."""
+    got = tuple(floats(name, value, device).shape)
+    if got != shape:
+        raise ValueError(f"{name} must have shape {shape} beside {beside}, got {got}")
+    return numbers(name, value, device)
+
+
+def same_type(name: str, value: Tensor, *allowed: torch.dtype) -> None:
+    """Refuse a tensor whose type is none of these."""
+    if tensor(name, value).dtype not in allowed:
+        words = " or ".join(dict.fromkeys(_word(dtype) for dtype in allowed))
+        raise TypeError(f"{name} must have dtype {words}, got {_word(value.dtype)}")
+
+
 def vector(
     name: str,
     value: object,
@@ -83,7 +128,7 @@ def vector(
     checked = tensor(name, value, device)
     if checked.dtype != dtype:
         raise TypeError(f"{name} must have dtype {_word(dtype)}, got {_word(checked.dtype)}")
-    if checked.ndim != 1 or size not in (None, checked.numel()):
+    if checked.ndim != 1 or (size is not None and checked.numel() != size):
         length = "n" if size is None else size
         raise ValueError(f"{name} must have shape ({length},), got {tuple(checked.shape)}")
     return checked
@@ -113,6 +158,25 @@ def codes_below(name: str, codes: Tensor, levels: int) -> Tensor:
         f"{name} must be below {levels}, got {int(codes[first])} as element {first} "
         f"of {codes.numel()}"
     )
+
+
+def integer(name: str, value: int, least: int) -> int:
+    """Return an int that is large enough. A compiler may hand over a symbol, of which no more is
+    known than that it is a number.
+    """
+    return value if torch.compiler.is_compiling() else plain.integer(name, value, least)
+
+
+def real(name: str, value: float) -> float:
+    """Return a finite number, or a compiler's symbol."""
+    return value if torch.compiler.is_compiling() else plain.real(name, value)
+
+
+def matrix_shape(name: str, value: Sequence[int]) -> tuple[int, int]:
+    """Return the shape (out, in) of a weight, in numbers or a compiler's symbols."""
+    if torch.compiler.is_compiling() and len(value) == 2:
+        return value[0], value[1]
+    return plain.matrix_shape(name, value)
 
 
 def float_type(name: str, value: object) -> torch.dtype:

@@ -20,7 +20,10 @@ from qloracle.codebook import FP4_CODES, FP4_MAGNITUDES, QUANT_TYPES
 
 
 def levels(name: str, device: torch.device) -> Tensor:
-    """Return the levels of a 4-bit type, or of the "dynamic" map, in code order: float32."""
+    """Return the levels of a 4-bit type, or of a dynamic map, in code order: float32.
+
+    The dynamic maps are "dynamic", which is the signed one, and "unsigned".
+    """
     return _on(device, "levels", name)
 
 
@@ -58,7 +61,9 @@ def _on(device: torch.device, kind: str, name: str) -> Tensor:
 
 
 def _levels(name: str) -> Float32:
-    return dynamic_codebook() if name == "dynamic" else codebook(name)
+    if name in ("dynamic", "unsigned"):
+        return dynamic_codebook(signed=name == "dynamic")
+    return codebook(name)
 
 
 def _edges(name: str) -> Float32:
@@ -72,7 +77,7 @@ def _pairs(name: str) -> Array:
 
 
 def _all() -> dict[tuple[str, str], Array]:
-    names = (*QUANT_TYPES, "dynamic")
+    names = (*QUANT_TYPES, "dynamic", "unsigned")
     return {
         **{("levels", name): _levels(name) for name in names},
         **{("edges", name): _edges(name) for name in names},

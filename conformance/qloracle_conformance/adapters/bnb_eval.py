@@ -1,0 +1,72 @@
+"""A real `bitsandbytes.nn.Linear4bit` on the road of inference: `eval()` and `no_grad()`.
+
+Read with bitsandbytes 0.50.2.  On a CPU that has AVX512-BF16 this is another road than training's:
+the layer packs its weight anew in its first call, keeps the scales in bfloat16, and computes in
+bfloat16 whatever x's type is.  It does so only where the outputs are a multiple of 32 and the
+inputs even, and refuses others.  The layer is built as a checkpoint is loaded, from packed bytes
+and scales.  This file imports nothing of the kit's, so that a repro script can carry it along
+whole.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it announces a missing optional kernel
+from bitsandbytes.functional import QuantState, get_4bit_type  # noqa: E402
+from bitsandbytes.nn import Linear4bit, Params4bit  # noqa: E402
+
+arrays = "torch"
+device = "cuda" if torch.cuda.is_available() else "cpu"
+limits = {"blocksize": [32, 64, 128, 256, 512, 1024, 2048, 4096]}
+
+
+@torch.no_grad()
+def matmul_4bit(
+    x: Tensor,
+    packed: Tensor,
+    absmax: Tensor,
+    *,
+    shape: tuple[int, ...],
+    blocksize: int = 64,
+    quant_type: str = "nf4",
+    bias: Tensor | None = None,
+) -> Tensor:
+    """`Linear4bit.forward` in inference."""
+    layer = _layer(packed, absmax, shape, blocksize, quant_type, x.dtype, bias).eval()
+    try:
+        y: Tensor = layer(x)
+    except AssertionError as refusal:  # "N must be divisible by block_n", "K must be even"
+        raise NotImplementedError(f"Linear4bit in eval() on this CPU: {refusal}") from refusal
+    return y
+
+
+def _layer(
+    packed: Tensor,
+    absmax: Tensor,
+    shape: tuple[int, ...],
+    blocksize: int,
+    quant_type: str,
+    dtype: torch.dtype,
+    bias: Tensor | None,
+) -> Linear4bit:
+    """The layer as loading a checkpoint makes it: empty, then given its weight."""
+    if quant_type not in ("nf4", "fp4"):
+        raise NotImplementedError(f"Linear4bit has no quant_type {quant_type!r}")
+    packed, absmax = packed.contiguous(), absmax.contiguous()  # as every checkpoint has them
+    state = QuantState(
+        absmax, torch.Size(shape), get_4bit_type(quant_type, packed.device), blocksize, quant_type,
+        dtype,
+    )  # fmt: skip
+    layer = Linear4bit(
+        shape[1], shape[0], bias is not None, dtype, quant_type=quant_type, device="meta"
+    )
+    layer.weight = Params4bit.from_prequantized(
+        packed[:, None], state.as_dict(packed=True), device=packed.device, module=layer
+    )
+    if bias is not None:
+        layer.bias = torch.nn.Parameter(bias.clone())
+    return layer

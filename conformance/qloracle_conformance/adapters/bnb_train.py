@@ -1,0 +1,81 @@
+"""A real `bitsandbytes.nn.Linear4bit` on the road of training: `train()`, and x has a gradient.
+
+Read with bitsandbytes 0.50.2.  The layer is built as a checkpoint is loaded, from packed bytes and
+scales, and computes in x's type.  Its bias is turned into that type by the layer itself.  This file
+imports nothing of the kit's, so that a repro script can carry it along whole.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it announces a missing optional kernel
+from bitsandbytes.functional import QuantState, get_4bit_type  # noqa: E402
+from bitsandbytes.nn import Linear4bit, Params4bit  # noqa: E402
+
+arrays = "torch"
+device = "cuda" if torch.cuda.is_available() else "cpu"
+limits = {"blocksize": [32, 64, 128, 256, 512, 1024, 2048, 4096]}
+
+
+def matmul_4bit(
+    x: Tensor,
+    packed: Tensor,
+    absmax: Tensor,
+    *,
+    shape: tuple[int, ...],
+    blocksize: int = 64,
+    quant_type: str = "nf4",
+    bias: Tensor | None = None,
+) -> Tensor:
+    """`Linear4bit.forward` in training."""
+    layer = _layer(packed, absmax, shape, blocksize, quant_type, x.dtype, bias)
+    y: Tensor = layer(x.detach().requires_grad_())
+    return y.detach()
+
+
+def matmul_4bit_backward(
+    dy: Tensor,
+    packed: Tensor,
+    absmax: Tensor,
+    *,
+    shape: tuple[int, ...],
+    blocksize: int = 64,
+    quant_type: str = "nf4",
+) -> Tensor:
+    """What autograd gives through the layer; the x is zeros, for dx needs none."""
+    layer = _layer(packed, absmax, shape, blocksize, quant_type, dy.dtype, None)
+    x = dy.new_zeros((*dy.shape[:-1], shape[1]), requires_grad=True)
+    (dx,) = torch.autograd.grad(layer(x), x, dy)
+    return dx
+
+
+def _layer(
+    packed: Tensor,
+    absmax: Tensor,
+    shape: tuple[int, ...],
+    blocksize: int,
+    quant_type: str,
+    dtype: torch.dtype,
+    bias: Tensor | None,
+) -> Linear4bit:
+    """The layer as loading a checkpoint makes it: empty, then given its weight."""
+    if quant_type not in ("nf4", "fp4"):
+        raise NotImplementedError(f"Linear4bit has no quant_type {quant_type!r}")
+    packed, absmax = packed.contiguous(), absmax.contiguous()  # as every checkpoint has them
+    state = QuantState(
+        absmax, torch.Size(shape), get_4bit_type(quant_type, packed.device), blocksize, quant_type,
+        dtype,
+    )  # fmt: skip
+    layer = Linear4bit(
+        shape[1], shape[0], bias is not None, dtype, quant_type=quant_type, device="meta"
+    )
+    layer.weight = Params4bit.from_prequantized(
+        packed[:, None], state.as_dict(packed=True), device=packed.device, module=layer
+    )
+    if bias is not None:
+        layer.bias = torch.nn.Parameter(bias.clone())
+    return layer
