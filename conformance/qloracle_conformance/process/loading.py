@@ -51,7 +51,7 @@ Place(kind='module', where='qloracle', member=''))
     if adapter is not None:
         if not adapter.installed:
             raise UsageError(f"{spec}: not installed here (needs {', '.join(adapter.needs)})")
-        return Place("module", adapter.module)
+        return Place("module", adapter.module, adapter.member)
     path, _, member = spec.partition(".py:") if ".py:" in spec else (spec, "", "")
     if spec.endswith(".py") or ".py:" in spec:
         path = path if path.endswith(".py") else path + ".py"

@@ -37,7 +37,7 @@ def load():
     module = types.ModuleType({name})
     sys.modules[module.__name__] = module
     exec(compile(ADAPTER, module.__name__, "exec"), vars(module))
-    return module
+    return module{member}
 
 
 # The adapter through which {impl} was called.
@@ -81,7 +81,8 @@ def _adapter(judgement: Judgement, place: Place) -> str:
     assert spec.origin is not None
     source = Path(spec.origin).read_text(encoding="utf-8")
     name = string(f"repro_{judgement.name}")
-    return ADAPTER.format(name=name, impl=judgement.name, source=quoted(source))
+    member = f".{place.member}" if place.member else ""
+    return ADAPTER.format(name=name, impl=judgement.name, source=quoted(source), member=member)
 
 
 def quoted(source: str) -> str:
