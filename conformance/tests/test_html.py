@@ -13,7 +13,7 @@ import pytest
 
 from qloracle_conformance import reports
 from qloracle_conformance.known import Known
-from qloracle_conformance.report import worst
+from qloracle_conformance.report import level_lines, worst
 from qloracle_conformance.reports import failures, files, html
 from qloracle_conformance.reports.files import printable
 from qloracle_conformance.reports.page import drawings
@@ -603,7 +603,7 @@ def test_the_summary_says_what_is_wrong_and_where(show, page, report):
     for n, implementation in enumerate(report["implementations"]):
         place = f".subject:nth-of-type({n + 1})"
         wanted = [implementation["name"], implementation["message"]]
-        wanted += [level["line"] for level in implementation["levels"]]
+        wanted += [line for line, _ in level_lines(implementation["levels"])]
         for entry in failures.entries(implementation):
             wanted.append(f"{entry.first['status']} {entry.title} {entry.brief}")
         assert missing(browser, wanted, place) == []
