@@ -282,4 +282,6 @@ class TestAllOfThem:
         for function in dialects.LINEAR:
             layers = ("weights", "integers", "one_hot", "swamped", "shapes", "moment")
             due = {f"S9/{function}/{layer}" for layer in layers}
-            assert due | {f"P{i}/{function}" for i in (1, 2, 3, 4)} <= killing
+            # P4 calls 24 times again: of gradients, mostly with rows of one term, whose sum has no order
+            rules = (1, 2, 3) if function.endswith("backward") else (1, 2, 3, 4)
+            assert due | {f"P{i}/{function}" for i in rules} <= killing

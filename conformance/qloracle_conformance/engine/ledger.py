@@ -14,7 +14,7 @@ from qloracle_conformance.rules.p1_form import wrong_form
 from qloracle_conformance.views import View
 
 LARGE = 1 << 16  # elements of a case that is not kept
-REPEATED = 64  # calls of a function that are made once more at the end
+REPEATED = 24  # calls of a function that are made once more at the end
 
 Reduce = Callable[[Case, Values, Mismatch, Callable[[Case, Values], Outcome]], Failure]
 

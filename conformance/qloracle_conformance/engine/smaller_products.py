@@ -109,7 +109,8 @@ def _resized(case: Case, out: int, into: int) -> Case:
 
 def _cut_packed(case: Case, out: int, into: int) -> dict[str, NDArray[Any]]:
     """The first bytes and scales, whether blocks run on over rows or start again with each."""
-    size, absmax, (rows, _) = case.options["blocksize"], case.arrays["absmax"], _sides(case)
+    size, absmax = case.options.get("blocksize", 64), case.arrays["absmax"]
+    rows, _ = _sides(case)
     per_row = rows > 1 and absmax.size % rows == 0 and absmax.size // rows == -(-into // size)
     scales = out * (absmax.size // rows) if per_row else -(-out * into // size)
     return {

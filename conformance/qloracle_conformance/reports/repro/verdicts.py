@@ -236,7 +236,7 @@ def _moment(failure: Failure, view: View, read: str) -> Lines:
         *wrapped(f"levels = np.array([{levels}], np.float32)", 0),
         NIBBLES[view.dialect["nibble_order"]].replace("np.stack", "codes = np.stack", 1),
         f"n, shape = {int(np.prod(case.options['shape']))}, {tuple(case.options['shape'])}",
-        f"scale = np.repeat(absmax, {case.options['blocksize']})[:n]",
+        f"scale = np.repeat(absmax, {case.options.get('blocksize', 64)})[:n]",
         "w = (levels[codes[:n]] * scale).reshape(shape).astype(np.float64)",
         f"w, rows = w{'' if backward else '.T'}, {x}.reshape(-1, {case.arrays[x].shape[-1]})",
         "rows = rows.astype(np.float64)",
