@@ -282,6 +282,6 @@ class TestAllOfThem:
         for function in dialects.LINEAR:
             layers = ("weights", "integers", "one_hot", "swamped", "shapes", "moment")
             due = {f"S9/{function}/{layer}" for layer in layers}
-            # P4 calls 24 times again: of gradients, mostly with rows of one term, whose sum has no order
+            # of the gradients that P4 asks for again most have rows of one term, which has no order
             rules = (1, 2, 3) if function.endswith("backward") else (1, 2, 3, 4)
             assert due | {f"P{i}/{function}" for i in rules} <= killing
