@@ -310,7 +310,9 @@ def mutant(folder, name, old, new):
         text = path.read_text()
         found += text.count(old)
         changed = text.replace(old, new).replace("qloracle_gpu.torch_backend", name)
-        (folder / name / path.name).write_text(changed)
+        # a copy registers operators of its own: over ours, torch would destroy ours
+        own = changed.replace('"qloracle::', f'"{name}::')
+        (folder / name / path.name).write_text(own)
     assert found == 1, f"the text {old!r} stands {found} times"
     return importlib.import_module(name)
 
