@@ -61,7 +61,7 @@ def test_each_operation_is_the_rule(p, g, m, v, dtype, step, betas, wd, decouple
 
 
 def test_a_step_may_overflow():
-    """m without v: the step is 3e7, as the two means of another optimizer's state may have it."""
+    """m without v: the ratio is 10 / eps, the step 3e7, which float16 does not hold."""
     zero = np.zeros(7, f32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
