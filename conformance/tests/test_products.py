@@ -188,7 +188,7 @@ def test_tf32_hides_in_the_bound_on_ordinary_data_and_nowhere_else():
 
 @pytest.mark.parametrize(
     "total",
-    [sums.library, sums.in_order, sums.from_the_end, sums.tree, sums.chunks],
+    [sums.blas, sums.in_order, sums.from_the_end, sums.tree, sums.chunks],
 )
 def test_the_second_moment_of_sums_that_round_stays_far_below_its_limit(total):
     """No legal sum comes near it: whole numbers and one-hot rows are the sharper probes."""
@@ -208,7 +208,7 @@ def test_the_second_moment_of_sums_that_cut_off_grows_with_their_length():
 
 def test_one_product_left_out_is_seen_by_the_second_moment():
     def dropped(rows, matrix):
-        return sums.library(rows[:, :-1], matrix[:, :-1])
+        return sums.blas(rows[:, :-1], matrix[:, :-1])
 
     assert outcome_of(s9.judge_moment, symmetric(), dropped).use > 1e5
 
@@ -219,7 +219,7 @@ def test_one_product_left_out_is_seen_by_the_second_moment():
 @pytest.mark.parametrize(
     "total",
     [
-        sums.library, sums.in_order, sums.from_the_end, sums.fused, sums.tree, sums.chunks,
+        sums.blas, sums.in_order, sums.from_the_end, sums.fused, sums.tree, sums.chunks,
         sums.tensor_core, sums.cut_at_the_end,
     ],
 )  # fmt: skip

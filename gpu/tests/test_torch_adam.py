@@ -13,6 +13,7 @@ from hypothesis import given, settings
 import qloracle as q
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+from torch import library  # noqa: E402
 from torch._library.custom_ops import OPDEFS  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
@@ -275,11 +276,11 @@ def test_operators_pass_torch_s_own_check():
     numbers = 3, 0.1, 0.9, 0.999, 1e-8, 0.1
     transposed = [t.mT.contiguous().mT for t in STATE]
     for tensors in (STATE, transposed):
-        torch.library.opcheck(torch.ops.qloracle.adam_step.default, (*tensors, *numbers, True))
+        library.opcheck(torch.ops.qloracle.adam_step.default, (*tensors, *numbers, True))
     books = [give(book) for book in MAPS]
     for maps in ([None, None], books):
         arguments = (*CODED, *numbers, 256, *maps)
-        torch.library.opcheck(torch.ops.qloracle.adam_step_8bit.default, arguments)
+        library.opcheck(torch.ops.qloracle.adam_step_8bit.default, arguments)
 
 
 def test_torch_s_own_check_fails_on_a_fault(tmp_path, monkeypatch):
@@ -287,7 +288,7 @@ def test_torch_s_own_check_fails_on_a_fault(tmp_path, monkeypatch):
     mutant(tmp_path, "adam_operator_mutant", "like(param, m, v)", "like(m, param, m[:1])")
     arguments = *STATE, 3, 0.1, 0.9, 0.999, 1e-8, 0.1, True
     with pytest.raises(Exception, match=r"(?i)opcheck"):
-        torch.library.opcheck(torch.ops.adam_operator_mutant.adam_step.default, arguments)
+        library.opcheck(torch.ops.adam_operator_mutant.adam_step.default, arguments)
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, given, settings
 import qloracle as q
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+from torch import library  # noqa: E402
+
 from qloracle_gpu import torch_backend  # noqa: E402
 from qloracle_gpu.torch_backend import lora  # noqa: E402
 
@@ -408,10 +410,10 @@ def test_views_change_nothing_and_are_not_changed(view):
 def test_operators_pass_torch_s_own_check(mask):
     ops, form = torch.ops.qloracle, (list(SHAPE), 0.7, 64, "nf4", mask)
     x, a, b = learnt(X, A, B)
-    torch.library.opcheck(ops.lora_forward.default, (x, W, a, b, 0.7, mask))
-    torch.library.opcheck(ops.lora_backward.default, (DY, X, W, A, B, 0.7, mask))
-    torch.library.opcheck(ops.qlora_forward.default, (x, *WEIGHT, a, b, *form))
-    torch.library.opcheck(ops.qlora_backward.default, (DY, X, *WEIGHT, A, B, *form))
+    library.opcheck(ops.lora_forward.default, (x, W, a, b, 0.7, mask))
+    library.opcheck(ops.lora_backward.default, (DY, X, W, A, B, 0.7, mask))
+    library.opcheck(ops.qlora_forward.default, (x, *WEIGHT, a, b, *form))
+    library.opcheck(ops.qlora_backward.default, (DY, X, *WEIGHT, A, B, *form))
 
 
 @pytest.mark.slow

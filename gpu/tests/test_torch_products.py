@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, given, settings
 import qloracle as q
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+from torch import library  # noqa: E402
+
 from qloracle_gpu import torch_backend  # noqa: E402
 from qloracle_gpu.torch_backend import linear4bit, lora  # noqa: E402
 
@@ -415,9 +417,9 @@ def test_operators_pass_torch_s_own_check(dtype):
     form = list(SHAPE), 64, "nf4"
     ops, (x, dy) = torch.ops.qloracle, (TENSORS[name].to(dtype) for name in ("x", "dy"))
     for bias in (None, learnt(TENSORS["bias"])):
-        torch.library.opcheck(ops.matmul_4bit.default, (learnt(x), *WEIGHT, *form, bias))
-    torch.library.opcheck(ops.matmul_4bit.default, (x.mT.contiguous().mT, *WEIGHT, *form, None))
-    torch.library.opcheck(ops.matmul_4bit_backward.default, (dy, *WEIGHT, *form))
+        library.opcheck(ops.matmul_4bit.default, (learnt(x), *WEIGHT, *form, bias))
+    library.opcheck(ops.matmul_4bit.default, (x.mT.contiguous().mT, *WEIGHT, *form, None))
+    library.opcheck(ops.matmul_4bit_backward.default, (dy, *WEIGHT, *form))
 
 
 @pytest.mark.parametrize(
@@ -432,7 +434,7 @@ def test_torch_s_own_check_fails_on_a_fault(tmp_path, monkeypatch, fault):
     mutant(tmp_path, name, *fault)
     arguments = learnt(TENSORS["x"]), *WEIGHT, list(SHAPE), 64, "nf4", learnt(TENSORS["bias"])
     with pytest.raises(Exception, match=r"(?i)opcheck"):
-        torch.library.opcheck(getattr(torch.ops, name).matmul_4bit.default, arguments)
+        library.opcheck(getattr(torch.ops, name).matmul_4bit.default, arguments)
 
 
 @pytest.mark.slow

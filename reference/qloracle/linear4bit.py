@@ -33,6 +33,7 @@ Where implementations differ, this is the choice made here.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -170,10 +171,14 @@ def qlora_backward(
     ([6.0, 5.0], [[5.0, 10.0]], [[1.5], [0.0]])
     """
     dims = check.matrix_shape("shape", shape)
-
-    def through_w(dy64: Float64) -> Float64:
-        return product_backward(dy64, packed, absmax, dims, blocksize, quant_type)
-
+    through_w = partial(
+        product_backward,
+        packed=packed,
+        absmax=absmax,
+        shape=dims,
+        blocksize=blocksize,
+        kind=quant_type,
+    )
     dx, da, db = gradients(dy, x, a, b, through_w, dims, scaling, dropout_mask)
     return rounded(dx, x.dtype).reshape(x.shape), rounded(da, a.dtype), rounded(db, a.dtype)
 

@@ -80,7 +80,7 @@ def unmerge(w: Array, a: Array, b: Array, *, scaling: float) -> Array:
     >>> merged.tolist(), unmerge(merged, a, a, scaling=0.01).tolist()
     ([[10000.0]], [[0.0]])
     """
-    return rounded(check.wide("w", w) - _change(a, b, w.shape, scaling), w.dtype)
+    return merge(w, a, b, scaling=-check.real("scaling", scaling))
 
 
 def merge_dequantized(
@@ -166,11 +166,11 @@ def unmerge_requantized(
     >>> print(dequantize_4bit(*back, shape=(1, 4)).round(4))  # was 1, 0, 0, 0
     [[1.     0.0796 0.0796 0.0796]]
     """
-    decoded = dequantize_4bit(
-        packed, absmax, shape=shape, blocksize=blocksize, quant_type=quant_type
-    )
-    taken_out = unmerge(decoded, a, b, scaling=scaling)
-    return quantize_4bit(taken_out, blocksize=blocksize, quant_type=quant_type)
+    opposite = -check.real("scaling", scaling)
+    return merge_requantized(
+        packed, absmax, a, b,
+        shape=shape, scaling=opposite, blocksize=blocksize, quant_type=quant_type,
+    )  # fmt: skip
 
 
 def _change(a: Array, b: Array, shape: Sequence[int], scaling: float) -> Float64:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.judging import NOTHING, Mismatch, Outcome, Wrong, show
+from qloracle_conformance.protocol import FLOAT_TYPES
 
 Float64 = NDArray[np.float64]
 
@@ -58,8 +59,6 @@ def rounded(exact: Float64, error: Float64, dtype: str) -> Bounded:
 
 def nearest(exact: Float64, dtype: str) -> Bounded:
     """Exact values that have one lawful result: the nearest number of the type, bound 0."""
-    from qloracle_conformance.protocol import FLOAT_TYPES
-
     with np.errstate(all="ignore"):
         due = exact.astype(np.float32).astype(FLOAT_TYPES[dtype])
     return Bounded(due.astype(np.float64), np.zeros(exact.shape))

@@ -28,6 +28,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from qloracle_conformance import oracle
 from qloracle_conformance.bounds import UNDERFLOW, Bounded, Float64, U, gamma, nearest, rounded
 from qloracle_conformance.cases import Case
 from qloracle_conformance.dialects import Dialect
@@ -178,8 +179,6 @@ def coder_of(case: Case, kind: str) -> Coder:
 
 @lru_cache(maxsize=16)
 def _coder(table: bytes) -> Coder:
-    from qloracle_conformance import oracle
-
     return oracle.coder(np.frombuffer(table, np.float32), {"thresholds": "midpoint"})
 
 

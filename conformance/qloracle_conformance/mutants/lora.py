@@ -369,11 +369,11 @@ class BranchInTF32(Right):
     kills = "S10"
     lora_forward, qlora_forward = forward(
         total=sums.narrowed(sums.tf32),
-        y=lambda own: sums.library(own.x, own.w) + own.s * own.total(own.h, own.b),
+        y=lambda own: sums.blas(own.x, own.w) + own.s * own.total(own.h, own.b),
     )
     lora_backward, qlora_backward = backward(
         total=sums.narrowed(sums.tf32),
-        dx=lambda own, dy, g: sums.library(dy, own.w.T) + own.s * own.total(g, own.a.T) * own.mask,
+        dx=lambda own, dy, g: sums.blas(dy, own.w.T) + own.s * own.total(g, own.a.T) * own.mask,
     )
 
 
@@ -473,7 +473,7 @@ class OneGradientBuffer(Right):
 def _racing() -> Total:
     """Sums whose order changes from call to call: a call makes three of them, or six."""
     chunks = partial(sums.chunks, size=8)
-    orders: list[Total] = [sums.in_order, chunks, sums.from_the_end, sums.tree, sums.library]
+    orders: list[Total] = [sums.in_order, chunks, sums.from_the_end, sums.tree, sums.blas]
     turns = itertools.cycle(orders)
 
     def total(rows: Array, matrix: Array) -> Array:

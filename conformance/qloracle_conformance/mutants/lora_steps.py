@@ -90,7 +90,7 @@ def layer(
 
 def forward(
     *, sides: Step = as_given, cover: Step = covered, hidden: Step = unchanged,
-    total: Total = sums.library, y: Step = output, decode: Step = decoded,
+    total: Total = sums.blas, y: Step = output, decode: Step = decoded,
 ) -> tuple[Any, Any]:  # fmt: skip
     """Build lora_forward and qlora_forward from the same steps."""
     steps: Any = {"sides": sides, "cover": cover, "hidden": hidden, "total": total}
@@ -113,7 +113,7 @@ def forward(
 
 def backward(
     *, sides: Step = as_given, cover: Step = covered, hidden: Step = unchanged,
-    total: Total = sums.library, dx: Step = x_gradient, da: Step = a_gradient,
+    total: Total = sums.blas, dx: Step = x_gradient, da: Step = a_gradient,
     db: Step = b_gradient, decode: Step = decoded,
 ) -> tuple[Any, Any]:  # fmt: skip
     """Build lora_backward and qlora_backward from the same steps."""

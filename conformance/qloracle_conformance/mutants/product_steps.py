@@ -51,7 +51,7 @@ def finished(y: Array, x: Array) -> Array:
 
 
 def forward(
-    *, decode: Step = decoded, read: Step = wide, total: Step = sums.library, add: Step = biased,
+    *, decode: Step = decoded, read: Step = wide, total: Step = sums.blas, add: Step = biased,
     end: Step = finished,
 ) -> Step:  # fmt: skip
     """Build matmul_4bit from its steps."""
@@ -69,7 +69,7 @@ def forward(
 
 
 def backward(
-    *, decode: Step = decoded, read: Step = wide, total: Step = sums.library, end: Step = finished
+    *, decode: Step = decoded, read: Step = wide, total: Step = sums.blas, end: Step = finished
 ) -> Step:
     """Build matmul_4bit_backward from its steps."""
 

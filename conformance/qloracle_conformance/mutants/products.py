@@ -44,14 +44,14 @@ FEW = 3  # up to so many rows, a kernel for vectors is chosen
 def whole_tiles(rows: Array, matrix: Array, tile: int = TILE) -> Array:
     """Only the tiles that are full."""
     whole = rows.shape[1] // tile * tile
-    return sums.library(rows[:, :whole], matrix[:, :whole])
+    return sums.blas(rows[:, :whole], matrix[:, :whole])
 
 
 def overlapping(rows: Array, matrix: Array) -> Array:
     """The last tile moved back until it is full, what it shares with its neighbour twice."""
     total = whole_tiles(rows, matrix)
     rest = slice(max(rows.shape[1] - TILE, 0), None) if rows.shape[1] % TILE else slice(0, 0)
-    return total + sums.library(rows[:, rest], matrix[:, rest])
+    return total + sums.blas(rows[:, rest], matrix[:, rest])
 
 
 class LastTileDropped(Right):
@@ -75,7 +75,7 @@ class LastProductDropped(Right):
 
     kills = "S9"
     matmul_4bit, matmul_4bit_backward = both(
-        total=lambda rows, matrix: sums.library(
+        total=lambda rows, matrix: sums.blas(
             rows[:, : max(rows.shape[1] - 1, 1)], matrix[:, : max(rows.shape[1] - 1, 1)]
         )
     )
@@ -93,7 +93,7 @@ class FirstProductTwice(Right):
 
     kills = "S9"
     matmul_4bit, matmul_4bit_backward = both(
-        total=lambda rows, matrix: sums.library(rows, matrix) + rows[:, :1] * matrix[:, 0]
+        total=lambda rows, matrix: sums.blas(rows, matrix) + rows[:, :1] * matrix[:, 0]
     )
 
 
@@ -111,7 +111,7 @@ def unmasked(fill: float, rows_too: bool) -> Step:
         width = -(-rows.shape[1] // TILE) * TILE
         padded = np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
         read = beyond(rows, width, 0) if rows_too else padded
-        return sums.library(read, beyond(matrix, width, fill))
+        return sums.blas(read, beyond(matrix, width, fill))
 
     return total
 
@@ -323,7 +323,7 @@ class LastRowsNeverWritten(Right):
 
     @staticmethod
     def _total(rows: Array, matrix: Array) -> Array:
-        y = sums.library(rows, matrix)
+        y = sums.blas(rows, matrix)
         y[len(y) // 32 * 32 if len(y) > 32 else len(y) :] = 0
         return y
 
@@ -337,7 +337,7 @@ class GradientSummedOverRows(Right):
     matmul_4bit_backward = staticmethod(
         backward(
             total=lambda rows, matrix: np.broadcast_to(
-                sums.library(rows, matrix).sum(axis=0), (len(rows), len(matrix))
+                sums.blas(rows, matrix).sum(axis=0), (len(rows), len(matrix))
             )
         )
     )
@@ -445,7 +445,7 @@ class OneResultBuffer(Right):
 def _racing() -> Step:
     """Sums whose order changes from call to call, as atomic additions make it."""
     orders: list[sums.Total] = [
-        sums.in_order, sums.chunks, sums.from_the_end, sums.tree, sums.library,
+        sums.in_order, sums.chunks, sums.from_the_end, sums.tree, sums.blas,
     ]  # fmt: skip
     turns = itertools.cycle(orders)
 

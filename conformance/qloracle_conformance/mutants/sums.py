@@ -18,7 +18,7 @@ Total = Callable[[Array, Array], Array]
 Narrow = Callable[[Array], Array]
 
 
-def library(rows: Array, matrix: Array) -> Array:
+def blas(rows: Array, matrix: Array) -> Array:
     """As NumPy's BLAS adds in float32."""
     total: Array = rows @ matrix.T
     return total
@@ -110,7 +110,7 @@ def cut(values: Array, largest: Array | None = None) -> Array:
     return np.asarray(np.trunc(values / grid) * grid)
 
 
-def narrowed(narrow: Narrow, total: Total = library) -> Total:
+def narrowed(narrow: Narrow, total: Total = blas) -> Total:
     """Round both factors of every product before they meet."""
     return lambda rows, matrix: total(narrow(rows), narrow(matrix))
 

@@ -25,7 +25,6 @@ gives 20,000 at K = 1024, and a product that is left out millions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -95,17 +94,12 @@ LAYERS = {
 WEIGHTS: dict[str, Callable[[Plan], Iterator[Case]]] = {"weights": inputs.weights}
 
 
-def search(plan: Plan) -> Any:
-    """Hypothesis: small layers."""
-    return inputs.edits(plan)
-
-
 def _checks(function: str) -> tuple[Check, ...]:
     main = ("nf4",)
     return (
         *layers("S9", function, QUANT_TYPES, judge_only_result, WEIGHTS),
         *layers("S9", function, main, judge_only_result, {"integers": inputs.integers}),
-        *layers("S9", function, main, judge_product, LAYERS, search=search),
+        *layers("S9", function, main, judge_product, LAYERS, search=inputs.edits),
         *layers("S9", function, main, judge_moment, {"moment": inputs.symmetric}),
     )
 

@@ -25,7 +25,6 @@ every result is exact.  Lawful orders come within a factor of two of the bound o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from qloracle_conformance.bounds import Bounded, within
 from qloracle_conformance.bounds import lora as bounds
@@ -62,11 +61,6 @@ def _place(due: Bounded) -> Callable[[int], str]:
     return lambda i: f"row {i // columns}, column {i % columns} of [{rows}, {columns}]"
 
 
-def search(plan: Plan) -> Any:
-    """Hypothesis: small layers."""
-    return inputs.edits(plan)
-
-
 LAYERS: dict[str, Callable[[Plan], Iterator[Case]]] = {
     "rounding": inputs.rounding,
     "shapes": inputs.shapes,
@@ -79,7 +73,7 @@ def _checks(function: str) -> tuple[Check, ...]:
     only = {"integers": inputs.integers} | ({"weights": inputs.weights} if tables else {})
     return (
         *layers("S10", function, tables, judge_only_results, only, judged=judged),
-        *layers("S10", function, tables, judge_layer, LAYERS, judged=judged, search=search),
+        *layers("S10", function, tables, judge_layer, LAYERS, judged=judged, search=inputs.edits),
     )
 
 

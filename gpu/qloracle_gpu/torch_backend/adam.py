@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from qloracle import _arguments as plain
 from qloracle_gpu.torch_backend import _arguments as check
@@ -120,7 +120,7 @@ def adam_step_8bit(
 # ---- the step, as operators of torch -------------------------------------------------------------
 
 
-@torch.library.custom_op("qloracle::adam_step", mutates_args=())
+@library.custom_op("qloracle::adam_step", mutates_args=())
 def _step_op(
     param: Tensor,
     grad: Tensor,
@@ -140,7 +140,7 @@ def _step_op(
     return p.to(param.dtype).view(param.shape), m_new.view(m.shape), v_new.view(v.shape)
 
 
-@torch.library.custom_op("qloracle::adam_step_8bit", mutates_args=())
+@library.custom_op("qloracle::adam_step_8bit", mutates_args=())
 def _step_8bit_op(
     param: Tensor,
     grad: Tensor,

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from qloracle import _arguments as plain
 from qloracle.codebook import QUANT_TYPES
@@ -249,7 +249,7 @@ def _scale(levels: Tensor, absmax: Tensor, start: int, step: int) -> None:
 # ---- the same as operators of torch --------------------------------------------------------------
 
 
-@torch.library.custom_op("qloracle::matmul_4bit", mutates_args=())
+@library.custom_op("qloracle::matmul_4bit", mutates_args=())
 def _product_op(
     x: Tensor,
     packed: Tensor,
@@ -267,7 +267,7 @@ def _product_op(
     return y.view(*x.shape[:-1], shape[0])
 
 
-@torch.library.custom_op("qloracle::matmul_4bit_backward", mutates_args=())
+@library.custom_op("qloracle::matmul_4bit_backward", mutates_args=())
 def _product_backward_op(
     dy: Tensor, packed: Tensor, absmax: Tensor, shape: list[int], blocksize: int, quant_type: str
 ) -> Tensor:
@@ -277,7 +277,7 @@ def _product_backward_op(
     return dx.to(dy.dtype).view(*dy.shape[:-1], shape[1])
 
 
-@torch.library.custom_op("qloracle::qlora_forward", mutates_args=())
+@library.custom_op("qloracle::qlora_forward", mutates_args=())
 def _qlora_op(
     x: Tensor,
     packed: Tensor,
@@ -294,7 +294,7 @@ def _qlora_op(
     return forward(x, chunks, a, b, scaling, dropout_mask)
 
 
-@torch.library.custom_op("qloracle::qlora_backward", mutates_args=())
+@library.custom_op("qloracle::qlora_backward", mutates_args=())
 def _qlora_backward_op(
     dy: Tensor,
     x: Tensor,

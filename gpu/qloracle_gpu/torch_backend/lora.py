@@ -30,7 +30,7 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from qloracle_gpu.torch_backend import _arguments as check
 from qloracle_gpu.torch_backend.precision import full_float32
@@ -173,14 +173,14 @@ def _widened(w: Tensor) -> Chunks:
 # ---- the same as operators of torch --------------------------------------------------------------
 
 
-@torch.library.custom_op("qloracle::lora_forward", mutates_args=())
+@library.custom_op("qloracle::lora_forward", mutates_args=())
 def _forward_op(
     x: Tensor, w: Tensor, a: Tensor, b: Tensor, scaling: float, dropout_mask: Tensor | None
 ) -> Tensor:
     return forward(x, _widened(w), a, b, scaling, dropout_mask)
 
 
-@torch.library.custom_op("qloracle::lora_backward", mutates_args=())
+@library.custom_op("qloracle::lora_backward", mutates_args=())
 def _backward_op(
     dy: Tensor,
     x: Tensor,

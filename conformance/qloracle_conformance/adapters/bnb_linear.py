@@ -1,13 +1,20 @@
-"""A real `bitsandbytes.nn.Linear4bit` on the road of training: `train()`, and x has a gradient.
+"""A real `bitsandbytes.nn.Linear4bit` behind the protocol, by each of its two roads.
 
-Read with bitsandbytes 0.50.2.  The layer is built as a checkpoint is loaded, from packed bytes and
-scales, and computes in x's type.  Its bias is turned into that type by the layer itself.  This file
-imports nothing of the kit's, so that a repro script can carry it along whole.
+Read with bitsandbytes 0.50.2.  Each road is an object of this file: `training` (`train()`, and x
+has a gradient) and `evaluation` (`eval()` and `no_grad()`).  On a CPU that has AVX512-BF16 they are
+two: in evaluation the layer packs its weight anew in its first call, keeps the scales in bfloat16,
+and computes in bfloat16 whatever x's type is.  It does so only where the outputs are a multiple of
+32 and the inputs even, and refuses others.
+
+The layer is built as a checkpoint is loaded, from packed bytes and scales, and computes in x's
+type.  Its bias is turned into that type by the layer itself.  This file imports nothing of the
+kit's, so that a repro script can carry it along whole.
 """
 
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -16,12 +23,8 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it announces a miss
 from bitsandbytes.functional import QuantState, get_4bit_type  # noqa: E402
 from bitsandbytes.nn import Linear4bit, Params4bit  # noqa: E402
 
-arrays = "torch"
-device = "cuda" if torch.cuda.is_available() else "cpu"
-limits = {"blocksize": [32, 64, 128, 256, 512, 1024, 2048, 4096]}
 
-
-def matmul_4bit(
+def trained(
     x: Tensor,
     packed: Tensor,
     absmax: Tensor,
@@ -37,7 +40,7 @@ def matmul_4bit(
     return y.detach()
 
 
-def matmul_4bit_backward(
+def gradient(
     dy: Tensor,
     packed: Tensor,
     absmax: Tensor,
@@ -51,6 +54,26 @@ def matmul_4bit_backward(
     x = dy.new_zeros((*dy.shape[:-1], shape[1]), requires_grad=True)
     (dx,) = torch.autograd.grad(layer(x), x, dy)
     return dx
+
+
+@torch.no_grad()
+def evaluated(
+    x: Tensor,
+    packed: Tensor,
+    absmax: Tensor,
+    *,
+    shape: tuple[int, ...],
+    blocksize: int = 64,
+    quant_type: str = "nf4",
+    bias: Tensor | None = None,
+) -> Tensor:
+    """`Linear4bit.forward` in inference."""
+    layer = _layer(packed, absmax, shape, blocksize, quant_type, x.dtype, bias).eval()
+    try:
+        y: Tensor = layer(x)
+    except AssertionError as refusal:  # "N must be divisible by block_n", "K must be even"
+        raise NotImplementedError(f"Linear4bit in eval() on this CPU: {refusal}") from refusal
+    return y
 
 
 def _layer(
@@ -79,3 +102,12 @@ def _layer(
     if bias is not None:
         layer.bias = torch.nn.Parameter(bias.clone())
     return layer
+
+
+DECLARED = {
+    "arrays": "torch",
+    "device": "cuda" if torch.cuda.is_available() else "cpu",
+    "limits": {"blocksize": [32, 64, 128, 256, 512, 1024, 2048, 4096]},
+}
+training = SimpleNamespace(matmul_4bit=trained, matmul_4bit_backward=gradient, **DECLARED)
+evaluation = SimpleNamespace(matmul_4bit=evaluated, **DECLARED)
