@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from qloracle_conformance.protocol import FUNCTIONS, due_results
 
 LATER = 0.05  # seconds after its return at which a result is read again
 SLOW = 0.5  # a call slower than this runs twice: what the second saves was compilation
-KEPT_BYTES = 1 << 26  # results held back for the second reading
+KEPT_BYTES = 1 << 26  # of results held back for the second reading; a larger one is not held
 
 
 class FormError(TypeError):
@@ -101,6 +101,16 @@ def read(result: Any, function: str) -> tuple[np.ndarray, ...]:
     return tuple(to_array(part) for part in parts)
 
 
+class Kept(NamedTuple):
+    """A result that is held back for a second reading."""
+
+    call: int
+    function: str
+    returned: float
+    nbytes: int
+    result: Any
+
+
 class Calls:
     """The calls made on one implementation, and the results held back for a second reading.
 
@@ -116,7 +126,7 @@ class Calls:
             name: [*forms, *["out"] * _names_out(getattr(target, name))] for name in offered(target)
         }
         self._count = 0
-        self._kept: list[tuple[int, str, float, Any]] = []
+        self._kept: list[Kept] = []
 
     def perform(self, case: Case) -> Answer:
         """Call once; everything that the implementation does wrong ends in the answer."""
@@ -171,17 +181,21 @@ class Calls:
         return tuple(found) if len(found) > 1 else found[0]
 
     def _keep(self, call: int, function: str, result: Any, values: tuple[np.ndarray, ...]) -> None:
-        if sum(value.nbytes for value in values) <= KEPT_BYTES // 8:
-            self._kept.append((call, function, time.perf_counter(), result))
-        del self._kept[: max(0, len(self._kept) - 256)]
+        nbytes = sum(value.nbytes for value in values)
+        if nbytes <= KEPT_BYTES // 8:
+            self._kept.append(Kept(call, function, time.perf_counter(), nbytes, result))
 
     def read_again(self, *, settle: bool = False) -> dict[int, str]:
-        """Hash once more every kept result that is old enough; with `settle` wait for them all."""
-        if settle and self._kept:
-            time.sleep(max(0.0, self._kept[-1][2] + LATER - time.perf_counter()))
-        old = [k for k in self._kept if time.perf_counter() - k[2] >= LATER]
+        """Hash once more every kept result that is old enough; with `settle` wait for them all.
+
+        Too many bytes are waited for, too: what is read again must not depend on the speed.
+        """
+        if self._kept and (settle or sum(kept.nbytes for kept in self._kept) > KEPT_BYTES):
+            time.sleep(max(0.0, self._kept[-1].returned + LATER - time.perf_counter()))
+        now = time.perf_counter()
+        old = [kept for kept in self._kept if now - kept.returned >= LATER]
         self._kept = self._kept[len(old) :]
-        return {call: self._digest(result, function) for call, function, _, result in old}
+        return {kept.call: self._digest(kept.result, kept.function) for kept in old}
 
     @staticmethod
     def _digest(result: Any, function: str) -> str:
