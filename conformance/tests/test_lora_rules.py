@@ -10,15 +10,13 @@ from qloracle_conformance.checks import Plan
 from qloracle_conformance.inputs import lora as inputs
 from qloracle_conformance.inputs.values import full_mantissa
 from qloracle_conformance.mutants import (
-    catalogue,
     lora,
     lora_lawful,
     lora_steps,
     product_steps,
     sums,
 )
-from qloracle_conformance.mutants.command import line
-from qloracle_conformance.mutants.matrix import judge, kind_of, run_matrix, spec_of, twins
+from qloracle_conformance.mutants.matrix import judge, spec_of
 from qloracle_conformance.protocol import FLOAT_TYPES
 from qloracle_conformance.rules import s10_lora as s10
 from qloracle_conformance.views import View, specified_levels
@@ -237,28 +235,3 @@ def test_a_mutant_is_killed_or_accepted_as_it_says(mutant):
     row = judge(spec_of(mutant))
     assert row.as_expected
     assert (row.use <= 1) == row.lawful
-
-
-@pytest.fixture(scope="module")
-def rows():
-    return run_matrix([*catalogue(lora), *catalogue(lora_lawful)])
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-class TestAllOfThem:
-    def test_each_is_killed_or_accepted_with_its_error_over_its_bound(self, rows):
-        print("\n".join(line(row) for row in rows))
-        assert [row.name for row in rows if not row.as_expected] == []
-        assert [row.name for row in rows if row.lawful and not 0 < row.use <= 1] == []
-        assert [row.name for row in rows if row.kills == "S10" and not row.use > 1] == []
-        assert sum(row.kills == "S10" for row in rows) >= 14
-        assert twins(rows) == []
-
-    def test_each_check_of_all_four_functions_kills_something(self, rows):
-        faulty = [row for row in rows if not row.lawful]
-        killing = {kind_of(c) if c[0] == "S" else c for row in faulty for c in row.failing}
-        for function in dialects.ADAPTERS:
-            named = ("integers", "rounding", "shapes", *["weights"] * ("qlora" in function))
-            due = {f"S10/{function}/{layer}" for layer in named}
-            assert due | {f"P{i}/{function}" for i in (1, 2, 3, 4)} <= killing

@@ -5,17 +5,38 @@ import io
 
 import pytest
 
-from qloracle_conformance.mutants import LAWFUL, MUTANTS, story
-from qloracle_conformance.mutants.command import table
+from qloracle_conformance import dialects
+from qloracle_conformance.mutants import (
+    LAWFUL,
+    MUTANTS,
+    catalogue,
+    lora_lawful,
+    products_lawful,
+    story,
+)
+from qloracle_conformance.mutants.command import line, table
 from qloracle_conformance.mutants.matrix import (
     idle_checks,
     judge,
+    kind_of,
     load_from,
     problems,
     run_matrix,
     spec_of,
     twins,
 )
+
+PRODUCTS = (("S9", products_lawful), ("S10", lora_lawful))
+LINEAR = "weights", "integers", "one_hot", "swamped", "shapes", "moment"
+ADAPTER = "integers", "rounding", "shapes"
+LAYERS = dict.fromkeys(dialects.LINEAR, LINEAR) | {
+    function: (*ADAPTER, *["weights"] * ("qlora" in function)) for function in dialects.ADAPTERS
+}
+
+
+def named(home):
+    """The names of the variants of one module."""
+    return {mutant.__name__ for mutant in catalogue(home)}
 
 
 def test_there_are_enough_and_each_has_a_story_and_a_rule():
@@ -42,6 +63,25 @@ class TestWholeMatrix:
 
     def test_every_check_kills_something(self, rows):
         assert idle_checks(rows) == []
+
+    @pytest.mark.parametrize(("rule", "home"), PRODUCTS, ids=["S9", "S10"])
+    def test_errors_stand_over_their_bounds_where_they_should(self, rows, rule, home):
+        """The mutants exceed the bound of a product, the lawful variants come near or reach it."""
+        print("\n".join(line(row) for row in rows if row.kills == rule))
+        faulty = [row for row in rows if row.kills == rule]
+        lawful = [row for row in rows if row.lawful and row.name in named(home)]
+        assert len(faulty) >= 14
+        assert len(lawful) >= 4
+        assert [row.name for row in faulty if not row.use > 1] == []
+        assert [row.name for row in lawful if not 0 < row.use <= 1] == []
+
+    @pytest.mark.parametrize(("function", "layers"), LAYERS.items())
+    def test_every_check_of_a_product_kills_something(self, rows, function, layers):
+        faulty = [row for row in rows if not row.lawful]
+        killing = {kind_of(c) if c[0] == "S" else c for row in faulty for c in row.failing}
+        rule = "S9" if function in dialects.LINEAR else "S10"
+        due = {f"{rule}/{function}/{layer}" for layer in layers}
+        assert due | {f"P{i}/{function}" for i in (1, 2, 3, 4)} <= killing
 
     def test_the_table_holds_checks_by_mutants(self, rows):
         lines = list(csv.reader(io.StringIO(table(rows))))

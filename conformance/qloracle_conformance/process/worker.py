@@ -75,8 +75,8 @@ def _places(target: Any) -> dict[str, tuple[str, int]]:
 
 
 def _loaded_frameworks() -> list[str]:
-    names = ("numpy", "torch", "bitsandbytes", "torchao", "cupy", "jax", "qloracle")
-    return [name for name in names if name in sys.modules]
+    names = "numpy torch bitsandbytes torchao peft cupy jax optax qloracle"
+    return [name for name in names.split() if name in sys.modules]
 
 
 def _version(name: str) -> str:
