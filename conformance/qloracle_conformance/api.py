@@ -9,7 +9,7 @@ from typing import Any
 
 from qloracle_conformance import dialects, targets
 from qloracle_conformance.checks import PROFILES
-from qloracle_conformance.errors import UsageError
+from qloracle_conformance.errors import CannotRun, UsageError
 from qloracle_conformance.protocol import FUNCTIONS, LEVELS
 from qloracle_conformance.report import Judgement, Report
 
@@ -62,8 +62,12 @@ def verify(
         report = Report(profile, seed, require=require, only=only)
         judgement = Judgement(targets.name_of(found), profile="" if only else profile)
         report.judgements.append(judgement)
-        caller = LocalCaller(found, device or "")
-        verification.judge(caller, judgement, profile, seed, declared, only)
+        try:
+            caller = LocalCaller(found, device or "")
+        except CannotRun as error:
+            judgement.status, judgement.message = "NOT_RUN", str(error)
+        else:
+            verification.judge(caller, judgement, profile, seed, declared, only)
         report.known_problems = apply(entries, report.judgements, verification.selector(only))
     report.ops = tuple(ops or ())
     return report

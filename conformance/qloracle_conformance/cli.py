@@ -37,7 +37,7 @@ Implementations = Annotated[
     typer.Argument(
         metavar="[IMPL]...",
         help="Short names (numpy, bitsandbytes), module:NAME, pkg.mod:object or path/file.py. "
-        "None: every implementation found on this machine.",
+        "None: every implementation found on this machine, but for host and ptx, which are slow.",
     ),
 ]
 
@@ -282,6 +282,21 @@ def mutants(
     from qloracle_conformance.mutants.command import run
 
     raise typer.Exit(run(from_file, matrix, console, errors))
+
+
+@app.command()
+def bench(
+    device: Annotated[str, typer.Option(help="cuda: so far times are taken on a GPU only.")],
+    only: Annotated[str, typer.Option(help="Measure what has this in its name.")] = "",
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("bench.json"),
+) -> None:
+    """Time the kernels on a GPU beside their peers and the roof of the card, and write a JSON.
+
+    Exit code: 0 measured; 1 a check failed; 2 usage; 3 nothing was measured.
+    """
+    from qloracle_conformance.bench_command import run
+
+    raise typer.Exit(run(device, only, out, console))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The two errors that end in one line for the user."""
+"""The errors that end in one line for the user."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class UsageError(ValueError):
 
 class LoadError(Exception):
     """An implementation that cannot be imported; the text says why, in one line."""
+
+
+class CannotRun(LoadError):
+    """An implementation that this machine cannot run: a device, a driver, a compiler is missing."""

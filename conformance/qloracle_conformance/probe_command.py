@@ -7,17 +7,23 @@ from rich.table import Table
 
 from qloracle_conformance import dialects
 from qloracle_conformance.engine import Engine
-from qloracle_conformance.errors import LoadError, UsageError
+from qloracle_conformance.errors import CannotRun, LoadError, UsageError
 from qloracle_conformance.process.callers import ChildCaller
 from qloracle_conformance.process.loading import parse
 from qloracle_conformance.views import View
 
 
 def show_dialect(impl: str, device: str, console: Console) -> int:
-    """Print every field of every function; the exit code: 1 if a finding is undeclared."""
+    """Print every field of every function; the exit code: 1 if a finding is undeclared.
+
+    3 if there is nothing to probe.
+    """
     parse(impl)
     try:
         caller = ChildCaller(impl, environment={"QLORACLE_DEVICE": device} if device else {})
+    except CannotRun as error:
+        console.print(f"NOT_RUN {impl}: {error}", markup=False, highlight=False, soft_wrap=True)
+        return 3
     except LoadError as error:
         console.print(f"ERROR {impl}: {error}", markup=False, highlight=False)
         return 1

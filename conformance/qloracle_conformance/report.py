@@ -96,14 +96,18 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """4 crash or time-out, 1 failure, 3 nothing compared, 0 otherwise; never 0 for a skip."""
+        """4 crash or time-out, 1 failure, 3 nothing compared, 0 otherwise; never 0 for a skip.
+
+        What cannot run on this machine is not counted, unless nothing else was asked for.
+        """
         checks = [check for j in self.judgements for check in j.checks]
         if any(check.status in BROKEN for check in checks) or _any_status(self, BROKEN):
             return 4
         failed = any(check.status in BAD for check in checks) or _any_status(self, ("ERROR",))
         if failed or self.known_problems or self.unmet:
             return 1
-        if not self.judgements or any(_nothing(j) for j in self.judgements):
+        judged = [j for j in self.judgements if j.status != "NOT_RUN"]
+        if not judged or any(_nothing(j) for j in judged):
             return 3
         return 0
 
@@ -207,8 +211,8 @@ def _function_row(judgement: Judgement, name: str) -> dict[str, Any]:
     floor = FLOORS.get(judgement.profile, {}).get(FUNCTIONS[name].level, 0)
     if status == "PASS" and comparisons < max(floor, 1):  # P1 to P4 alone judge no value
         status = "NOT_RUN"
-    if name not in judgement.offers:
-        status = "MISSING"
+    if name not in judgement.offers:  # of what could not run, nobody knows what it offers
+        status = "NOT_RUN" if judgement.status == "NOT_RUN" else "MISSING"
     labels = {view.name: view.label for view in judgement.views if view.function == name}
     return {
         "name": name,

@@ -20,7 +20,7 @@ from qloracle_conformance import targets
 from qloracle_conformance.checks import Check, all_checks
 from qloracle_conformance.engine import Engine, fingerprints
 from qloracle_conformance.engine.runs import CheckRun
-from qloracle_conformance.errors import LoadError
+from qloracle_conformance.errors import CannotRun, LoadError
 from qloracle_conformance.known import apply, read
 from qloracle_conformance.probe import PROBES
 from qloracle_conformance.process.callers import Caller, ChildCaller, LocalCaller
@@ -74,7 +74,8 @@ class Suite:
     def _engine(self) -> Engine:
         caller = self._caller
         if isinstance(caller, LoadError):
-            raise Failed(f"ERROR {self.name}: {caller}")
+            status = "NOT_RUN" if isinstance(caller, CannotRun) else "ERROR"
+            raise Failed(f"{status} {self.name}: {caller}")
         return Engine(caller, profile=self._profile, seed=self._seed, declared=dict(self._dialect))
 
     @cached_property

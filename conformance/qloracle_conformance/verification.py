@@ -15,7 +15,7 @@ from qloracle_conformance import adapters
 from qloracle_conformance.checks import all_checks
 from qloracle_conformance.engine import Engine, fingerprints
 from qloracle_conformance.engine.runs import CheckRun
-from qloracle_conformance.errors import LoadError, UsageError
+from qloracle_conformance.errors import CannotRun, LoadError, UsageError
 from qloracle_conformance.known import Known, apply
 from qloracle_conformance.process.callers import Caller, ChildCaller
 from qloracle_conformance.process.loading import parse
@@ -38,8 +38,8 @@ def open_unnoticed(name: str, places: Mapping[str, tuple[str, int]]) -> None:
 
 
 def found_here() -> list[str]:
-    """Short names of all implementations whose libraries are installed on this machine."""
-    return [adapter.name for adapter in adapters.ADAPTERS if adapter.installed]
+    """Short names of what is judged where none is named: what is installed and can run here."""
+    return [adapter.name for adapter in adapters.ADAPTERS if adapter.found]
 
 
 def selector(only: str) -> Callable[[str], bool]:
@@ -124,7 +124,8 @@ def _open(judgement: Judgement, start: Start) -> Iterator[ChildCaller | None]:
     try:
         caller = start(judgement.name)
     except LoadError as error:
-        judgement.status, judgement.message = "ERROR", str(error)
+        judgement.status = "NOT_RUN" if isinstance(error, CannotRun) else "ERROR"
+        judgement.message = str(error)
         yield None
         return
     with closing(caller):

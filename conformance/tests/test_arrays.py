@@ -160,7 +160,7 @@ def test_a_kernel_that_needs_another_device_than_the_kit_gives_says_so(kernel):
 def test_a_device_that_is_not_here_is_one_line(kernel):
     report = verify([kernel(TORCH_KERNEL)], device="cuda")
     (judgement,) = report.judgements
-    assert (judgement.status, report.exit_code) == ("ERROR", 1)
+    assert (judgement.status, report.exit_code) == ("NOT_RUN", 3)
     assert judgement.message.startswith("no torch array on device 'cuda' here: ")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -9,18 +10,40 @@ from typing import NamedTuple
 class Adapter(NamedTuple):
     """A short name, the module that answers for it, and the libraries that must be installed.
 
-    Where one module has several implementations, `member` names the object that is meant.
+    Where one module has several implementations, `member` names the object that is meant.  Where
+    none is named on the command line, those are judged that are installed and whose `driver`, a
+    shared library, is on this machine; but none that is judged `by_name` only.
     """
 
     name: str
     module: str
     needs: tuple[str, ...]
     member: str = ""
+    driver: str = ""
+    by_name: bool = False
 
     @property
     def installed(self) -> bool:
         """True when every library is found; nothing is imported to find out."""
         return all(find_spec(library) is not None for library in self.needs)
+
+    @property
+    def found(self) -> bool:
+        """True when it is judged where none is named."""
+        return not self.by_name and self.installed and (not self.driver or _loads(self.driver))
+
+
+def _loads(library: str) -> bool:
+    """Tell whether a shared library is on this machine.
+
+    >>> _loads("libnobody.so.1")
+    False
+    """
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 _HERE = "qloracle_conformance.adapters"
@@ -29,6 +52,10 @@ _BNB = ("torch", "bitsandbytes")
 ADAPTERS = (
     Adapter("numpy", "qloracle", ()),
     Adapter("torch", "qloracle_gpu.torch_backend", ("torch",)),
+    Adapter("cupy", "qloracle_gpu.cupy_backend", ("cupy",), driver="libcuda.so.1"),
+    # Both run the CUDA text slowly, on a CPU.
+    Adapter("host", "qloracle_gpu.runners.host", (), "implementation", by_name=True),
+    Adapter("ptx", "qloracle_gpu.runners.ptx", (), "implementation", by_name=True),
     Adapter("bitsandbytes", f"{_HERE}.bnb", _BNB),
     Adapter("bitsandbytes.train", f"{_HERE}.bnb_linear", _BNB, "training"),
     Adapter("bitsandbytes.eval", f"{_HERE}.bnb_linear", _BNB, "evaluation"),

@@ -20,9 +20,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from qloracle_conformance.cases import Answer, Case, decode, encode
-from qloracle_conformance.errors import LoadError
+from qloracle_conformance.errors import CannotRun, LoadError
 from qloracle_conformance.process import worker
 from qloracle_conformance.process.calling import Calls, declarations, offered, plain
+from qloracle_conformance.process.loading import ask
 
 IMPORT_LIMIT = 300.0  # seconds that an import may take
 
@@ -104,6 +105,7 @@ class LocalCaller:
     """Calls an object in this process; for code that we trust, and for notebooks."""
 
     def __init__(self, target: Any, device: str = "") -> None:
+        ask(target)
         self._calls = Calls(target, device)
         self._readings = Readings()
         self.offers, self.forms = offered(target), self._calls.forms
@@ -166,7 +168,7 @@ class ChildCaller:
         hello, _ = decode(blob)
         if "failed" in hello:
             self.close()
-            raise LoadError(hello["failed"])
+            raise (CannotRun if hello["cannot_run"] else LoadError)(hello["failed"])
         self.offers, self.forms = hello["offers"], hello["forms"]
         self.device: str = hello["device"]
         self.declared, self.versions = hello["declared"], hello["versions"]

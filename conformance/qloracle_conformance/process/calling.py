@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qloracle_conformance.cases import WIRE_TYPES, Answer, Case, digest
-from qloracle_conformance.errors import LoadError
+from qloracle_conformance.errors import CannotRun, LoadError
 from qloracle_conformance.process import frameworks
 from qloracle_conformance.protocol import FUNCTIONS, due_results
 
@@ -114,8 +114,8 @@ class Kept(NamedTuple):
 class Calls:
     """The calls made on one implementation, and the results held back for a second reading.
 
-    `device` overrules the device that the implementation declares.  LoadError if it has no such
-    device, or declares arrays of a framework that is not here.
+    `device` overrules the device that the implementation declares.  CannotRun if this machine has
+    no such device, or no framework of such arrays; LoadError if there is none.
     """
 
     def __init__(self, target: Any, device: str = "") -> None:
@@ -214,8 +214,9 @@ def _framework(target: Any, device: str) -> tuple[str, str]:
     chosen = str(device or getattr(target, "device", None) or usual)
     try:
         frameworks.convert(np.zeros(1, np.float32), name, chosen)
+        frameworks.make_current(name, chosen)
     except Exception as error:
-        raise LoadError(f"no {name} array on device {chosen!r} here: {_line(error)}") from error
+        raise CannotRun(f"no {name} array on device {chosen!r} here: {_line(error)}") from error
     return name, chosen
 
 

@@ -106,6 +106,12 @@ def convert(array: np.ndarray, framework: str, device: str) -> Any:
     return array
 
 
+def make_current(framework: str, device: str) -> None:
+    """Make a device the current one where a framework computes on that, as CuPy does."""
+    if framework == "cupy":
+        sys.modules["cupy"].cuda.Device(_number(device)).use()
+
+
 def _to_torch(array: np.ndarray) -> Any:
     import torch
 

@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from qloracle_conformance import adapters
-from qloracle_conformance.errors import UsageError
+from qloracle_conformance.errors import CannotRun, UsageError
 
 
 class Place(NamedTuple):
@@ -69,13 +69,36 @@ Place(kind='module', where='qloracle', member=''))
 
 
 def load(spec: str) -> Any:
-    """Import the implementation that `spec` names; whatever its import raises goes through."""
+    """Import the implementation that `spec` names; whatever its import raises goes through.
+
+    CannotRun if the module, or the object in it that is meant, says that it cannot run here.
+    """
     place = parse(spec)
     _read_texts_below(Path.cwd())
     found = _load_file(Path(place.where)) if place.kind == "file" else _load_module(place.where)
+    ask(found)
     for name in filter(None, place.member.split(".")):
         found = getattr(found, name)
+        ask(found)
     return found
+
+
+def ask(target: Any) -> None:
+    """Raise CannotRun if an implementation says so.
+
+    It may offer `unavailable()`, which returns in one line what this machine lacks, or ''.
+
+    >>> from types import SimpleNamespace
+    >>> ask(SimpleNamespace(unavailable=lambda: ""))
+    >>> ask(SimpleNamespace(unavailable=lambda: "needs a driver"))
+    Traceback (most recent call last):
+        ...
+    qloracle_conformance.errors.CannotRun: needs a driver
+    """
+    reason = getattr(target, "unavailable", None)
+    text = reason() if callable(reason) else ""
+    if isinstance(text, str) and text:
+        raise CannotRun(" ".join(text.split()))
 
 
 def _load_module(name: str) -> Any:

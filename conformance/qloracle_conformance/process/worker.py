@@ -18,7 +18,7 @@ from types import CodeType
 from typing import Any, BinaryIO
 
 from qloracle_conformance.cases import Case, decode, encode
-from qloracle_conformance.errors import LoadError
+from qloracle_conformance.errors import CannotRun, LoadError
 from qloracle_conformance.process.calling import SLOW, Calls, declarations, offered, plain
 from qloracle_conformance.process.loading import load
 
@@ -31,7 +31,8 @@ def main(spec: str) -> None:
         calls = Calls(load(spec), os.environ.get("QLORACLE_DEVICE", ""))
         hello = _hello(calls) | {"seconds": time.perf_counter() - start}
     except BaseException as error:  # SystemExit too: the parent must hear why
-        send(outbox, encode({"failed": _reason(error)}, {}))
+        failed = {"failed": _reason(error), "cannot_run": isinstance(error, CannotRun)}
+        send(outbox, encode(failed, {}))
         return
     send(outbox, encode(hello, {}))
     _serve(calls, inbox, outbox)

@@ -95,7 +95,7 @@ def _escaped(text: str, more: str = "") -> str:
 def _errors(implementation: Data, places: Places) -> list[str]:
     name = implementation["name"]
     found = [_error(entry, name, places) for entry in failures.entries(implementation)]
-    if implementation["status"] != "OK":
+    if implementation["status"] not in ("OK", "NOT_RUN"):
         title = f"{implementation['status']} {name}"
         found.insert(0, _annotation("error", title, implementation["message"], _own_file(name)))
     return found
@@ -122,7 +122,12 @@ def _warnings(report: Data) -> list[str]:
         for check in implementation["checks"]
         if check["status"] == "XFAIL"
     ]
-    return [*unmet, *stale, *known]
+    away = [
+        _annotation("warning", f"NOT_RUN {implementation['name']}", implementation["message"])
+        for implementation in report["implementations"]
+        if implementation["status"] == "NOT_RUN"
+    ]
+    return [*unmet, *stale, *away, *known]
 
 
 def _own_file(name: str) -> tuple[str, int] | None:

@@ -38,6 +38,8 @@ def _implementation(implementation: Data) -> list[str]:
     lines += [_inline(versions), ""] if versions else []
     if implementation["message"]:
         lines += [f"**{implementation['status']}** {_inline(implementation['message'])}", ""]
+    if implementation["status"] == "NOT_RUN":
+        return lines
     lines += [f"- {_inline(line)}" for line, _ in level_lines(implementation["levels"])]
     lines += ["", *_table(implementation), ""]
     found = failures.entries(implementation)

@@ -93,6 +93,8 @@ def _implementation(page: _Page, implementation: Data, files: Mapping[str, Path]
     if implementation["message"]:
         status = implementation["status"]
         page.line(f"{status} {implementation['message']}", _style(status), hang=2)
+    if implementation["status"] == "NOT_RUN":  # there is no more to tell
+        return
     for line, status in level_lines(implementation["levels"]):
         page.line(line, _style(status), hang=3)
     _functions(page, implementation)

@@ -7,6 +7,7 @@
     adam        the step, with moments in 32 bits or in 8
     tables      the codebooks, once for each device
     precision   float32 products that are float32
+    cuda        the kernels' road: CUDA tensors where CuPy is installed
 
 The functions are those of `qloracle`, with tensors for arrays and torch's types for NumPy's. Codes,
 scales, offset, decoded values and Adam's steps equal the reference's in every bit. Products are
@@ -37,13 +38,17 @@ What it takes to learn a rank-1 adapter beside that weight, one step long:
 >>> new_b.mT
 tensor([[0.5000, 0.5000]])
 
+Where CuPy is installed and a block size is a power of two from 32 to 4096, CUDA tensors go to the
+kernels of `qloracle_gpu.kernels`: see `cuda`. Otherwise, and on other devices, each function is a
+row of torch's own operations.
+
 So far this has been run on CPUs only: no GPU was at hand. Nothing needs what cuda, mps or xpu are
 known to lack (float64, for one; only a CPU is asked for it). A device that flushes subnormal
 numbers, or rounds a quotient or a root otherwise than IEEE 754, will differ.
 
-To look for a NaN or an unknown code the values of a call are read, which on a GPU waits for it.
-Under `torch.compile`, or while a CUDA graph is captured, nothing can wait: there the checks of
-values are left out, and those of types and shapes are not.
+To look for a NaN or an unknown code the values of a call are read, which on a GPU waits for it. By
+the kernels, under `torch.compile`, and while a CUDA graph is captured, nothing waits: there the
+checks of values are left out, and those of types and shapes are not.
 """
 
 from qloracle_gpu.torch_backend.adam import adam_step, adam_step_8bit

@@ -12,12 +12,14 @@ Traceback (most recent call last):
     ...
 ValueError: absmax must lie on cpu like the call's other tensors, got meta
 
-What a tensor holds can be looked at only where the call can wait for it: see `can_wait`.
+What a tensor holds can be looked at only where the call can wait for it: see `can_wait`. On a GPU
+whose kernels are used, it is not looked at: see `KERNELS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -26,6 +28,8 @@ from qloracle import _arguments as plain
 from qloracle._arguments import FLOAT_NAMES, Float32
 
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+# True where CUDA tensors take the kernels of `qloracle_gpu.kernels`, which CuPy compiles.
+KERNELS = torch.version.cuda is not None and find_spec("cupy") is not None
 
 
 def can_wait(values: Tensor) -> bool:
@@ -33,6 +37,11 @@ def can_wait(values: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return False
     return not (values.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def looked_at(values: Tensor) -> bool:
+    """Tell whether it is checked that the values are numbers: not where that alone would wait."""
+    return can_wait(values) and not (KERNELS and values.is_cuda)
 
 
 def tensor(name: str, value: object, device: torch.device | None = None) -> Tensor:
@@ -64,7 +73,7 @@ def finite(name: str, values: Tensor, *, shown_by: Tensor | None = None) -> Tens
     `shown_by` are fewer numbers that are finite only if the values are, such as their absmax.
     """
     shown = values if shown_by is None else shown_by
-    if not can_wait(shown) or shown.isfinite().all():
+    if not looked_at(shown) or shown.isfinite().all():
         return values
     bad = values.isfinite().logical_not().nonzero()[:, 0]
     first = int(bad[0])

@@ -28,10 +28,11 @@ from torch import Tensor, library
 
 from qloracle import _arguments as plain
 from qloracle_gpu.torch_backend import _arguments as check
-from qloracle_gpu.torch_backend import tables
+from qloracle_gpu.torch_backend import cuda, tables
 from qloracle_gpu.torch_backend.blockwise import dequantize_by, edges_of, levels_of, quantize_by
 from qloracle_gpu.torch_backend.lora import like
 
+ANY_BLOCK = 64  # where there are no blocks
 LAST_STEP = 2**24  # the last count that float32 holds exactly
 State: TypeAlias = tuple[Tensor, Tensor, Tensor]  # param, m, v
 Coded: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # m and v as codes and scales
@@ -135,6 +136,10 @@ def _step_op(
     decoupled_weight_decay: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     numbers = step, lr, beta1, beta2, eps
+    if cuda.takes(param, ANY_BLOCK):
+        form = _named(*numbers, weight_decay) | {"decoupled_weight_decay": decoupled_weight_decay}
+        new: State = cuda.on(param).adam_step(param, grad, m, v, **form)
+        return new
     decays = _decays(lr, weight_decay, decoupled_weight_decay)
     p, m_new, v_new = _update(_flat(param), _flat(grad), _flat(m), _flat(v), *numbers, *decays)
     return p.to(param.dtype).view(param.shape), m_new.view(m.shape), v_new.view(v.shape)
@@ -158,6 +163,13 @@ def _step_8bit_op(
     m_codebook: Tensor | None,
     v_codebook: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    if cuda.takes(param, blocksize):
+        form = _named(step, lr, beta1, beta2, eps, weight_decay) | {
+            "blocksize": blocksize, "m_codebook": m_codebook, "v_codebook": v_codebook,
+        }  # fmt: skip
+        moments = m_codes, m_absmax, v_codes, v_absmax
+        new: Coded = cuda.on(param).adam_step_8bit(param, grad, *moments, **form)
+        return new
     m_map, m_edges = _map(m_codebook, "dynamic", param.device)
     v_map, v_edges = _map(v_codebook, "unsigned", param.device)
     m = dequantize_by(m_map, m_codes, m_absmax, blocksize, torch.float32)
@@ -204,6 +216,13 @@ def _root(values: Tensor) -> Tensor:
     True
     """
     return values.double().sqrt().float() if values.is_cpu else values.sqrt()
+
+
+def _named(
+    step: int, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float
+) -> dict[str, Any]:
+    numbers = {"step": step, "lr": lr, "beta1": beta1, "beta2": beta2}
+    return {**numbers, "eps": eps, "weight_decay": weight_decay}
 
 
 def _decays(lr: float, weight_decay: float, decoupled: bool) -> tuple[float, float]:
@@ -278,7 +297,9 @@ def _state(
     blocks = -(-n // check.integer("blocksize", blocksize, least=1))
     scales = check.vector(f"{name}_absmax", absmax, torch.float32, blocks, device)
     check.finite(f"{name}_absmax", scales)
-    if codebook is not None:
+    if codebook is not None and cuda.takes(param, blocksize):
+        check.vector(f"{name}_codebook", codebook, torch.float32, None, device)
+    elif codebook is not None:
         size = check.table(f"{name}_codebook", codebook, device).size
         check.codes_below(f"{name}_codes", known, size)
     return known, scales

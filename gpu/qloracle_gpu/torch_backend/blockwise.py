@@ -27,17 +27,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from qloracle import _arguments as plain
 from qloracle import thresholds
 from qloracle.codebook import QUANT_TYPES
 from qloracle_gpu.torch_backend import _arguments as check
-from qloracle_gpu.torch_backend import tables
+from qloracle_gpu.torch_backend import cuda, tables
 
 PART = 1 << 20  # elements handled at a time
+Blocks: TypeAlias = tuple[Tensor, Tensor]  # codes, packed or not, and absmax
 
 
 def quantize_4bit(
@@ -55,6 +57,9 @@ def quantize_4bit(
     ([240, 247], [1.0, 3.0])
     """
     plain.choice("quant_type", quant_type, QUANT_TYPES)
+    if cuda.takes(x, blocksize):
+        coded: Blocks = _quantize_4bit_op(x.detach(), blocksize, quant_type)
+        return coded
     encode = partial(_codes_4bit, quant_type=quant_type)
     codes, absmax = _quantize(x, blocksize, encode)  # n, ceil(n / blocksize)
     if codes.numel() % 2:  # the spare nibble holds the code of zero
@@ -88,6 +93,11 @@ def dequantize_4bit(
     plain.integer("blocksize", blocksize, least=1)
     dims, n = plain.dimensions("shape", shape)
     known = check.vector("packed", packed, torch.uint8, (n + 1) // 2)
+    if cuda.takes(known, blocksize):
+        scale = check.tensor("absmax", absmax, known.device)
+        form = list(dims), blocksize, quant_type, check.float_type("dtype", dtype)
+        values: Tensor = _dequantize_4bit_op(known, scale, *form)
+        return values
     if quant_type == "int4" or blocksize % 2:  # a code names nothing; or two blocks share a byte
         codes = torch.stack([known >> 4, known & 15], dim=1).view(-1)[:n]
         levels = tables.levels(quant_type, known.device)
@@ -111,7 +121,12 @@ def quantize_blockwise(
     >>> codes.tolist(), absmax.tolist()  # 2 / 4 is a tie
     ([2, 1, 0], [4.0])
     """
-    return quantize_by(edges_of(codebook, check.tensor("x", x).device), x, blocksize)
+    device = check.tensor("x", x).device
+    if cuda.takes(x, blocksize):
+        table = check.tensor("codebook", codebook, device)
+        coded: Blocks = _quantize_blockwise_op(x.detach(), table, blocksize)
+        return coded
+    return quantize_by(edges_of(codebook, device), x, blocksize)
 
 
 def dequantize_blockwise(
@@ -132,7 +147,14 @@ def dequantize_blockwise(
     >>> dequantize_blockwise(codes, scale, levels, shape=(3,)).tolist()
     [4.0, 0.0, -4.0]
     """
-    levels = levels_of(codebook, check.tensor("codes", codes).device)
+    device = check.tensor("codes", codes).device
+    if cuda.takes(codes, blocksize):
+        own = check.tensor("absmax", absmax, device), check.tensor("codebook", codebook, device)
+        form = list(plain.dimensions("shape", shape)[0]), blocksize
+        wanted = check.float_type("dtype", dtype)
+        values: Tensor = _dequantize_blockwise_op(codes.detach(), *own, *form, wanted)
+        return values
+    levels = levels_of(codebook, device)
     dims, n = plain.dimensions("shape", shape)
     known = check.vector("codes", codes, torch.uint8, n)
     return dequantize_by(levels, known, absmax, blocksize, dtype).view(dims)
@@ -222,3 +244,78 @@ def _parts(flat: Tensor, step: int) -> list[Tensor]:
     whole = n // step * step
     parts = [*flat[:whole].view(-1, step).split(max(PART // step, 1))]
     return [*parts, flat[whole:].view(1, -1)] if whole < n else parts
+
+
+# ---- the same as operators of torch: the kernels' road, which no compiler looks into -------------
+
+
+@library.custom_op("qloracle::quantize_4bit", mutates_args=())
+def _quantize_4bit_op(x: Tensor, blocksize: int, quant_type: str) -> tuple[Tensor, Tensor]:
+    offered = cuda.road(x, blocksize, __name__)
+    coded: Blocks = offered.quantize_4bit(x, blocksize=blocksize, quant_type=quant_type)
+    return coded
+
+
+@library.custom_op("qloracle::dequantize_4bit", mutates_args=())
+def _dequantize_4bit_op(
+    packed: Tensor,
+    absmax: Tensor,
+    shape: list[int],
+    blocksize: int,
+    quant_type: str,
+    dtype: torch.dtype,
+) -> Tensor:
+    offered = cuda.road(packed, blocksize, __name__)
+    form = {"shape": shape, "blocksize": blocksize, "quant_type": quant_type, "dtype": dtype}
+    values: Tensor = offered.dequantize_4bit(packed, absmax, **form)
+    return values
+
+
+@library.custom_op("qloracle::quantize_blockwise", mutates_args=())
+def _quantize_blockwise_op(x: Tensor, codebook: Tensor, blocksize: int) -> tuple[Tensor, Tensor]:
+    offered = cuda.road(x, blocksize, __name__)
+    coded: Blocks = offered.quantize_blockwise(x, codebook, blocksize=blocksize)
+    return coded
+
+
+@library.custom_op("qloracle::dequantize_blockwise", mutates_args=())
+def _dequantize_blockwise_op(
+    codes: Tensor,
+    absmax: Tensor,
+    codebook: Tensor,
+    shape: list[int],
+    blocksize: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    offered = cuda.road(codes, blocksize, __name__)
+    form = {"shape": shape, "blocksize": blocksize, "dtype": dtype}
+    values: Tensor = offered.dequantize_blockwise(codes, absmax, codebook, **form)
+    return values
+
+
+@_quantize_4bit_op.register_fake
+def _(x: Tensor, blocksize: int, quant_type: str) -> Blocks:
+    return _new(x, -(-x.numel() // 2), torch.uint8), _new_absmax(x, blocksize)
+
+
+@_dequantize_4bit_op.register_fake
+def _(packed: Tensor, absmax: Tensor, shape: list[int], *form: Any) -> Tensor:
+    return packed.new_empty(shape, dtype=form[-1])
+
+
+@_quantize_blockwise_op.register_fake
+def _(x: Tensor, codebook: Tensor, blocksize: int) -> Blocks:
+    return _new(x, x.numel(), torch.uint8), _new_absmax(x, blocksize)
+
+
+@_dequantize_blockwise_op.register_fake
+def _(codes: Tensor, absmax: Tensor, codebook: Tensor, shape: list[int], *form: Any) -> Tensor:
+    return codes.new_empty(shape, dtype=form[-1])
+
+
+def _new(beside: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    return beside.new_empty(n, dtype=dtype)
+
+
+def _new_absmax(x: Tensor, blocksize: int) -> Tensor:
+    return _new(x, -(-x.numel() // blocksize), torch.float32)

@@ -34,7 +34,7 @@ from torch import Tensor, library
 from qloracle import _arguments as plain
 from qloracle.codebook import QUANT_TYPES
 from qloracle_gpu.torch_backend import _arguments as check
-from qloracle_gpu.torch_backend import tables
+from qloracle_gpu.torch_backend import cuda, tables
 from qloracle_gpu.torch_backend.lora import (
     Chunks,
     Gradients,
@@ -259,6 +259,10 @@ def _product_op(
     quant_type: str,
     bias: Tensor | None,
 ) -> Tensor:
+    if cuda.takes(x, blocksize):
+        form = {"shape": shape, "blocksize": blocksize, "quant_type": quant_type, "bias": bias}
+        product: Tensor = cuda.on(x).matmul_4bit(x, packed, absmax, **form)
+        return product
     with full_float32(x.device):
         x32 = matrix(x)
         y = x.new_empty(len(x32), shape[0])
@@ -271,6 +275,10 @@ def _product_op(
 def _product_backward_op(
     dy: Tensor, packed: Tensor, absmax: Tensor, shape: list[int], blocksize: int, quant_type: str
 ) -> Tensor:
+    if cuda.takes(dy, blocksize):
+        form = {"shape": shape, "blocksize": blocksize, "quant_type": quant_type}
+        product: Tensor = cuda.on(dy).matmul_4bit_backward(dy, packed, absmax, **form)
+        return product
     with full_float32(dy.device):
         chunks = row_chunks(packed, absmax, shape, blocksize, quant_type)
         dx = input_gradient(matrix(dy), chunks, shape[1])
@@ -290,6 +298,10 @@ def _qlora_op(
     quant_type: str,
     dropout_mask: Tensor | None,
 ) -> Tensor:
+    if cuda.takes(x, blocksize):
+        form = _form(shape, scaling, blocksize, quant_type, dropout_mask)
+        y: Tensor = cuda.on(x).qlora_forward(x, packed, absmax, a, b, **form)
+        return y
     chunks = row_chunks(packed, absmax, shape, blocksize, quant_type)
     return forward(x, chunks, a, b, scaling, dropout_mask)
 
@@ -308,8 +320,20 @@ def _qlora_backward_op(
     quant_type: str,
     dropout_mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if cuda.takes(x, blocksize):
+        form = _form(shape, scaling, blocksize, quant_type, dropout_mask)
+        gradients: Gradients = cuda.on(x).qlora_backward(dy, x, packed, absmax, a, b, **form)
+        return gradients
     chunks = row_chunks(packed, absmax, shape, blocksize, quant_type)
     return backward(dy, x, chunks, a, b, scaling, dropout_mask)
+
+
+def _form(
+    shape: list[int], scaling: float, blocksize: int, quant_type: str, mask: Tensor | None
+) -> dict[str, Any]:
+    """Name what follows the arrays of `qlora_forward` and `qlora_backward`."""
+    weight = {"shape": shape, "blocksize": blocksize, "quant_type": quant_type}
+    return {**weight, "scaling": scaling, "dropout_mask": mask}
 
 
 @_product_op.register_fake

@@ -257,7 +257,7 @@ def _mask(dropout_mask: Tensor, x: Tensor) -> Tensor:
     shape = tuple(x.shape)
     mask = check.shaped("dropout_mask", dropout_mask, shape, f"x of shape {shape}", x.device)
     check.same_type("dropout_mask", dropout_mask, x.dtype)
-    if not mask.numel() or not check.can_wait(mask):
+    if not mask.numel() or not check.looked_at(mask):
         return mask
     kept = mask.amax().clamp(min=1)
     wrong = (mask != 0) & (mask != kept)

@@ -18,13 +18,17 @@ each weight in a block of 64.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from qloracle import _arguments as plain
 from qloracle_gpu.torch_backend import _arguments as check
-from qloracle_gpu.torch_backend import tables
+from qloracle_gpu.torch_backend import cuda, tables
 from qloracle_gpu.torch_backend.blockwise import dequantize_by, edges_of, levels_of, quantize_by
+
+Coded: TypeAlias = tuple[Tensor, Tensor, Tensor]  # codes, nested_absmax and the offset
 
 
 def quantize_absmax(
@@ -42,8 +46,12 @@ def quantize_absmax(
     >>> codes.tolist(), nested_absmax.tolist(), offset.item()
     ([0, 127, 255, 127], [0.5], 2.5)
     """
-    scales = check.finite("absmax", check.vector("absmax", absmax, torch.float32))
-    device = scales.device
+    known = check.vector("absmax", absmax, torch.float32)
+    device = known.device
+    if cuda.takes(known, blocksize):
+        coded: Coded = _quantize_absmax_op(known, _own(codebook, device), blocksize)
+        return coded
+    scales = check.finite("absmax", known)
     edges = tables.edges("dynamic", device) if codebook is None else edges_of(codebook, device)
     mean = exact_sum(scales) / max(scales.numel(), 1)
     offset = torch.tensor(mean, dtype=torch.float32, device=device)
@@ -73,6 +81,13 @@ def dequantize_absmax(
     """
     known = check.vector("codes", codes, torch.uint8)
     device = known.device
+    if cuda.takes(known, blocksize):
+        nested = check.tensor("nested_absmax", nested_absmax, device)
+        mean = check.tensor("offset", offset, device)
+        absmax: Tensor = _dequantize_absmax_op(
+            known, nested, mean, _own(codebook, device), blocksize
+        )
+        return absmax
     levels = tables.levels("dynamic", device) if codebook is None else levels_of(codebook, device)
     mean = check.scalar("offset", offset, device)
     groups = -(-known.numel() // plain.integer("blocksize", blocksize, least=1))
@@ -95,3 +110,42 @@ def exact_sum(values: Tensor) -> float:
     parts: list[int] = sums.tolist()
     total = sum(part << max(power, 1) for power, part in enumerate(parts))
     return total / 2**150  # Python divides integers with one rounding
+
+
+# ---- the same as operators of torch: the kernels' road, which no compiler looks into -------------
+
+
+def _own(codebook: Tensor | None, device: torch.device) -> Tensor | None:
+    """Return a codebook that was passed in, on the device of the call."""
+    return None if codebook is None else check.tensor("codebook", codebook, device)
+
+
+@library.custom_op("qloracle::quantize_absmax", mutates_args=())
+def _quantize_absmax_op(
+    absmax: Tensor, codebook: Tensor | None, blocksize: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    offered = cuda.road(absmax, blocksize, __name__)
+    coded: Coded = offered.quantize_absmax(absmax, codebook=codebook, blocksize=blocksize)
+    return coded
+
+
+@library.custom_op("qloracle::dequantize_absmax", mutates_args=())
+def _dequantize_absmax_op(
+    codes: Tensor, nested_absmax: Tensor, offset: Tensor, codebook: Tensor | None, blocksize: int
+) -> Tensor:
+    offered = cuda.road(codes, blocksize, __name__)
+    form = {"codebook": codebook, "blocksize": blocksize}
+    absmax: Tensor = offered.dequantize_absmax(codes, nested_absmax, offset, **form)
+    return absmax
+
+
+@_quantize_absmax_op.register_fake
+def _(absmax: Tensor, codebook: Tensor | None, blocksize: int) -> Coded:
+    nb = absmax.numel()
+    codes = absmax.new_empty(nb, dtype=torch.uint8)
+    return codes, absmax.new_empty(-(-nb // blocksize)), absmax.new_empty(())
+
+
+@_dequantize_absmax_op.register_fake
+def _(codes: Tensor, nested_absmax: Tensor, *_: object) -> Tensor:
+    return nested_absmax.new_empty(codes.numel())

@@ -1,0 +1,343 @@
+"""Adam for many tensors in one launch, moments in 32 bits or in 8: L4.
+
+The rules are told in `qloracle.adam`, the kernels in `kernels/adam.cu`; the results are the
+reference's bits. The constants of a step are formed here, in float64, and rounded once each.
+
+`adam_step` and `adam_step_8bit` are the protocol's, for one tensor. `adam_steps` and
+`adam_steps_8bit` take lists of tensors and launch once for each pair of types of parameter and
+gradient. Their results are new arrays, or those of `out`, which may be the arguments themselves:
+
+    adam_steps(device, params, grads, ms, vs, step=t, lr=1e-3, out=(params, ms, vs))   # in place
+
+Tables tell the kernel where the tensors lie. Those of their sizes are the same at every step, and a
+machine keeps them; the addresses are sent with each launch. Nothing waits for the machine.
+
+Values are not looked at: a v below 0, or eps = 0 where v' is 0, gives NaN or infinity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import cache, lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qloracle import _arguments as plain
+from qloracle import dynamic_codebook
+from qloracle._arguments import Float32
+from qloracle_gpu.device import Addresses, Argument, Array, Device, type_name
+from qloracle_gpu.operations import _arguments as check
+from qloracle_gpu.operations.blockwise import blocks, levels, log2
+
+THREADS = 256
+CHUNK = 4096  # elements of a block of threads, as in adam.cu
+STRETCHES, LEAST = 32, 256  # 8 bits: a block of threads has stretches, of a block or of 256
+LAST_STEP = 2**24  # the last count that float32 holds exactly
+
+Names: TypeAlias = tuple[str, ...]
+Arrays: TypeAlias = tuple[Array, ...]  # of one tensor, as the kernel takes them
+Lists: TypeAlias = tuple[Sequence[Array], ...]  # of many tensors, one list for each argument
+
+STATE = ("param", "grad", "m", "v")
+CODED = ("param", "grad", "m_codes", "m_absmax", "v_codes", "v_absmax")
+
+
+def adam_step(
+    device: Device,
+    param: Array,
+    grad: Array,
+    m: Array,
+    v: Array,
+    *,
+    step: int,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled_weight_decay: bool = True,
+) -> Arrays:
+    """Return the new param in its type, and the new m and v, float32; the old ones stay.
+
+    param: float32, float16 or bfloat16 of any shape; grad: the same shape, param's type or float32;
+    m, v: the same shape, float32, v not negative. step: 1 to 2**24, counted from 1; lr, eps,
+    weight_decay: at least 0; beta1, beta2: in [0, 1). TypeError or ValueError otherwise.
+
+    Source: rule S11; `qloracle.adam_step`.
+    """
+    decoupled = plain.truth("decoupled_weight_decay", decoupled_weight_decay)
+    constants = _constants(step, lr, beta1, beta2, eps, weight_decay, decoupled)
+    old = _state(device, STATE, (param, grad, m, v))
+    new = _fresh(device, old)
+    _launch(device, "adam_step", [old], [new], CHUNK, *constants)
+    return new
+
+
+def adam_steps(
+    device: Device,
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    ms: Sequence[Array],
+    vs: Sequence[Array],
+    *,
+    step: int,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled_weight_decay: bool = True,
+    out: Lists | None = None,
+) -> tuple[list[Array], ...]:
+    """Return the new params, ms and vs: `adam_step` of each tensor, in one launch.
+
+    out: None for new arrays, else (params, ms, vs) to be written, contiguous, which may be those
+    passed in. Types may differ from tensor to tensor; each pair of them is a launch.
+
+    Source: rule S11.
+    """
+    decoupled = plain.truth("decoupled_weight_decay", decoupled_weight_decay)
+    constants = _constants(step, lr, beta1, beta2, eps, weight_decay, decoupled)
+    tensors = _tensors(("params", "grads", "ms", "vs"), (params, grads, ms, vs))
+    old = [_state(device, names, arrays) for names, arrays in tensors]
+    new = _results(device, old, out, 3)
+    _launch(device, "adam_step", old, new, CHUNK, *constants)
+    return _lists(new, 3)
+
+
+def adam_step_8bit(
+    device: Device,
+    param: Array,
+    grad: Array,
+    m_codes: Array,
+    m_absmax: Array,
+    v_codes: Array,
+    v_absmax: Array,
+    *,
+    step: int,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    blocksize: int = 256,
+    m_codebook: Array | None = None,
+    v_codebook: Array | None = None,
+) -> Arrays:
+    """Return the new param in its type, and the new codes and scales of m and of v.
+
+    m_codes, v_codes: uint8[n], n the elements of param; m_absmax, v_absmax: float32[ceil(n /
+    blocksize)]; blocksize: a power of two from 32 to 4096; m_codebook, v_codebook: None for the
+    signed and the unsigned dynamic map, else 2 to 256 float32 that never decrease. The decay is
+    decoupled. The rest and the errors as in `adam_step`.
+
+    Source: rule S11b; `qloracle.adam_step_8bit`.
+    """
+    constants = _constants(step, lr, beta1, beta2, eps, weight_decay, decoupled=True)
+    maps, size = _maps(device, m_codebook, v_codebook), check.blocksize(blocksize)
+    old = _coded(device, CODED, (param, grad, m_codes, m_absmax, v_codes, v_absmax), size)
+    new = _fresh(device, old)
+    _launch_8bit(device, [old], [new], size, *maps, log2(size), *constants)
+    return new
+
+
+def adam_steps_8bit(
+    device: Device,
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    m_codes: Sequence[Array],
+    m_absmax: Sequence[Array],
+    v_codes: Sequence[Array],
+    v_absmax: Sequence[Array],
+    *,
+    step: int,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    blocksize: int = 256,
+    m_codebook: Array | None = None,
+    v_codebook: Array | None = None,
+    out: Lists | None = None,
+) -> tuple[list[Array], ...]:
+    """Return the new params, and codes and scales: `adam_step_8bit` of each tensor, in one launch.
+
+    out: None for new arrays, else (params, m_codes, m_absmax, v_codes, v_absmax) to be written, as
+    in `adam_steps`.
+
+    Source: rule S11b.
+    """
+    constants = _constants(step, lr, beta1, beta2, eps, weight_decay, decoupled=True)
+    maps, size = _maps(device, m_codebook, v_codebook), check.blocksize(blocksize)
+    lists = params, grads, m_codes, m_absmax, v_codes, v_absmax
+    tensors = _tensors(("params", "grads", *CODED[2:]), lists)
+    old = [_coded(device, names, arrays, size) for names, arrays in tensors]
+    new = _results(device, old, out, 5)
+    _launch_8bit(device, old, new, size, *maps, log2(size), *constants)
+    return _lists(new, 5)
+
+
+# ---- the launch ----------------------------------------------------------------------------------
+
+
+def _launch_8bit(
+    device: Device, old: list[Arrays], new: list[Arrays], size: int, *rest: Argument
+) -> None:
+    _launch(device, "adam_step_8bit", old, new, STRETCHES * max(size, LEAST), *rest)
+
+
+def _launch(
+    device: Device,
+    kernel: str,
+    old: list[Arrays],
+    new: list[Arrays],
+    length: int,
+    *rest: Argument,
+) -> None:
+    """Step all tensors, in chunks of so many elements: a launch for each pair of types."""
+    alike: dict[str, list[Arrays]] = {}
+    for before, after in zip(old, new, strict=True):
+        types = f"{type_name(before[0])}_{type_name(before[1])}"
+        alike.setdefault(types, []).append(before + after)
+    for types, tensors in alike.items():
+        layout = _layout(tuple(check.count(arrays[0]) for arrays in tensors), length)
+        chunks = layout[0].size
+        if chunks:
+            addresses = Addresses(tuple(array for arrays in tensors for array in arrays))
+            tables = [device.table(table) for table in layout]
+            device.launch(f"{kernel}_{types}", chunks, THREADS, addresses, *tables, *rest)
+
+
+@lru_cache(maxsize=64)
+def _layout(sizes: tuple[int, ...], length: int) -> tuple[NDArray[Any], ...]:
+    """Return the tensor of each chunk, and of each tensor its first chunk and its size.
+
+    >>> [table.tolist() for table in _layout((5000, 0, 10), 4096)]
+    [[0, 0, 2], [0, 2, 2], [5000, 0, 10]]
+    """
+    chunks = np.array([blocks(n, length) for n in sizes], np.int64)
+    owners = np.repeat(np.arange(len(sizes), dtype=np.int32), chunks)
+    return owners, np.cumsum(chunks) - chunks, np.array(sizes, np.int64)
+
+
+def _constants(
+    step: int, lr: float, beta1: float, beta2: float, eps: float, wd: float, decoupled: bool
+) -> tuple[np.float32, ...]:
+    """Return what the kernel multiplies, divides and adds, in its order, each rounded once."""
+    t = plain.integer("step", step, least=1)
+    if t > LAST_STEP:
+        raise ValueError(f"step must be at most 2**24, got {t}")
+    rate, floor = plain.at_least("lr", lr, 0), plain.at_least("eps", eps, 0)
+    decay = plain.at_least("weight_decay", wd, 0)
+    b1, b2 = plain.share("beta1", beta1), plain.share("beta2", beta2)
+    numbers = (b1, 1 - b1, b2, 1 - b2, 1 - b1**t, 1 - b2**t, rate, floor)
+    coupled, kept = (0.0, 1 - rate * decay) if decoupled else (decay, 1.0)
+    return tuple(np.array([*numbers, coupled, kept], np.float32))
+
+
+def _maps(
+    device: Device, m_codebook: Array | None, v_codebook: Array | None
+) -> tuple[Argument, ...]:
+    """Return both maps as the kernel takes them: the levels and their number, twice."""
+    tables = []
+    for name, codebook, signed in (("m", m_codebook, True), ("v", v_codebook, False)):
+        if codebook is None:
+            tables.append(device.table(_dynamic_map(signed)))
+        else:
+            tables.append(check.codebook(device, f"{name}_codebook", codebook))
+    return *levels(tables[0]), *levels(tables[1])
+
+
+@cache  # the same array at every call, of which a machine keeps one copy
+def _dynamic_map(signed: bool) -> Float32:
+    return dynamic_codebook(signed=signed)
+
+
+# ---- results -------------------------------------------------------------------------------------
+
+
+def _fresh(device: Device, old: Arrays) -> Arrays:
+    """Return room for the new of all but the gradient."""
+    kept = old[:1] + old[2:]
+    return tuple(device.empty(tuple(array.shape), type_name(array)) for array in kept)
+
+
+def _results(device: Device, old: list[Arrays], out: Lists | None, width: int) -> list[Arrays]:
+    """Return where the new arrays of each tensor go: `width` arrays of each."""
+    if out is None:
+        return [_fresh(device, arrays) for arrays in old]
+    if len(out) != width:
+        raise ValueError(f"out must be {width} lists of arrays, got {len(out)}")
+    names = tuple(f"out[{i}]" for i in range(width))
+    pairs = zip(old, _tensors(names, out, len(old)), strict=True)
+    return [_taken(device, *to, before[:1] + before[2:]) for before, to in pairs]
+
+
+def _taken(device: Device, names: Names, arrays: Arrays, like: Arrays) -> Arrays:
+    """Return arrays to be written, of the shapes and types of `like`: none is a copy."""
+    found = []
+    for name, array, due in zip(names, arrays, like, strict=True):
+        form = tuple(due.shape), "its argument", type_name(due)
+        once, again = (
+            check.shaped(device, name, array, *form),
+            check.shaped(device, name, array, *form),
+        )
+        if device.address(once) != device.address(again):  # each is a copy
+            raise ValueError(f"{name} must be contiguous, since it is to be written")
+        found.append(once)
+    return tuple(found)
+
+
+def _lists(new: list[Arrays], width: int) -> tuple[list[Array], ...]:
+    """Turn the arrays of each tensor into a list for each result."""
+    return tuple([arrays[i] for arrays in new] for i in range(width))
+
+
+# ---- what is checked -----------------------------------------------------------------------------
+
+
+def _tensors(
+    names: Names, lists: Lists, count: int | None = None
+) -> Iterator[tuple[Names, Arrays]]:
+    """Yield the names and the arrays of each tensor, once the lists are of one length."""
+    for name, arrays in zip(names, lists, strict=True):
+        if not isinstance(arrays, tuple | list):
+            raise TypeError(f"{name} must be a list of arrays, got {type(arrays).__name__}")
+        due = len(lists[0]) if count is None else count
+        if len(arrays) != due:
+            raise ValueError(f"{name} must hold {due} arrays, one a tensor, got {len(arrays)}")
+    for i, arrays in enumerate(zip(*lists, strict=True)):
+        yield tuple(f"{name}[{i}]" for name in names), arrays
+
+
+def _state(device: Device, names: Names, arrays: Arrays) -> Arrays:
+    """Return param, grad, m and v, contiguous."""
+    param, grad = _param_and_grad(device, names, arrays)
+    shape = tuple(param.shape)
+    beside = f"{names[0]} of shape {shape}"
+    moments = zip(names[2:], arrays[2:], strict=True)
+    return (
+        param,
+        grad,
+        *(check.shaped(device, name, a, shape, beside, "float32") for name, a in moments),
+    )
+
+
+def _coded(device: Device, names: Names, arrays: Arrays, blocksize: int) -> Arrays:
+    """Return param, grad, and codes and scales of m and of v, contiguous."""
+    param, grad = _param_and_grad(device, names, arrays)
+    n = math.prod(param.shape)
+    forms = [("uint8", n), ("float32", blocks(n, blocksize))] * 2
+    coded = zip(names[2:], arrays[2:], forms, strict=True)
+    return param, grad, *(check.vector(device, name, a, *form) for name, a, form in coded)
+
+
+def _param_and_grad(device: Device, names: Names, arrays: Arrays) -> tuple[Array, Array]:
+    param = check.floats(device, names[0], arrays[0])
+    beside = f"{names[0]} of shape {tuple(param.shape)}"
+    types = type_name(param), "float32"
+    return param, check.shaped(device, names[1], arrays[1], tuple(param.shape), beside, *types)

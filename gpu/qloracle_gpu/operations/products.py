@@ -1,0 +1,266 @@
+"""The product with a packed weight that is never there as a whole: the launches of L2.
+
+The rule is told in `qloracle.linear4bit`, the kernel in `kernels/product.cu`.
+
+* Up to 16 rows of x take one launch, which decodes W as it goes. The order of its sums depends on
+  the shape of W alone: a row has the same bits in any company, and wherever the arrays begin.
+* More rows, and all gradients, meet W a few rows at a time: `dequantize_4bit` in float32, and the
+  machine's own product. At most CHUNK decoded weights are there at once, 4 MiB (or one row).
+* The weights are the same in both: float32, as `dequantize_4bit` has them, whatever the type of x.
+* In place of absmax, `nested=` is taken as `dequantize_4bit` takes it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from qloracle import _arguments as plain
+from qloracle import codebook
+from qloracle.codebook import QUANT_TYPES
+from qloracle_gpu.device import Argument, Array, Device, type_name
+from qloracle_gpu.operations import _arguments as check
+from qloracle_gpu.operations import blockwise
+from qloracle_gpu.operations.blockwise import Nested, blocks, levels, log2
+from qloracle_gpu.operations.nested import dequantize_absmax
+
+FEW = 16  # rows of x that one launch takes
+TILES = (1, 2, 4, 8, FEW)  # rows of x for which a kernel exists
+COLUMNS, WARPS = 4, 8  # rows of W of a warp, warps of a block, as in product.cu
+OCTET, SPAN = 8, 256  # elements of K of a lane and of a warp at a time
+ENOUGH_WARPS = 4096  # to fill a large GPU
+WIDEST = 1 << 30  # elements of a row that the kernel counts in 32 bits
+CHUNK = 1 << 20  # decoded weights held at a time; a single row may be longer
+
+Chunks: TypeAlias = Iterable[tuple[slice, Array]]  # rows of W, and W[rows] in float32
+
+
+class Weight(NamedTuple):
+    """A packed weight whose arguments have been checked."""
+
+    packed: Array
+    scales: tuple[Argument, ...]  # absmax; or codes, nested_absmax, offset, map and its size
+    group: tuple[np.int32, ...]  # log2 of the size of nested groups; () where scales are plain
+    shape: tuple[int, int]
+    blocksize: int
+    quant_type: str
+
+
+def matmul_4bit(
+    device: Device,
+    x: Array,
+    packed: Array,
+    absmax: Array | None = None,
+    *,
+    shape: Sequence[int],
+    blocksize: int = 64,
+    quant_type: str = "nf4",
+    bias: Array | None = None,
+    nested: Nested | None = None,
+) -> Array:
+    """Return y = x W' + bias of shape (..., out), in x's type.
+
+    x: float32, float16 or bfloat16 (..., in), any number of leading dimensions; packed, absmax,
+    blocksize, quant_type and nested as in `dequantize_4bit`; shape: (out, in) of W; bias: None or
+    (out,), x's type or float32. TypeError or ValueError otherwise.
+
+    Source: rule S9; `qloracle.matmul_4bit`.
+    """
+    dims = plain.matrix_shape("shape", shape)
+    known = check.rows(device, "x", x, dims[1], f"shape {dims}")
+    weight = weight_of(device, packed, absmax, dims, blocksize, quant_type, nested)
+    if bias is not None:
+        types = type_name(known), "float32"
+        bias = check.shaped(device, "bias", bias, dims[:1], f"shape {dims}", *types)
+    y = forward(device, as_matrix(known), weight, bias)
+    return y.reshape((*known.shape[:-1], dims[0]))
+
+
+def matmul_4bit_backward(
+    device: Device,
+    dy: Array,
+    packed: Array,
+    absmax: Array | None = None,
+    *,
+    shape: Sequence[int],
+    blocksize: int = 64,
+    quant_type: str = "nf4",
+    nested: Nested | None = None,
+) -> Array:
+    """Return dx = dy W of shape (..., in), in dy's type; W and the bias get no gradient.
+
+    dy: float32, float16 or bfloat16 (..., out); the rest as in `matmul_4bit`.
+
+    Source: rule S9; `qloracle.matmul_4bit_backward`.
+    """
+    dims = plain.matrix_shape("shape", shape)
+    known = check.rows(device, "dy", dy, dims[0], f"shape {dims}")
+    weight = weight_of(device, packed, absmax, dims, blocksize, quant_type, nested)
+    dx = backward(device, device.cast(as_matrix(known), "float32"), weight)
+    return device.cast(dx, type_name(known)).reshape((*known.shape[:-1], dims[1]))
+
+
+# ---- what the layers with an adapter share -------------------------------------------------------
+
+
+def weight_of(
+    device: Device,
+    packed: Array,
+    absmax: Array | None,
+    shape: tuple[int, int],
+    blocksize: int,
+    quant_type: str,
+    nested: Nested | None = None,
+) -> Weight:
+    """Check what describes a packed weight of this shape."""
+    plain.choice("quant_type", quant_type, QUANT_TYPES)
+    step, n = check.blocksize(blocksize), shape[0] * shape[1]
+    known = check.vector(device, "packed", packed, "uint8", (n + 1) // 2)
+    scales, group = blockwise.scales(device, absmax, nested, blocks(n, step))
+    return Weight(known, scales, group, shape, step, quant_type)
+
+
+def forward(device: Device, x: Array, weight: Weight, bias: Array | None = None) -> Array:
+    """Return x W' + bias, [M, out] in x's type, of x [M, in]."""
+    if x.shape[0] <= FEW:
+        return _few(device, x, weight, bias)
+    wide = device.cast(x, "float32")
+    added = None if bias is None else device.cast(bias, "float32")
+    return times_rows(device, wide, decoded(device, weight), weight.shape[0], added, type_name(x))
+
+
+def backward(device: Device, dy: Array, weight: Weight) -> Array:
+    """Return dy W, float32[M, in], of float32 dy [M, out]."""
+    return times(device, dy, decoded(device, weight), weight.shape[1])
+
+
+@np.errstate(all="ignore")  # NumPy is one of the machines
+def times_rows(
+    device: Device,
+    x: Array,
+    chunks: Chunks,
+    out: int,
+    bias: Array | None = None,
+    dtype: str = "float32",
+) -> Array:
+    """Return x W' + bias, dtype[M, out], of float32 x [M, in] and bias [out]."""
+    y = device.empty((x.shape[0], out), dtype)
+    for some, w in chunks:
+        part = device.product(x, w.T)
+        y[:, some] = device.cast(part if bias is None else part + bias[some], dtype)
+    return y
+
+
+@np.errstate(all="ignore")
+def times(device: Device, dy: Array, chunks: Chunks, width: int) -> Array:
+    """Return dy W, float32[M, in], of float32 dy [M, out]."""
+    dx = device.product(dy[:, :0], device.empty((0, width), "float32"))  # zeros
+    for some, w in chunks:
+        dx = dx + device.product(dy[:, some], w)
+    return dx
+
+
+def decoded(device: Device, weight: Weight) -> Iterator[tuple[slice, Array]]:
+    """Decode W a few rows at a time: yields the slice of rows and float32[rows, in].
+
+    Rows need not start with a block: decoding starts with the block in which they do.
+    """
+    width, step = weight.shape[1], weight.blocksize
+    absmax = _plain_scales(device, weight)
+    for some in heights(*weight.shape):
+        start, stop = some.start * width, some.stop * width
+        first = start // step  # block
+        flat = blockwise.dequantize_4bit(
+            device,
+            weight.packed[first * step // 2 : (stop + 1) // 2],
+            absmax[first : blocks(stop, step)],
+            shape=(stop - first * step,),
+            blocksize=step,
+            quant_type=weight.quant_type,
+        )
+        yield some, flat[start - first * step :].reshape((some.stop - some.start, width))
+
+
+def heights(out: int, width: int) -> list[slice]:
+    """Cut the rows of W into slices of about CHUNK elements.
+
+    >>> heights(5, CHUNK // 2)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    height = max(CHUNK // max(width, 1), 1)
+    return [slice(top, min(top + height, out)) for top in range(0, out, height)]
+
+
+def as_matrix(x: Array) -> Array:
+    """Return x with all leading dimensions as one."""
+    return x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+# ---- one launch for a few rows -------------------------------------------------------------------
+
+
+def _few(device: Device, x: Array, weight: Weight, bias: Array | None) -> Array:
+    """Return x W' + bias, [M, out] in x's type, for at most FEW rows."""
+    (m, width), out = tuple(x.shape), weight.shape[0]
+    y = device.empty((m, out), type_name(x))
+    if not m or not out:
+        return y
+    if width > WIDEST:
+        raise ValueError(f"shape must have rows of at most 2**30 elements, got {weight.shape}")
+    tile = next(tile for tile in TILES if tile >= m) if _by_octets(device, x, weight) else 0
+    splits = _splits(*weight.shape)
+    grid = blocks(out, COLUMNS * WARPS // splits) * (1 if tile else m)
+    table = levels(device.table(_codebook(weight.quant_type)))
+    own_type = bias is None or type_name(bias) == type_name(x)
+    biases = (bias, None) if own_type else (None, bias)
+    sizes = np.int64(m), np.int64(out), np.int32(width), np.int32(splits)
+    scales = *_scale_arguments(weight), *table, log2(weight.blocksize)
+    kernel = f"product_4bit_{tile or 'any'}_{type_name(x)}"
+    device.launch(kernel, grid, WARPS * 32, x, weight.packed, *scales, *biases, y, *sizes)
+    return y
+
+
+_codebook = cache(codebook)  # the same array at every call, of which a machine keeps one copy
+
+
+def _by_octets(device: Device, x: Array, weight: Weight) -> bool:
+    """Tell whether rows of W begin with an octet, and x and the codes allow wide loads."""
+    aligned = device.address(x) % 16 == 0 and device.address(weight.packed) % 4 == 0
+    return aligned and weight.shape[1] % OCTET == 0
+
+
+def _splits(out: int, width: int) -> int:
+    """Return how many warps share K: enough to fill a GPU, each with two spans of its own or more.
+
+    The shape of W alone decides, since the order of the sums does not depend on more.
+
+    >>> _splits(4096, 4096), _splits(14336, 4096), _splits(1024, 4096), _splits(64, 513)
+    (4, 2, 8, 2)
+    """
+    splits = 1
+    while (
+        splits < WARPS
+        and blocks(out, COLUMNS) * splits < ENOUGH_WARPS
+        and 2 * splits * SPAN < width
+    ):
+        splits *= 2
+    return splits
+
+
+def _scale_arguments(weight: Weight) -> tuple[Argument, ...]:
+    """Return absmax, and the parts of a nested one, as product.cu takes them: one is null."""
+    if weight.group:
+        return None, *weight.scales, *weight.group
+    return *weight.scales, None, None, None, None, np.int32(0), np.int32(0)
+
+
+def _plain_scales(device: Device, weight: Weight) -> Array:
+    """Return absmax, decoded where it is nested."""
+    if not weight.group:
+        return weight.scales[0]
+    codes, nested_absmax, offset, levels_of_map, _ = weight.scales
+    return dequantize_absmax(device, codes, nested_absmax, offset, codebook=levels_of_map)

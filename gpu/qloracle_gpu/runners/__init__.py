@@ -1,0 +1,1 @@
+"""Machines without a GPU that run the CUDA text: `host` on the CPU, `ptx` in NumPy."""

@@ -1,0 +1,36 @@
+"""The CUDA text compiled by g++ and run on the CPU: `qloracle verify host`.
+
+    build        the text, the shim before it, and the cache of libraries
+    machine      `Host`, which answers `device.Device` with NumPy arrays; `KernelError`
+    signature    what a kernel takes, and arguments as C has them
+    sanitized    the same under AddressSanitizer and ThreadSanitizer, in a process of its own
+    exercise     small calls of every operation, for them
+
+A launch runs its blocks one after another and the threads of a block in turn, each until it must
+wait for others.  So every run is the same as the last, and what CUDA forbids is seen: a barrier
+that some threads never reach, a shuffle whose mask is not the lanes that arrive.  What the order
+hides, two threads at one address, ThreadSanitizer sees.
+
+Importing this compiles nothing, and neither does `implementation`: its first call does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qloracle_gpu.runners.host.build import CompileError, unavailable
+from qloracle_gpu.runners.host.machine import Host, KernelError
+
+__all__ = ["CompileError", "Host", "KernelError", "arrays", "implementation", "unavailable"]
+
+arrays = "numpy"
+
+
+def __getattr__(name: str) -> Any:
+    """Make `implementation`: the protocol's functions on `Host()`."""
+    if name != "implementation":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from qloracle_gpu import operations
+
+    globals()[name] = operations.implementation(Host())
+    return globals()[name]
