@@ -40,7 +40,7 @@ PRELOADED = {
 SETTINGS = {
     "ASAN_OPTIONS": f"exitcode={FOUND}:detect_leaks=0",  # Python frees little at its end
     "UBSAN_OPTIONS": f"exitcode={FOUND}:print_stacktrace=1",
-    "TSAN_OPTIONS": f"exitcode={FOUND}",
+    "TSAN_OPTIONS": f"exitcode={FOUND}:atexit_sleep_ms=0",
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }

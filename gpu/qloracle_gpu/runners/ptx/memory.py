@@ -56,7 +56,8 @@ class Window:
         first = self._checked(at, dtype, count, row, "writes")
         view = self._view(dtype)
         for k, value in enumerate(values):
-            view[first + k if k else first] = value
+            place = first + k if k else first  # of one lane for all, where the address is uniform
+            view[np.broadcast_to(place, np.broadcast_shapes(place.shape, value.shape))] = value
 
     def _view(self, dtype: np.dtype[Any]) -> Lanes:
         if dtype not in self._views:
