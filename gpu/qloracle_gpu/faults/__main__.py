@@ -66,6 +66,8 @@ def show(faults: Sequence[Fault], runners: Sequence[str], processes: int, detail
         problems += row.problems
     for problem in problems:
         out.print(problem, style="bold red")
+    if not problems:
+        out.print(f"{len(faults)} rows: each fault is seen by the runners that it names")
     away = [reason for reason in map(unavailable, runners) if reason]
     for reason in away:
         out.print(f"not counted: {reason}")
