@@ -202,4 +202,4 @@ def test_gate():
 def test_a_text_that_does_not_compile_is_no_kill(monkeypatch, capsys):
     monkeypatch.setattr(attempt, "planted", lambda text, fault: text + "nonsense;\n")
     attempt.attempt("host", "spare nibble")
-    assert f"{attempt.SIGN}does not compile: g++ refused the kernel text" in capsys.readouterr().out
+    assert f"{attempt.SIGN}does not compile: g++ refused the text" in capsys.readouterr().out

@@ -63,7 +63,7 @@ KERNEL = re.compile(r"QLORACLE_KERNEL\b[^;{}()]*?\b(\w+)\s*\(([^()]*)\)\s*\{")
 
 
 class CompileError(RuntimeError):
-    """g++ refused the kernel text. The message has what it said first."""
+    """g++ refused the text. The message has what it said first."""
 
 
 def unavailable() -> str | None:
@@ -84,8 +84,8 @@ def shared_object(source: str, flavour: Flavour = "plain") -> Path:
     reason = unavailable()
     if reason:
         raise RuntimeError(reason)
-    made = _kept(
-        _digest(source, flavour, *OPTIONS[flavour]),
+    made = kept(
+        digest_of(source, flavour, *OPTIONS[flavour]),
         lambda folder: compile_into(folder, source, flavour),
     )
     return made / "kernels.so"
@@ -107,9 +107,9 @@ def compile_into(folder: Path, source: str, flavour: Flavour) -> None:
     )
     with as_file(files(__package__)) as shim:
         include = ("-I", str(shim))
-        _run(folder, *COMMON, *_half_precision(), *text, *include, "-c", "whole.cpp")
+        run(folder, *COMMON, *_half_precision(), *text, *include, "-c", "whole.cpp")
     other = str(_scheduler(scheduler) / "scheduler.o")
-    _run(folder, "-shared", *link, "whole.o", other, "-o", "kernels.so")
+    run(folder, "-shared", *link, "whole.o", other, "-o", "kernels.so")
     (folder / "whole.o").unlink()
 
 
@@ -119,9 +119,9 @@ def _scheduler(options: Sequence[str]) -> Path:
     def compile_it(folder: Path) -> None:
         with as_file(files(__package__)) as shim:
             source = str(shim / "scheduler.cpp")
-            _run(folder, *COMMON, *options, "-c", source, "-o", "scheduler.o")
+            run(folder, *COMMON, *options, "-c", source, "-o", "scheduler.o")
 
-    return _kept(_digest("", "scheduler", options), compile_it)
+    return kept(digest_of("", "scheduler", options), compile_it)
 
 
 def _kernels(folder: Path) -> str:
@@ -131,7 +131,7 @@ def _kernels(folder: Path) -> str:
     [('copy', 'const float *from, float *to')]
     """
     words = ("-D__global__=QLORACLE_KERNEL", "-D__launch_bounds__(...)=")
-    text = _run(folder, "-E", "-P", *words, "-x", "c++", "kernels.cu")
+    text = run(folder, "-E", "-P", *words, "-x", "c++", "kernels.cu")
     found = KERNEL.findall(text)
     if not found:
         raise CompileError("the kernel text defines no __global__ function")
@@ -147,7 +147,7 @@ def _names(parameters: str) -> str:
     return ",".join(part.split()[-1].lstrip("*&") for part in parameters.split(",") if part.strip())
 
 
-def _run(folder: Path, *arguments: str) -> str:
+def run(folder: Path, *arguments: str) -> str:
     """Run g++ in a folder and return its output."""
     done = subprocess.run(
         ["g++", *arguments], cwd=folder, capture_output=True, text=True, check=False
@@ -155,11 +155,11 @@ def _run(folder: Path, *arguments: str) -> str:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line]
         first = "\n".join((lines or done.stderr.splitlines())[:SHOWN_LINES])
-        raise CompileError(f"g++ refused the kernel text:\n{first}")
+        raise CompileError(f"g++ refused the text:\n{first}")
     return done.stdout
 
 
-def _kept(digest: str, compile_it: Callable[[Path], None]) -> Path:
+def kept(digest: str, compile_it: Callable[[Path], None]) -> Path:
     """Return a folder of the cache, compiled if it is not there.
 
     It is made aside and renamed, so that a folder that is there is whole.
@@ -201,7 +201,7 @@ def _shim() -> str:
     return "".join((files(__package__) / name).read_text("utf-8") for name in SHIM)
 
 
-def _digest(source: str, *what: object) -> str:
+def digest_of(source: str, *what: object) -> str:
     """Name a build by all that goes into it."""
     parts = (_compiler(), _shim(), *COMMON, *_half_precision(), *map(str, what), source)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
