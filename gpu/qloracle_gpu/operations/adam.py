@@ -19,18 +19,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qloracle import _arguments as plain
-from qloracle import dynamic_codebook
-from qloracle._arguments import Float32
 from qloracle_gpu.device import Addresses, Argument, Array, Device, type_name
 from qloracle_gpu.operations import _arguments as check
-from qloracle_gpu.operations.blockwise import blocks, levels, log2
+from qloracle_gpu.operations.blockwise import blocks, levels, log2, map_of
 
 THREADS = 256
 CHUNK = 4096  # elements of a block of threads, as in adam.cu
@@ -243,18 +241,9 @@ def _maps(
     device: Device, m_codebook: Array | None, v_codebook: Array | None
 ) -> tuple[Argument, ...]:
     """Return both maps as the kernel takes them: the levels and their number, twice."""
-    tables = []
-    for name, codebook, signed in (("m", m_codebook, True), ("v", v_codebook, False)):
-        if codebook is None:
-            tables.append(device.table(_dynamic_map(signed)))
-        else:
-            tables.append(check.codebook(device, f"{name}_codebook", codebook))
-    return *levels(tables[0]), *levels(tables[1])
-
-
-@cache  # the same array at every call, of which a machine keeps one copy
-def _dynamic_map(signed: bool) -> Float32:
-    return dynamic_codebook(signed=signed)
+    m_map = map_of(device, m_codebook, "m_codebook")
+    v_map = map_of(device, v_codebook, "v_codebook", signed=False)
+    return *levels(m_map), *levels(v_map)
 
 
 # ---- results -------------------------------------------------------------------------------------
@@ -282,10 +271,7 @@ def _taken(device: Device, names: Names, arrays: Arrays, like: Arrays) -> Arrays
     found = []
     for name, array, due in zip(names, arrays, like, strict=True):
         form = tuple(due.shape), "its argument", type_name(due)
-        once, again = (
-            check.shaped(device, name, array, *form),
-            check.shaped(device, name, array, *form),
-        )
+        once, again = (check.shaped(device, name, array, *form) for _ in range(2))
         if device.address(once) != device.address(again):  # each is a copy
             raise ValueError(f"{name} must be contiguous, since it is to be written")
         found.append(once)

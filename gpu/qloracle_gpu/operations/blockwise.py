@@ -83,7 +83,7 @@ def dequantize_4bit(
     known = check.vector(device, "packed", packed, "uint8", (n + 1) // 2)
     scale, group = scales(device, absmax, nested, blocks(n, step))
     values = device.empty(dims, wanted)
-    table = levels(device.table(_in_code_order(quant_type)))
+    table = levels(device.table(in_code_order(quant_type)))
     kernel = f"dequantize_4bit_{'nested_' if group else ''}{wanted}"
     launch(device, kernel, n, known, *scale, *table, values, np.int64(n), log2(step), *group)
     return values
@@ -159,11 +159,13 @@ def levels(table: Array) -> tuple[Array, np.int32]:
     return table, np.int32(table.shape[0])
 
 
-def map_of(device: Device, codebook: Array | None) -> Array:
-    """Return the map of nested scales: the signed dynamic one, unless another was passed in."""
+def map_of(
+    device: Device, codebook: Array | None, name: str = "codebook", *, signed: bool = True
+) -> Array:
+    """Return an 8-bit map: the dynamic one, signed or not, unless another was passed in."""
     if codebook is None:
-        return device.table(_dynamic_map())
-    return check.codebook(device, "codebook", codebook)
+        return device.table(_dynamic_map(signed))
+    return check.codebook(device, name, codebook)
 
 
 def scales(
@@ -201,11 +203,9 @@ def _in_order(quant_type: str) -> tuple[Float32, int]:
     return np.array(FP4_MAGNITUDES, np.float32), names
 
 
-@cache
-def _in_code_order(quant_type: str) -> Float32:
-    return codebook_of(quant_type)
+in_code_order = cache(codebook_of)
 
 
 @cache
-def _dynamic_map() -> Float32:
-    return dynamic_codebook()
+def _dynamic_map(signed: bool) -> Float32:
+    return dynamic_codebook(signed=signed)

@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from qloracle import _arguments as plain
-from qloracle import codebook
 from qloracle.codebook import QUANT_TYPES
 from qloracle_gpu.device import Argument, Array, Device, type_name
 from qloracle_gpu.operations import _arguments as check
@@ -214,7 +212,7 @@ def _few(device: Device, x: Array, weight: Weight, bias: Array | None) -> Array:
     tile = next(tile for tile in TILES if tile >= m) if _by_octets(device, x, weight) else 0
     splits = _splits(*weight.shape)
     grid = blocks(out, COLUMNS * WARPS // splits) * (1 if tile else m)
-    table = levels(device.table(_codebook(weight.quant_type)))
+    table = levels(device.table(blockwise.in_code_order(weight.quant_type)))
     own_type = bias is None or type_name(bias) == type_name(x)
     biases = (bias, None) if own_type else (None, bias)
     sizes = np.int64(m), np.int64(out), np.int32(width), np.int32(splits)
@@ -222,9 +220,6 @@ def _few(device: Device, x: Array, weight: Weight, bias: Array | None) -> Array:
     kernel = f"product_4bit_{tile or 'any'}_{type_name(x)}"
     device.launch(kernel, grid, WARPS * 32, x, weight.packed, *scales, *biases, y, *sizes)
     return y
-
-
-_codebook = cache(codebook)  # the same array at every call, of which a machine keeps one copy
 
 
 def _by_octets(device: Device, x: Array, weight: Weight) -> bool:
