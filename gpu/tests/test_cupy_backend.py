@@ -232,7 +232,7 @@ def test_two_tables_of_addresses_of_one_launch_are_both_alive(stand_in, monkeypa
         stand_in, "asarray", lambda v: made.append(np.array(v).view(stand_in.ndarray)) or made[-1]
     )
 
-    def launch(name, grid, block, arguments):
+    def launch(name, grid, block, arguments, address):
         counts = [sys.getrefcount(table) for table in made]
         alive.extend(count > 3 for count in counts)  # made, the loop, getrefcount: and the launch
 

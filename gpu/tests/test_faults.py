@@ -135,8 +135,8 @@ def test_a_runner_that_is_not_there_is_not_counted(monkeypatch, capsys):
 
 @pytest.mark.parametrize(("kind", "code"), [("wrong value", 0), ("not seen", 1), ("broken", 1)])
 def test_the_exit_code_tells_whether_all_was_seen(monkeypatch, capsys, kind, code):
-    monkeypatch.setattr(matrix, "unavailable", lambda runner: None)
-    monkeypatch.setattr(command, "unavailable", lambda runner: None)
+    monkeypatch.setattr(matrix, "unavailable", lambda runner: "")
+    monkeypatch.setattr(command, "unavailable", lambda runner: "")
     monkeypatch.setattr(matrix, "look", lambda runner, fault: Verdict(kind, "as it was told"))
     assert command.main(["--only", "spare nibble", "--runner", "host", "--details"]) == code
     assert "host: as it was told" in capsys.readouterr().out

@@ -3,12 +3,13 @@
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from qloracle_gpu import compiling, figures, kernels
-from qloracle_gpu.compiling import Resources, nvcc, nvrtc, store
+from qloracle_gpu.compiling import Resources, nvcc, nvrtc
 from qloracle_gpu.runners import gate
 from qloracle_gpu.runners.ptx import Ptx
 from qloracle_gpu.runners.ptx.execute import Program
@@ -205,23 +206,14 @@ def test_the_compiler_can_be_named(monkeypatch):
     compiling.compiler.cache_clear()
 
 
-def test_what_was_compiled_is_kept(monkeypatch, tmp_path):
+def test_a_text_is_compiled_once(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    made = []
-
-    def make():
-        made.append(1)
-        return "text"
-
-    assert store.kept("a", make) == store.kept("a", make) == "text"
-    assert store.kept("b", make) == "text"
-    assert len(made) == 2
-    assert [path.read_text() for path in store.folder().iterdir()] == ["text", "text"]
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))  # nothing can be kept in a file
-    assert store.kept("a", make) == "text"
-    assert len(made) == 3
+    asked = []
+    by = SimpleNamespace(name="a compiler", ptx=lambda *given: asked.append(given) or "its PTX")
+    assert [compiling.ptx(text, by=by) for text in ("a", "a", "b")] == ["its PTX"] * 3
+    assert [given[0] for given in asked] == ["a", "b"]
+    kept = sorted((tmp_path / "qloracle" / "compiled").glob("*/*"))
+    assert [path.read_text() for path in kept] == ["its PTX", "its PTX"]
 
 
 def test_importing_the_runners_loads_no_framework_and_compiles_nothing():

@@ -24,7 +24,7 @@ SMALL = DATA / "small_kernels.cu"
 CALLS = runpy.run_path(str(DATA / "small_calls.py"))
 X, THREADS, GRID = CALLS["X"], CALLS["THREADS"], CALLS["GRID"]
 
-pytestmark = pytest.mark.skipif(bool(Host.unavailable()), reason=str(Host.unavailable()))
+pytestmark = pytest.mark.skipif(bool(Host.unavailable()), reason=Host.unavailable())
 
 
 def planted(*changes):
@@ -231,10 +231,10 @@ def test_a_barrier_that_is_missing_gives_wrong_values():
 # ---- under the sanitizers ----------------------------------------------------------------------
 
 needs_address = pytest.mark.skipif(
-    bool(sanitized.unavailable("address")), reason=str(sanitized.unavailable("address"))
+    bool(sanitized.unavailable("address")), reason=sanitized.unavailable("address")
 )
 needs_thread = pytest.mark.skipif(
-    bool(sanitized.unavailable("thread")), reason=str(sanitized.unavailable("thread"))
+    bool(sanitized.unavailable("thread")), reason=sanitized.unavailable("thread")
 )
 
 

@@ -17,7 +17,7 @@ from qloracle_gpu.operations import adam
 from qloracle_gpu.operations._arguments import BLOCKSIZES
 from qloracle_gpu.runners.host import Host
 
-pytestmark = pytest.mark.skipif(Host.unavailable() is not None, reason=str(Host.unavailable()))
+pytestmark = pytest.mark.skipif(bool(Host.unavailable()), reason=Host.unavailable())
 
 FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
 STEPS = (1, 2, 10, 1000, 2**24)

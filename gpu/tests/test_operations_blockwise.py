@@ -17,7 +17,7 @@ from qloracle_gpu import operations
 from qloracle_gpu.operations import _arguments, blockwise, nested
 from qloracle_gpu.runners.host import Host
 
-pytestmark = pytest.mark.skipif(Host.unavailable() is not None, reason=str(Host.unavailable()))
+pytestmark = pytest.mark.skipif(bool(Host.unavailable()), reason=Host.unavailable())
 
 bfloat16 = ml_dtypes.bfloat16
 FLOATS = (np.float32, np.float16, bfloat16)

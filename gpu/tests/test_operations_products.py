@@ -21,7 +21,7 @@ from qloracle_gpu.operations import lora, products
 from qloracle_gpu.operations._arguments import BLOCKSIZES
 from qloracle_gpu.runners.host import Host
 
-pytestmark = pytest.mark.skipif(Host.unavailable() is not None, reason=str(Host.unavailable()))
+pytestmark = pytest.mark.skipif(bool(Host.unavailable()), reason=Host.unavailable())
 
 FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
 TABLES = ("nf4", "fp4", "int4", "notes")

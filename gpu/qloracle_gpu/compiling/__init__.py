@@ -21,14 +21,17 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from qloracle_gpu import cache as built
 from qloracle_gpu import kernels
 from qloracle_gpu.compiling import nvcc, nvrtc
 from qloracle_gpu.compiling.errors import CompileError, NoCompiler
-from qloracle_gpu.compiling.store import kept
 
 __all__ = ["CompileError", "Compiler", "NoCompiler", "compiler", "ptx", "read_log", "resources"]
+
+TEXT = "text"  # the name of the one file in a folder of the cache
 
 
 class Compiler(Protocol):
@@ -86,8 +89,8 @@ def ptx(
     """
     compiler_ = by or compiler()
     flags = [*options, "-lineinfo", f"-arch=compute_{arch}"]
-    what = "\0".join(["ptx", compiler_.name, *flags, source])
-    return kept(what, lambda: compiler_.ptx(source, flags))
+    digest = built.digest_of("ptx", compiler_.name, *flags, source)
+    return _kept(digest, lambda: compiler_.ptx(source, flags))
 
 
 def resources(
@@ -102,8 +105,18 @@ def resources(
     """
     compiler_ = by or compiler()
     flags = [*options, "-lineinfo", f"-arch=sm_{arch}"]
-    what = "\0".join(["log", compiler_.name, *flags, source])
-    return read_log(kept(what, lambda: compiler_.log(source, flags)))
+    digest = built.digest_of("log", compiler_.name, *flags, source)
+    return read_log(_kept(digest, lambda: compiler_.log(source, flags)))
+
+
+def _kept(digest: str, make: Callable[[], str]) -> str:
+    """Return a text of the cache, made if it is not there."""
+    folder = built.kept("compiled", digest, lambda aside: _write(aside, make()))
+    return (folder / TEXT).read_text("utf-8")
+
+
+def _write(folder: Path, text: str) -> None:
+    (folder / TEXT).write_text(text, "utf-8")
 
 
 def read_log(log: str) -> dict[str, Resources]:

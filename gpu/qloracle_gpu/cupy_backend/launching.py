@@ -7,7 +7,7 @@ in order after what was launched there before, and waits for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from qloracle_gpu import kernels
+from qloracle_gpu.device import Argument, Array
 
 INSTALL = "pip install 'qloracle[cuda13]' (or cuda12)"
 
@@ -39,13 +40,31 @@ def kernel(name: str) -> Any:
     return module().get_function(name)
 
 
-def launch(name: str, grid: int, block: int, arguments: Iterable[np.generic]) -> None:
-    """Run a kernel on the current device and stream; a pointer is its address as uint64.
+def launch(
+    name: str,
+    grid: int,
+    block: int,
+    arguments: Iterable[Argument],
+    address: Callable[[Array], int],
+) -> None:
+    """Run a kernel on the current device and stream; `address` tells where an array begins.
 
     An empty grid has nothing to run, and CuPy would run one block of it.
     """
     if grid:
-        kernel(name)((grid,), (block,), tuple(arguments))
+        passed = tuple(by_value(argument, address) for argument in arguments)
+        kernel(name)((grid,), (block,), passed)
+
+
+def by_value(argument: Argument, address: Callable[[Array], int]) -> np.generic:
+    """Return an argument as CuPy passes it: a pointer is a number of 64 bits.
+
+    >>> by_value(None, id), by_value(np.int32(3), id), by_value("array", lambda _: 4096)
+    (np.uint64(0), np.int32(3), np.uint64(4096))
+    """
+    if argument is None:
+        return np.uint64(0)
+    return argument if isinstance(argument, np.generic) else np.uint64(address(argument))
 
 
 def unavailable() -> str:

@@ -73,7 +73,7 @@ class CupyDevice:
     def launch(self, kernel: str, grid: int, block: int, *arguments: Argument) -> None:
         """Launch on the current stream."""
         held = [self._sent(a) if isinstance(a, Addresses) else a for a in arguments]
-        launch(kernel, grid, block, [self._by_value(argument) for argument in held])
+        launch(kernel, grid, block, held, self.address)
 
     def _sent(self, addresses: Addresses) -> Array:
         """Write addresses on the GPU; CuPy stages them, and waits for nothing."""
@@ -81,12 +81,6 @@ class CupyDevice:
 
         numbers = [0 if array is None else self.address(array) for array in addresses.arrays]
         return cupy.asarray(np.array(numbers, np.uint64))
-
-    def _by_value(self, argument: Argument) -> np.generic:
-        """Return an argument as CuPy passes it: a pointer is a number of 64 bits."""
-        if argument is None:
-            return np.uint64(0)
-        return argument if isinstance(argument, np.generic) else np.uint64(self.address(argument))
 
     def cast(self, array: Array, dtype: str) -> Array:
         """Return a copy of another type, rounded to nearest even."""

@@ -49,8 +49,8 @@ class Row(NamedTuple):
         return found
 
 
-def unavailable(runner: str) -> str | None:
-    """Return in one line why a runner cannot be used here; None where it can."""
+def unavailable(runner: str) -> str:
+    """Return in one line why a runner cannot be used here, or ''."""
     if runner == "host":
         return build.unavailable()
     if runner == "address":
@@ -61,7 +61,7 @@ def unavailable(runner: str) -> str | None:
         compiling.compiler()
     except compiling.NoCompiler as reason:
         return f"the runner {runner!r} needs a compiler: {reason}"
-    return None
+    return ""
 
 
 def run_matrix(

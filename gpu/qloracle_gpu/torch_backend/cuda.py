@@ -95,11 +95,10 @@ class CudaTensors:
         import cupy
 
         held = [self._sent(a) if isinstance(a, Addresses) else a for a in arguments]
-        passed = [_by_value(argument) for argument in held]
         handle = torch.cuda.current_stream(self._place).cuda_stream
         place, stream = cupy.cuda.Device(self._place.index), cupy.cuda.Stream.from_external
         with place, stream(_Stream(handle)):
-            launching.launch(kernel, grid, block, passed)
+            launching.launch(kernel, grid, block, held, self.address)
 
     def _sent(self, addresses: Addresses) -> Tensor:
         """Write addresses on the GPU, and wait for nothing: from pinned memory, or one by one.
@@ -132,14 +131,3 @@ class _Stream(NamedTuple):
 
     def __cuda_stream__(self) -> tuple[int, int]:
         return 0, self.handle
-
-
-def _by_value(argument: Tensor | np.generic | None) -> np.generic:
-    """Return an argument as CuPy passes it: a pointer is a number of 64 bits.
-
-    >>> _by_value(None), _by_value(np.int32(3))
-    (np.uint64(0), np.int32(3))
-    """
-    if argument is None:
-        return np.uint64(0)
-    return argument if isinstance(argument, np.generic) else np.uint64(argument.data_ptr())

@@ -48,7 +48,7 @@ def unavailable() -> str:
         return f"the stand-in for CUDA's managed memory needs Linux, this is {sys.platform}"
     if os.uname().machine not in ("x86_64", "aarch64"):
         return f"the stand-in knows no registers of {os.uname().machine}"
-    return (build.unavailable() or "").replace("the host runner", "the stand-in")
+    return build.unavailable().replace("the host runner", "the stand-in")
 
 
 @cache

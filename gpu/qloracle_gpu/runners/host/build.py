@@ -7,8 +7,8 @@ The text lies in a file of its own, as it is, behind the shim and before a list 
                     ShimKernel ... = {...}      its kernels, by name
     scheduler.cpp   runs the threads of a block; never under a sanitizer, which it tells of them
 
-Libraries are kept in the user's cache, under the digest of all that went into them, and several
-processes may build the same one at once: the first to finish wins.
+Libraries are kept in the user's cache (`qloracle_gpu.cache`), under the digest of all that went
+into them.
 
     plain    -fsanitize=alignment,null,bounds, and a finding ends the launch and not the process
     address  AddressSanitizer and UndefinedBehaviorSanitizer, in a process of its own: `sanitized`
@@ -17,18 +17,17 @@ processes may build the same one at once: the first to finish wins.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import platform
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Literal, get_args
+
+from qloracle_gpu import cache as cache_of
 
 Flavour = Literal["plain", "address", "thread"]
 
@@ -66,11 +65,11 @@ class CompileError(RuntimeError):
     """g++ refused the text. The message has what it said first."""
 
 
-def unavailable() -> str | None:
-    """Return in one line why nothing can be compiled here; None where it can."""
+def unavailable() -> str:
+    """Return in one line why nothing can be compiled here, or ''."""
     if shutil.which("g++") is None:
         return "the host runner needs g++, which was not found on PATH"
-    return None
+    return ""
 
 
 def shared_object(source: str, flavour: Flavour = "plain") -> Path:
@@ -89,12 +88,6 @@ def shared_object(source: str, flavour: Flavour = "plain") -> Path:
         lambda folder: compile_into(folder, source, flavour),
     )
     return made / "kernels.so"
-
-
-def cache_folder() -> Path:
-    """Return where libraries are kept: $XDG_CACHE_HOME/qloracle/host or ~/.cache/qloracle/host."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base or Path.home() / ".cache") / "qloracle" / "host"
 
 
 def compile_into(folder: Path, source: str, flavour: Flavour) -> None:
@@ -147,6 +140,11 @@ def _names(parameters: str) -> str:
     return ",".join(part.split()[-1].lstrip("*&") for part in parameters.split(",") if part.strip())
 
 
+def kept(digest: str, compile_it: Callable[[Path], None]) -> Path:
+    """Return a folder of the cache, compiled if it is not there."""
+    return cache_of.kept("host", digest, compile_it)
+
+
 def run(folder: Path, *arguments: str) -> str:
     """Run g++ in a folder and return its output."""
     done = subprocess.run(
@@ -157,27 +155,6 @@ def run(folder: Path, *arguments: str) -> str:
         first = "\n".join((lines or done.stderr.splitlines())[:SHOWN_LINES])
         raise CompileError(f"g++ refused the text:\n{first}")
     return done.stdout
-
-
-def kept(digest: str, compile_it: Callable[[Path], None]) -> Path:
-    """Return a folder of the cache, compiled if it is not there.
-
-    It is made aside and renamed, so that a folder that is there is whole.
-    """
-    made = cache_folder() / digest
-    if made.exists():
-        return made
-    made.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=made.parent))
-    try:
-        compile_it(aside)
-        aside.rename(made)
-    except OSError:
-        if not made.exists():  # else another process was faster
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return made
 
 
 @cache
@@ -203,5 +180,5 @@ def _shim() -> str:
 
 def digest_of(source: str, *what: object) -> str:
     """Name a build by all that goes into it."""
-    parts = (_compiler(), _shim(), *COMMON, *_half_precision(), *map(str, what), source)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    beside = _compiler(), _shim(), *COMMON, *_half_precision()
+    return cache_of.digest_of(*beside, *map(str, what), source)

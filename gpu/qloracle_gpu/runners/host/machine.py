@@ -54,8 +54,8 @@ class Host:
         self._seed = seed
 
     @staticmethod
-    def unavailable() -> str | None:
-        """Return in one line why kernels cannot be run here; None where they can."""
+    def unavailable() -> str:
+        """Return in one line why kernels cannot be run here, or ''."""
         return build.unavailable()
 
     # ---- arrays --------------------------------------------------------------------------------

@@ -80,8 +80,8 @@ class Result(NamedTuple):
         return self.exit_code == 0 and not self.findings
 
 
-def unavailable(flavour: Sanitizer) -> str | None:
-    """Return in one line why a sanitizer cannot be used here; None where it can."""
+def unavailable(flavour: Sanitizer) -> str:
+    """Return in one line why a sanitizer cannot be used here, or ''."""
     reason = build.unavailable()
     if reason:
         return reason
@@ -90,7 +90,7 @@ def unavailable(flavour: Sanitizer) -> str | None:
             return f"the flavour {flavour!r} needs {name}, which g++ does not have"
     if flavour == "thread" and shutil.which("setarch") is None:
         return "the flavour 'thread' needs setarch, which was not found on PATH"
-    return None
+    return ""
 
 
 def run(flavour: Sanitizer, function: str, *arguments: str, timeout: float = 600) -> Result:
