@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import ml_dtypes  # noqa: F401  np.dtype("bfloat16") is its doing
 import numpy as np
 
 from qloracle_gpu import kernels
 from qloracle_gpu.device import Addresses, Argument
+from qloracle_gpu.runners.arrays import OnNumPy
 from qloracle_gpu.runners.host import build, signature
 
 MAX_BLOCK = 1024  # threads, as on every GPU
@@ -35,17 +35,12 @@ class KernelError(RuntimeError):
         self.block, self.thread = block, thread
 
 
-class Host:
+class Host(OnNumPy):
     """A machine that runs kernels on the CPU, one thread after another.
 
     `source` is the kernel text, None for `kernels.text()`; nothing is compiled before the first
     launch. `flavour` is "plain", or "address" or "thread" in a process that `sanitized` started.
     `seed` shuffles the order of blocks, warps and lanes; 0 leaves them in order.
-
-    >>> Host().array("x", [1.0])
-    Traceback (most recent call last):
-        ...
-    TypeError: x must be a NumPy array, got list
     """
 
     def __init__(self, source: str | None = None, flavour: build.Flavour = "plain", seed: int = 0):
@@ -58,17 +53,6 @@ class Host:
         """Return in one line why kernels cannot be run here, or ''."""
         return build.unavailable()
 
-    # ---- arrays --------------------------------------------------------------------------------
-
-    def array(self, name: str, value: object) -> np.ndarray:
-        """Return a contiguous, aligned array in native order, a copy only where it must be."""
-        if not isinstance(value, np.ndarray | np.generic):
-            raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
-        given = np.asarray(value)
-        if given.flags.c_contiguous and given.flags.aligned and given.dtype.isnative:
-            return given
-        return given.astype(given.dtype.newbyteorder("="), order="C")
-
     def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
         """Return an array full of 0xFF: NaN, 255, -1."""
         element = np.dtype(dtype)
@@ -79,29 +63,6 @@ class Host:
         memory[:] = UNTOUCHED
         memory[MARGIN:-MARGIN] = POISON
         return np.ndarray(tuple(shape), element, memory, MARGIN)
-
-    def table(self, values: np.ndarray) -> np.ndarray:
-        """Return the table itself."""
-        return np.ascontiguousarray(values)
-
-    def address(self, array: np.ndarray) -> int:
-        """Return where an array begins."""
-        return int(array.ctypes.data)
-
-    def cast(self, array: np.ndarray, dtype: str) -> np.ndarray:
-        """Return an array of another float type, rounded once, ties to even."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return array.astype(np.dtype(dtype), copy=False)
-
-    def product(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """Return a @ b in float32."""
-        for name, matrix in (("a", a), ("b", b)):
-            if matrix.dtype != np.float32:
-                raise TypeError(f"{name} must have dtype float32, got {matrix.dtype}")
-        with np.errstate(over="ignore", invalid="ignore"):
-            return np.asarray(np.matmul(a, b))
-
-    # ---- launches ------------------------------------------------------------------------------
 
     def launch(self, kernel: str, grid: int, block: int, *arguments: Argument) -> None:
         """Run a kernel on `grid` blocks of `block` threads, and wait for it.

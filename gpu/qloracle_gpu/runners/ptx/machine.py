@@ -6,21 +6,17 @@ import struct
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-import ml_dtypes
 import numpy as np
 
 from qloracle_gpu import compiling, kernels
 from qloracle_gpu.device import Addresses, Argument
+from qloracle_gpu.runners.arrays import OnNumPy
 from qloracle_gpu.runners.ptx.execute import HEAP, Program
 from qloracle_gpu.runners.ptx.memory import POISON, Heap
 from qloracle_gpu.runners.ptx.parse import Module, parse
 
-TYPES = {
-    name: np.dtype(name) for name in ("uint8", "int32", "int64", "float16", "float32", "float64")
-} | {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
-
-class Ptx:
+class Ptx(OnNumPy):
     """A machine that runs the PTX of a CUDA text, compute_`arch`; the kernels' own by default.
 
     Raises compiling.NoCompiler, or CompileError if the text is none.
@@ -31,36 +27,11 @@ class Ptx:
         self._module = _module(text, arch, tuple(options) or kernels.OPTIONS)
         self._programs: dict[str, Program] = {}
 
-    def array(self, name: str, value: object) -> np.ndarray:
-        """Return a contiguous NumPy array; TypeError by name for anything else."""
-        if not isinstance(value, np.ndarray | np.generic):
-            raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
-        return np.ascontiguousarray(value).reshape(np.shape(value))
-
     def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
         """Return an array whose bytes are all 0xFF, so that what is never written is seen."""
-        made = np.empty(tuple(shape), TYPES[dtype])
+        made = np.empty(tuple(shape), np.dtype(dtype))
         made.reshape(-1).view(np.uint8)[:] = POISON
         return made
-
-    def table(self, values: np.ndarray) -> np.ndarray:
-        """Return the array itself, contiguous."""
-        return np.ascontiguousarray(values)
-
-    def address(self, array: np.ndarray) -> int:
-        """Return where an array begins: its alignment is that of its place in the heap."""
-        return array.ctypes.data
-
-    def cast(self, array: np.ndarray, dtype: str) -> np.ndarray:
-        """Return a copy of another float type, rounded to nearest even; itself where it has it."""
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            return array.astype(TYPES[dtype], copy=False)
-
-    def product(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """Return the matrix product of two float32 matrices, in float32."""
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            result: np.ndarray = a @ b
-            return result
 
     def launch(self, kernel: str, grid: int, block: int, *arguments: Argument) -> None:
         """Run a kernel and wait for it.
