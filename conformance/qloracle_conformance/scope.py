@@ -10,7 +10,7 @@ import numpy as np
 
 from qloracle_conformance.cases import Case
 from qloracle_conformance.errors import UsageError
-from qloracle_conformance.inputs.shapes import BLOCKSIZES
+from qloracle_conformance.inputs.shapes import BLOCKSIZES, GROUP_SIZES
 from qloracle_conformance.process.frameworks import VIEWS
 from qloracle_conformance.protocol import FUNCTIONS, element_count
 
@@ -69,8 +69,9 @@ class Scope:
         """
         parts = []
         for key, allowed in self._limits[function].items():
-            if key == "blocksize" and set(BLOCKSIZES) <= set(allowed):
-                continue  # all that are demanded
+            demanded = GROUP_SIZES if FUNCTIONS[function].level == "L1" else BLOCKSIZES
+            if key == "blocksize" and set(demanded) <= set(allowed):
+                continue
             values = _listing(allowed) if isinstance(allowed, list) else f"{{{allowed}}}"
             parts.append(values.strip("{}") if key == "dtype" else f"{key} {values}")
         taken = self._offers.get(function)

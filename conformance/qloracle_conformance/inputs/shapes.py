@@ -7,6 +7,7 @@ from collections.abc import Iterator
 Shape = tuple[int, ...]
 
 BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+GROUP_SIZES = (64, 63, 65, 255, 257, 100)  # of scales: no library groups by an odd number
 
 
 def counts(blocksize: int) -> list[int]:

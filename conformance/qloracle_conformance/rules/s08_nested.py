@@ -44,6 +44,7 @@ from qloracle_conformance.cases import Arrays, Case
 from qloracle_conformance.checks import Check, Plan
 from qloracle_conformance.inputs import roundtrip as roundtrip_inputs
 from qloracle_conformance.inputs import values as values_passed_in
+from qloracle_conformance.inputs.shapes import GROUP_SIZES
 from qloracle_conformance.judging import (
     Mismatch,
     Outcome,
@@ -90,7 +91,7 @@ def groups(plan: Plan) -> Iterator[Case]:
     """Every count around a group's edges, ragged last groups with own scales, other maps."""
     for n in SIZES:
         yield quantize_case(group_ramp(plan.rng, n), f"{n} absmax")
-    for size in (64, 63, 65, 255, 257, 100):
+    for size in GROUP_SIZES:
         yield quantize_case(
             group_ramp(plan.rng, 5 * size + 3, size), f"groups of {size}", None, size
         )
@@ -175,7 +176,7 @@ def decode_groups(plan: Plan) -> Iterator[Case]:
     yield decode_case(plan, 257 * 256 + 1, 256, None)  # more groups than eight bits can count
     for codebook in maps():
         yield decode_case(plan, 600, 256, codebook)
-    for size in (64, 63, 65, 255, 257, 100):
+    for size in GROUP_SIZES:
         yield decode_case(plan, 5 * size + 3, size, None)
 
 
