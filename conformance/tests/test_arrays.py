@@ -1,7 +1,9 @@
 """Arrays of torch and JAX, in and out, in every form (rule P5).  CuPy needs a GPU: not tried."""
 
+import contextlib
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import ml_dtypes
@@ -194,6 +196,23 @@ def test_what_is_wrong_in_the_plain_form_is_not_blamed_on_the_views(kernel):
     wrong = TORCH_KERNEL.replace("packed >> 4, packed & 15", "packed & 15, packed & 15")
     report = verify([kernel(wrong)], only="P5")
     assert set(statuses(report).values()) == {"NOT_RUN"}
+
+
+def test_a_call_that_raises_is_waited_for_on_its_stream(monkeypatch):
+    """Else its late inputs could arrive in the memory of the next call (torch.cuda, played)."""
+    done = []
+    stream = SimpleNamespace(synchronize=lambda: done.append("waited"))
+    played = SimpleNamespace(
+        Stream=lambda _: stream, stream=lambda _: contextlib.nullcontext(),
+        synchronize=lambda _: None, _sleep=lambda _: None,
+    )  # fmt: skip
+    monkeypatch.setattr(torch, "cuda", played)
+    with (
+        pytest.raises(NotImplementedError),
+        frameworks.queue("side_stream", "cuda", [torch.ones(3)]),
+    ):
+        raise NotImplementedError
+    assert done == ["waited"]
 
 
 @pytest.mark.gpu

@@ -122,6 +122,7 @@ def stand_in_cupy():
         get_current_stream=lambda: StandInStream(0),
     )
     return SimpleNamespace(
+        __version__="14.0.0",
         ndarray=StandInArray,
         RawModule=raw_module,
         asarray=lambda values: np.array(values).view(StandInArray),

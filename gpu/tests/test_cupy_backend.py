@@ -78,15 +78,20 @@ def broken(**changed):
         raise RuntimeError("\n=====\nlibnvrtc.so.13: not found\nmore")
 
     runtime = SimpleNamespace(driverGetVersion=lambda: 13000, getDeviceCount=lambda: 1)
-    vars(runtime).update({name: value for name, value in changed.items() if name != "nvrtc"})
+    vars(runtime).update(changed)
     nvrtc = SimpleNamespace(getVersion=refuse if changed.get("nvrtc") else lambda: (13, 0))
-    return SimpleNamespace(cuda=SimpleNamespace(runtime=runtime, nvrtc=nvrtc)), refuse
+    cuda = SimpleNamespace(runtime=runtime, nvrtc=nvrtc)
+    return SimpleNamespace(cuda=cuda, __version__=changed.get("release", "14.2.0")), refuse
 
 
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
         ({}, ""),
+        (
+            {"release": "13.6.0"},
+            "CuPy 13.6.0 is too old, 14 is needed: pip install 'qloracle[cuda13]' (or cuda12)",
+        ),
         ({"getDeviceCount": lambda: 0}, "needs an NVIDIA GPU: the driver finds none"),
         ({"getDeviceCount": broken()[1]}, "needs an NVIDIA GPU: libnvrtc.so.13: not found"),
         (

@@ -499,6 +499,35 @@ def test_never_more_managed_memory_than_a_device_has_free():
     del second  # before its device
 
 
+def test_pages_on_the_device_are_not_counted_twice():
+    """What is free already lacks them."""
+    device = Device(runtimes.runtime(), MIB, PAGE)
+    memory = ManagedMemory(device.runtime, device.number)
+    first = memory.empty((MIB * 3 // 8,), np.uint8)
+    memory.prefetch(first)
+    assert device.runtime.room(device.number).free == MIB * 5 // 8
+    second = memory.empty((MIB * 3 // 8,), np.uint8)
+    memory.prefetch(second)
+    with pytest.raises(ValueError, match=f"{MIB * 6 // 8} in managed memory; .* {MIB} of {MIB}"):
+        memory.empty((MIB * 3 // 8,), np.uint8)
+    del first, second  # before their device
+
+
+def test_a_prefetch_is_asked_of_its_own_device(monkeypatch):
+    """Stream 0 is the default stream of whatever device is the current one."""
+    ours, other = (Device(runtimes.runtime(), MIB, PAGE) for _ in range(2))
+    memory = ManagedMemory(ours.runtime, ours.number)
+    m = memory.empty((PAGE,), np.uint8)
+    asked, prefetch = [], cuda.Runtime.prefetch
+    monkeypatch.setattr(
+        cuda.Runtime, "prefetch", lambda self, *a: asked.append(self.device()) or prefetch(self, *a)
+    )
+    with ours.runtime.on(other.number):
+        memory.prefetch(m)
+    assert asked == [ours.number]
+    del m  # before its device
+
+
 # ---- arrays --------------------------------------------------------------------------------------
 
 
@@ -1141,6 +1170,17 @@ def test_a_state_for_which_there_is_no_room_changes_nothing(torch):
         optimizer.load_state_dict(full.state_dict())
     assert bits([optimizer.state[params[0]]["exp_avg"]]) == due
     assert optimizer.state[params[0]]["step"] == 1
+
+
+def test_a_step_for_which_there_is_no_room_changes_nothing(torch):
+    params = module_parameters(torch)
+    memory = StandinMemory(Device(runtimes.runtime(), 2 * PAGE, PAGE), host_bytes=20_000)
+    optimizer = paged_adamw(params, memory)
+    set_gradients(torch, params, 1)
+    due = bits(params)
+    with pytest.raises(ValueError, match=r"shape \(5000,\) of float32 takes 20000 bytes"):
+        optimizer.step()
+    assert bits(params) == due
 
 
 def test_a_copy_and_a_pickle_go_on_bit_for_bit(torch, monkeypatch):

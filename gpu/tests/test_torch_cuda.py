@@ -283,11 +283,22 @@ def test_a_view_is_copied_and_left_alone(road):
 
 def test_codebooks_are_sent_once_and_never_while_a_graph_is_captured(road, monkeypatch):
     machine, levels = cuda.CudaTensors(CPU), q.nf4_codebook()
+    sent = spied(monkeypatch, road, "asarray")
     first = machine.table(levels)
+    assert first.tolist() == levels.tolist()
+    (kept,) = sent  # in CuPy's memory: a graph's own pool of torch's must hold nothing that stays
+    assert first.data_ptr() == kept.ctypes.data
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     assert machine.table(levels.copy()) is first
     with pytest.raises(RuntimeError, match="call once before the capture"):
         machine.table(q.fp4_codebook())
+
+
+def spied(monkeypatch, owner, name):
+    """Collect what a function returns from now on."""
+    found, function = [], getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *given: found.append(function(*given)) or found[-1])
+    return found
 
 
 @pytest.mark.parametrize("capturing", [False, True])
@@ -309,7 +320,7 @@ def test_an_address_is_exact_however_high_it_is():
 
 
 def test_nothing_is_read_back(road, monkeypatch):
-    """No call of the road asks for a value, which on a card would wait."""
+    """No call of the road asks for a value, which on a card would wait, nor looks for a NaN."""
 
     def refuse(*_, **__):
         raise AssertionError("a value was asked for")
@@ -319,6 +330,8 @@ def test_nothing_is_read_back(road, monkeypatch):
     codes = torch.full((192,), 200, dtype=torch.uint8)
     for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "nonzero"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
+    for name in ("aminmax", "isfinite"):
+        monkeypatch.setattr(torch, name, refuse)
     torch_backend.quantize_4bit(x)
     torch_backend.dequantize_4bit(packed, absmax, **form)
     torch_backend.dequantize_blockwise(

@@ -210,5 +210,7 @@ def queue(form: str, device: str, arguments: list[Any]) -> Iterator[None]:
         torch.cuda._sleep(DELAY)
         for tensor, late in zip(arguments, staged, strict=True):
             tensor.copy_(late, non_blocking=True)
-        yield
-        stream.synchronize()
+        try:
+            yield
+        finally:  # a call that raised must not leave late copies to the next one
+            stream.synchronize()

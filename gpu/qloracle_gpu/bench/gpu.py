@@ -153,7 +153,10 @@ def _smi(query: str) -> str:
     """Ask nvidia-smi; "unknown" where it does not answer."""
     if shutil.which("nvidia-smi") is None:
         return "unknown"
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader", "--id=0"]
+    import cupy
+
+    card = cupy.cuda.Device().pci_bus_id  # its numbers are not CUDA's
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader", f"--id={card}"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     return run.stdout.strip() or "unknown"
 

@@ -2,8 +2,9 @@
 
 A clock measures one call.  `compare` goes round the calls many times, in an order that changes, and
 enters the first of them twice: what that pair differs by is what the measurement cannot tell apart.
+Before that each is called once: the first call compiles, allocates and sends tables.
 
->>> times = iter([2.0, 1.6, 2.0, 2.0, 1.6, 2.0])
+>>> times = iter([9.0, 9.0, 2.0, 1.6, 2.0, 2.0, 1.6, 2.0])
 >>> class Stopped:
 ...     def __call__(self, call):
 ...         return Reading(next(times), 0.0, True)
@@ -55,6 +56,8 @@ def compare(calls: Mapping[str, Call], clock: Clock, rounds: int = 30) -> dict[s
     first = next(iter(calls))
     entries = [*calls.items(), (first + AGAIN, calls[first])]
     readings: dict[str, list[Reading]] = {name: [] for name, _ in entries}
+    for call in calls.values():
+        clock(call)
     for turn in range(rounds):
         for name, call in entries if turn % 2 == 0 else reversed(entries):
             readings[name].append(clock(call))

@@ -17,6 +17,7 @@ import numpy as np
 from qloracle_gpu import kernels
 from qloracle_gpu.device import Argument, Array
 
+OLDEST = 14  # CuPy's release
 INSTALL = "pip install 'qloracle[cuda13]' (or cuda12)"
 
 
@@ -78,7 +79,14 @@ def unavailable() -> str:
         import cupy
     except ImportError as error:
         return f"CuPy does not import: {_first_line(error)}"
-    return _no_device(cupy) or _no_compiler(cupy)
+    return _too_old(cupy) or _no_device(cupy) or _no_compiler(cupy)
+
+
+def _too_old(cupy: Any) -> str:
+    """Say so of a CuPy before 14, which has no `Stream.from_external` and no bfloat16."""
+    if int(cupy.__version__.partition(".")[0]) >= OLDEST:
+        return ""
+    return f"CuPy {cupy.__version__} is too old, {OLDEST} is needed: {INSTALL}"
 
 
 def _no_device(cupy: Any) -> str:

@@ -39,6 +39,7 @@ from qloracle_gpu.managed.runtime import HOST, Runtime
 
 SIDES = ("device", "host")
 _live: Counter[tuple[Runtime, int]] = Counter()  # bytes, of each device
+_free_at_first: dict[tuple[Runtime, int], int] = {}  # bytes, when no managed memory was in use
 
 
 class Block:
@@ -91,20 +92,25 @@ class ManagedMemory:
         return np.asarray(block)[:nbytes].view(kind).reshape(dims)
 
     def check_room(self, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> None:
-        """ValueError where so many bytes are not free: what was handed out counts as in use."""
-        room, taken = self.runtime.room(self.device), _live[self.runtime, self.device]
-        if nbytes + taken > room.free:
+        """ValueError where all managed memory would be more than is free without any of it."""
+        key = self.runtime, self.device
+        room, taken = self.runtime.room(self.device), _live[key]
+        # Of what was handed out, nobody tells how much lies on the device and is missing in `free`.
+        free = max(room.free, _free_at_first[key] if taken else 0)
+        if nbytes + taken > free:
             raise ValueError(
                 f"shape {shape} of {dtype} takes {nbytes} bytes beside {taken} in managed memory; "
-                f"cuda:{self.device} has {room.free} of {room.total} free"
+                f"cuda:{self.device} has {free} of {room.total} free"
             )
+        _free_at_first[key] = free
 
     def prefetch(self, array: Array, to: str = "device", stream: int = 0) -> None:
         """Bring an array's pages to a side before they are touched, on a stream by its handle."""
         pointer, nbytes = self._range(array)
         place = self.device if check.choice("to", to, SIDES) == "device" else HOST
         if nbytes:
-            self.runtime.prefetch(pointer, nbytes, place, stream)
+            with self.runtime.on(self.device):  # stream 0 is that of the current device
+                self.runtime.prefetch(pointer, nbytes, place, stream)
 
     def advise(
         self, array: Array, *, preferred: str | None = None, read_mostly: bool = False

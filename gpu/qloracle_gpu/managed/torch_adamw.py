@@ -90,12 +90,15 @@ class PagedAdamW(torch.optim.Optimizer):
         work = [(param, param.grad, group) for param, group in groups if param.grad is not None]
         for param, grad, _ in work:
             _check_numbers(param, grad)
+        for param, _, _ in work:  # room first: a lack of it must change no parameter
+            if not self.state[param]:
+                self._begin(param)
         for param, grad, group in work:
             self._step(param, grad, group)
         return loss
 
     def _step(self, param: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[param] or self._begin(param)
+        state = self.state[param]
         memory = self._fetch(param)
         flat, grad = param.detach().reshape(-1), gradient.reshape(-1)
         moments = [state[name].reshape(-1) for name in MOMENTS]
@@ -112,11 +115,10 @@ class PagedAdamW(torch.optim.Optimizer):
             param.copy_(flat.view(param.shape))
         state["step"] += 1
 
-    def _begin(self, param: Tensor) -> dict[str, Tensor]:
+    def _begin(self, param: Tensor) -> None:
         """Give a parameter its state: step 0 and moments of zero."""
         zero = torch.zeros((), dtype=torch.float32).expand(param.shape)
         self._place(param, {"step": torch.tensor(0.0), **dict.fromkeys(MOMENTS, zero)})
-        return dict.__getitem__(self.state, param)
 
     def _fetch(self, param: Tensor) -> Memory:
         """Bring a parameter's moments to its device, in order with torch's current stream."""

@@ -86,7 +86,7 @@ def finite(name: str, values: Tensor, *, shown_by: Tensor | None = None) -> Tens
 def numbers(name: str, value: object, device: torch.device | None = None) -> Tensor:
     """Return a tensor of one of the three float types, of any shape, and finite."""
     checked = floats(name, value, device)
-    if not checked.numel():
+    if not checked.numel() or not looked_at(checked):
         return checked
     ends = torch.stack(torch.aminmax(checked))  # NaN if any is, and no copy of them all
     finite(name, checked.reshape(-1), shown_by=ends)

@@ -77,13 +77,20 @@ class CudaTensors:
     def table(self, values: np.ndarray) -> Tensor:
         """Return a small array as a tensor, sent at the first time; that one call waits for it.
 
-        RuntimeError while a graph is captured: what is sent then arrives when the graph runs.
+        It lies in CuPy's memory: under `torch.compile(mode="reduce-overhead")` the first call
+        allocates from a graph's own pool, where nothing may stay.  RuntimeError while a graph is
+        captured: what is sent then arrives when the graph runs.
         """
+        import cupy
+
         key = str((values.dtype, values.shape)), values.tobytes()
         if key not in self._tables:
             if torch.cuda.is_current_stream_capturing():
                 raise RuntimeError("call once before the capture: a codebook is not on the GPU yet")
-            self._tables[key] = torch.from_numpy(values.copy()).to(self._place)
+            with cupy.cuda.Device(self._place.index):
+                sent = cupy.asarray(values)
+                cupy.cuda.get_current_stream().synchronize()
+            self._tables[key] = torch.utils.dlpack.from_dlpack(sent)
         return self._tables[key]
 
     def address(self, array: Tensor) -> int:
