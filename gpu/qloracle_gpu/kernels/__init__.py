@@ -5,6 +5,7 @@ every message.  None includes anything: no header of CUDA's is needed, so that N
 compile the same bytes.
 
     common.cuh    types, conversions, shuffles: what the kernels share
+    codes.cuh     thresholds, and the code of a value over its absmax (S2, S5)
     quantize.cu   absmax and codes, 4 and 8 bits (S3 to S6)
     dequantize.cu levels times scales, plain and nested (S7, S8)
     nested.cu     the offset of double quantization, and the scales coded (S8)
@@ -21,7 +22,7 @@ import hashlib
 from functools import cache
 from importlib.resources import files
 
-FILES = ("common.cuh", "quantize.cu", "dequantize.cu", "nested.cu", "product.cu", "adam.cu")
+FILES = ("common.cuh", "codes.cuh", "quantize.cu", "dequantize.cu", "nested.cu", "product.cu", "adam.cu")
 
 # Contraction would fuse a multiply and an add that the rules round apart.
 OPTIONS = ("-std=c++17", "--fmad=false")

@@ -161,41 +161,17 @@ struct Adam8bitArrays {
   }
 };
 
-// A map in shared memory: its levels, and the thresholds between them as a search tree: the root is
-// node 1, and below node i are 2i and 2i + 1. A search of the sorted thresholds would meet few
-// banks, at strides of 128, 64, 32 ...; in the first six rows of the tree no two nodes share one.
+// A map in shared memory: its levels [256], and what its codes are made by.
 struct Map {
-  float *levels, *tree;  // 256 each
+  const float *levels;
+  Coder<8> by;
 };
 
-// Where the threshold of a node stands in their order.
-__device__ inline int rank_of(int node) {
-  int first = 1, stride = 128;  // of the nodes in its row
-  while (2 * first <= node) {
-    first *= 2;
-    stride /= 2;
-  }
-  return (2 * (node - first) + 1) * stride - 1;
-}
-
-// A map of `count` levels, at most 256; what lies behind the last threshold is beyond all q.
-__device__ inline void fill_map(const float *levels, int count, const Map &map) {
-  fill_levels<8>(levels, count, map.levels);
-  for (int node = threadIdx.x; node < 256; node += blockDim.x) {
-    const int i = node == 0 ? 0 : rank_of(node);
-    const bool between = i + 1 < count;
-    map.tree[node] = between ? midpoint(levels[i], levels[i + 1]) : __uint_as_float(0x7F800000u);
-  }
-}
-
-// Count the thresholds strictly below q.
-__device__ inline unsigned descend(const float *tree, float q) {
-  int node = 1;
-#pragma unroll
-  for (int row = 0; row < 8; ++row) {
-    node = 2 * node + (q > tree[node] ? 1 : 0);
-  }
-  return node - 256;
+// A map of `count` levels, at most 256; all threads arrive.
+__device__ inline Map make_map(
+    const float *levels, int count, float *table, float *thresholds, Bin *bins) {
+  fill_levels<8>(levels, count, table);
+  return Map{table, make_coder<8>(levels, count, 0, thresholds, bins)};
 }
 
 // Decode the octet of moments at element `at`; 0 stands behind the first `count`.
@@ -219,14 +195,9 @@ __device__ inline void decode_first(
 
 // Code an octet (S5) and store the first `count` codes at element `at`.
 __device__ inline void encode_first(
-    float octet[OCTET], const Map &map, float absmax, bool whole, Index at, int count,
-    Byte *codes) {
-  Address bytes = 0;
-  divide(octet, absmax);
-#pragma unroll
-  for (int i = 0; i < OCTET; ++i) {
-    bytes |= (Address)descend(map.tree, octet[i]) << 8 * i;
-  }
+    const float octet[OCTET], const Map &map, float absmax, bool strange, bool whole, Index at,
+    int count, Byte *codes) {
+  const Address bytes = encode(map.by, octet, absmax, strange);
   if (whole) {
     *(Address *)(codes + at) = bytes;
   } else {
@@ -237,14 +208,6 @@ __device__ inline void encode_first(
       }
     }
   }
-}
-
-__device__ inline float largest_of(const float octet[OCTET], float so_far) {
-#pragma unroll
-  for (int i = 0; i < OCTET; ++i) {
-    so_far = fmaxf(so_far, fabsf(octet[i]));
-  }
-  return so_far;
 }
 
 // A step of one tensor, as every warp sees it.
@@ -294,6 +257,7 @@ struct Adam8bit {
     const Index own = start + threadIdx.x % WARP * OCTET;
     const int lanes = log_blocksize < 8 ? 1 << (log_blocksize - 3) : WARP;  // of one block
     float m[OCTET] = {}, v[OCTET] = {}, m_absmax = 0.0f, v_absmax = 0.0f;
+    bool strange = false;
     for (int pass = 0; pass < passes(); ++pass) {
       const Index at = own + pass * WARP_SPAN;
       if (aligned && count(at) == OCTET) {
@@ -303,8 +267,8 @@ struct Adam8bit {
         moments<false>(at, count(at), m, v);
         move<false>(at, count(at), m, v);
       }
-      m_absmax = largest_of(m, m_absmax);
-      v_absmax = largest_of(v, v_absmax);
+      m_absmax = largest_of(m, m_absmax, strange);
+      v_absmax = largest_of(v, v_absmax, strange);
     }
     m_absmax = group_max(m_absmax, lanes);
     v_absmax = group_max(v_absmax, lanes);
@@ -314,8 +278,8 @@ struct Adam8bit {
       if (passes() > 1 && at < n) {
         moments<false>(at, count(at), m, v);
       }
-      encode_first(m, m_map, m_absmax, whole, at, count(at), of.new_m_codes);
-      encode_first(v, v_map, v_absmax, whole, at, count(at), of.new_v_codes);
+      encode_first(m, m_map, m_absmax, strange, whole, at, count(at), of.new_m_codes);
+      encode_first(v, v_map, v_absmax, strange, whole, at, count(at), of.new_v_codes);
     }
     __syncwarp();  // no lane needs the old scales any more
     if (threadIdx.x % lanes == 0 && own < n) {
@@ -368,13 +332,13 @@ FOR_EACH_PARAM_AND_GRAD(ADAM_STEP)
       TENSORS, const float *m_levels, int m_count, const float *v_levels, int v_count,          \
       int log_blocksize, CONSTANTS) {                                                           \
     SHARED(float, m_table, 256);                                                                \
-    SHARED(float, m_tree, 256);                                                                 \
+    SHARED(float, m_thresholds, 256);                                                           \
+    SHARED(Bin, m_bins, BINS<8>);                                                               \
     SHARED(float, v_table, 256);                                                                \
-    SHARED(float, v_tree, 256);                                                                 \
-    const Map m_map{m_table, m_tree}, v_map{v_table, v_tree};                                   \
-    fill_map(m_levels, m_count, m_map);                                                         \
-    fill_map(v_levels, v_count, v_map);                                                         \
-    __syncthreads();                                                                            \
+    SHARED(float, v_thresholds, 256);                                                           \
+    SHARED(Bin, v_bins, BINS<8>);                                                               \
+    const Map m_map = make_map(m_levels, m_count, m_table, m_thresholds, m_bins);               \
+    const Map v_map = make_map(v_levels, v_count, v_table, v_thresholds, v_bins);               \
     const Index length = (Index)STRETCHES << (log_blocksize < 8 ? 8 : log_blocksize);           \
     const Chunk chunk = own_chunk(owners, first_chunks, sizes, length);                         \
     const Adam8bitArrays<P, G> of = ((const Adam8bitArrays<P, G> *)addresses)[chunk.tensor];    \

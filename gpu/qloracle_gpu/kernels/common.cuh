@@ -161,7 +161,8 @@ __device__ constexpr int place_of(int i) {
 // The largest value of each group of `lanes` neighbouring lanes (a power of two, at most 32), in
 // every lane of the group. Exact in any order. All 32 lanes must arrive. fmaxf drops a NaN.
 __device__ inline float group_max(float value, int lanes) {
-  for (int distance = lanes / 2; distance > 0; distance /= 2) {
+#pragma unroll
+  for (int distance = 1; distance < WARP && distance < lanes; distance *= 2) {
     value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, distance));
   }
   return value;

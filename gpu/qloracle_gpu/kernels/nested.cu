@@ -57,8 +57,9 @@ extern "C" __global__ void quantize_absmax(
     const float *absmax, const float *offset, const float *levels, int count, Byte *codes,
     float *nested_absmax, Index n, int log_blocksize) {
   SHARED(float, thresholds, 256);
-  fill_thresholds<8>(levels, count, thresholds);
-  quantize<8>(absmax, offset, thresholds, 0, codes, nested_absmax, n, log_blocksize);
+  SHARED(Bin, bins, BINS<8>);
+  const Coder<8> by = make_coder<8>(levels, count, 0, thresholds, bins);
+  quantize(absmax, offset, by, codes, nested_absmax, n, log_blocksize);
 }
 
 // The inverse: absmax [n].

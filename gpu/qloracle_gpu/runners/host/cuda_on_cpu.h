@@ -142,6 +142,16 @@ inline To shim_bits(From value) {
 
 inline unsigned __float_as_uint(float a) { return shim_bits<unsigned>(a); }
 inline float __uint_as_float(unsigned a) { return shim_bits<float>(a); }
+// Four of the eight bytes of a and b, b's on top: digit i of the selector names byte i.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  const uint64_t bytes = (uint64_t)b << 32 | a;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) {
+    result |= (unsigned)(bytes >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
+  }
+  return result;
+}
+
 inline int __float_as_int(float a) { return shim_bits<int>(a); }
 inline float __int_as_float(int a) { return shim_bits<float>(a); }
 

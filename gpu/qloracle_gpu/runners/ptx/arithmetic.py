@@ -80,12 +80,13 @@ def extract(a: Lanes, start: Lanes, length: Lanes) -> Lanes:
 
 
 def insert(a: Lanes, into: Lanes, start: Lanes, length: Lanes) -> Lanes:
-    """bfi.b32: `into`, with the low `length` bits of a from bit `start` on.
+    """bfi: `into`, with the low `length` bits of a from bit `start` on; of 32 bits or of 64.
 
     >>> hex(insert(np.uint32([0xFF]), np.uint32([0x12345678]), np.uint32([8]), np.uint32([4]))[0])
     '0x12345f78'
     """
-    field = shift_left(~shift_left(ONES, length & 0xFF), start & 0xFF)
+    ones = ~np.zeros(1, a.dtype)
+    field = shift_left(~shift_left(ones, length & 0xFF), start & 0xFF)
     return (into & ~field) | (shift_left(a, start & 0xFF) & field)
 
 

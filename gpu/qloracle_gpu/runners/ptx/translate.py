@@ -83,7 +83,7 @@ FORMS = (
     Form(rf"xor\.({BITS}|pred)", "{a} ^ {b}"),
     Form(rf"not\.({BITS}|pred)", "~{a}"),
     Form(r"bfe\.(u32)", "do.extract({a}, {b}, {c})"),
-    Form(r"bfi\.(b32)", "do.insert({a}, {b}, {c}, {d})"),
+    Form(r"bfi\.(b32|b64)", "do.insert({a}, {b}, {c:u32}, {d:u32})"),
     Form(r"prmt\.(b32)", "do.permute({a}, {b}, {c})"),
     Form(r"lop3\.(b32)", "do.table_logic({a}, {b}, {c}, int({d}[0]))"),
     Form(r"shf\.l\.wrap\.(b32)", "do.funnel({a}, {b}, {c}, left=True, wrap=True)"),
