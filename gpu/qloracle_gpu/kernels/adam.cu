@@ -138,7 +138,7 @@ __device__ inline void adam_step(
 // Bytes for each element: 4, 16 / blocksize, 2 sizeof(P) and sizeof(G), which is 10.06 for bfloat16
 // and 16.06 for float32 in blocks of 256.
 
-constexpr int STRETCHES = 32;
+constexpr int STRETCHES = 64;
 
 template <typename P, typename G>
 struct Adam8bitArrays {
@@ -328,7 +328,7 @@ FOR_EACH_PARAM_AND_GRAD(ADAM_STEP)
 // addresses [tensors, 11]: param, grad, codes and scales of m and of v, then the new ones of all
 // but grad; m_levels [m_count], v_levels [v_count]: at most 256, in order.
 #define ADAM_STEP_8BIT(P, param, G, grad)                                                       \
-  extern "C" __global__ void adam_step_8bit_##param##_##grad(                                   \
+  extern "C" __global__ void adam_step_8bit_##param##_##grad(         \
       TENSORS, const float *m_levels, int m_count, const float *v_levels, int v_count,          \
       int log_blocksize, CONSTANTS) {                                                           \
     SHARED(float, m_table, 256);                                                                \

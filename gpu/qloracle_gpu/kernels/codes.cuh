@@ -146,37 +146,50 @@ __device__ inline float largest_of(const float octet[OCTET], float so_far, bool 
   return so_far;
 }
 
-// Four codes as four bytes, the last on top: the thresholds below the bin, and 1 more if s has a
-// sign. Every `step`-th of words and of s is taken.
-__device__ inline unsigned four_codes(const unsigned *words, const unsigned *s, int step) {
-  const unsigned low = __byte_perm(words[0], words[step], 0x0040);
-  const unsigned high = __byte_perm(words[2 * step], words[3 * step], 0x0040);
-  const unsigned s_low = __byte_perm(s[0], s[step], 0x0073);
-  const unsigned s_high = __byte_perm(s[2 * step], s[3 * step], 0x0073);
-  const unsigned signs = __byte_perm(s_low, s_high, 0x5410);
-  return __byte_perm(low, high, 0x5410) + (signs >> 7 & 0x01010101u);
+// The lowest bytes of four words, or the highest: a word, the last of them on top.
+template <bool HIGHEST>
+__device__ inline unsigned bytes_of(const unsigned words[4]) {
+  constexpr unsigned chosen = HIGHEST ? 0x0073u : 0x0040u;
+  const unsigned low = __byte_perm(words[0], words[1], chosen);
+  return __byte_perm(low, __byte_perm(words[2], words[3], chosen), 0x5410);
+}
+
+// What the codes of a block are made by: factors of x, of t and of a step.
+struct Scale {
+  float y, absmax, shrunk;
+};
+
+// Four codes as four bytes, of every STEP-th value from `values` on; `marks` takes up their words.
+// Of FP4 those of the sizes.
+template <int BITS, int STEP, bool SIZES>
+__device__ inline unsigned four_codes(
+    const Bin *bins, const float *values, const Scale &of, unsigned &marks) {
+  unsigned words[4], s[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float x = SIZES ? fabsf(values[STEP * i]) : values[STEP * i];
+    const Bin bin = *(const Bin *)((const Byte *)bins + place_of_bin<BITS>(x, of.y));
+    const float step = __uint_as_float(bin.word & 0x7F800000u);
+    s[i] = __float_as_uint(__fmaf_rn(of.shrunk, step, __fmaf_rn(of.absmax, bin.t, -x)));
+    words[i] = bin.word;
+    marks |= bin.word;
+  }
+  return bytes_of<false>(words) + (bytes_of<true>(s) >> 7 & 0x01010101u);
 }
 
 // The codes of an octet by its bins, of FP4 those of the sizes; false if a bin is marked.
 template <int BITS, bool SIZES>
 __device__ inline bool code_by_bins(
     const Bin *bins, const float values[OCTET], float absmax, Codes<BITS> &octet) {
-  const float y = __fdiv_rn(0.25f, absmax), shrunk = __fmul_rn(absmax, 0x1p-24f);
-  unsigned words[OCTET], s[OCTET], marks = 0;
-#pragma unroll
-  for (int i = 0; i < OCTET; ++i) {
-    const float x = SIZES ? fabsf(values[i]) : values[i];
-    const Bin bin = *(const Bin *)((const Byte *)bins + place_of_bin<BITS>(x, y));
-    const float step = __uint_as_float(bin.word & 0x7F800000u);
-    s[i] = __float_as_uint(__fmaf_rn(shrunk, step, __fmaf_rn(absmax, bin.t, -x)));
-    words[i] = bin.word;
-    marks |= bin.word;
-  }
-  if constexpr (BITS == 4) {  // an element 2k is the high nibble
-    octet = four_codes(words, s, 2) << 4 | four_codes(words + 1, s + 1, 2);
+  const Scale of{__fdiv_rn(0.25f, absmax), absmax, __fmul_rn(absmax, 0x1p-24f)};
+  unsigned marks = 0;
+  if constexpr (BITS == 4) {  // an element 2k is the high nibble; no bin is marked
+    octet = four_codes<4, 2, SIZES>(bins, values, of, marks) << 4;
+    octet |= four_codes<4, 2, SIZES>(bins, values + 1, of, marks);
     return true;
   } else {
-    octet = (Address)four_codes(words + 4, s + 4, 1) << 32 | four_codes(words, s, 1);
+    octet = four_codes<8, 1, SIZES>(bins, values, of, marks);
+    octet |= (Address)four_codes<8, 1, SIZES>(bins, values + 4, of, marks) << 32;
     return (marks & SEARCH) == 0;
   }
 }

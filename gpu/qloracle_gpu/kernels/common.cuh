@@ -40,6 +40,23 @@ __device__ inline float to_float(Float16 value) {
 #endif
 }
 
+// Widen both halves of a word. Registers of 16 bits are halves of one of 32, which shifts hide.
+template <typename T>
+__device__ inline void to_floats(unsigned word, float &low, float &high) {
+  low = to_float(T{(unsigned short)(word & 0xFFFFu)});
+  high = to_float(T{(unsigned short)(word >> 16)});
+}
+
+#ifdef __CUDA_ARCH__
+template <>
+__device__ inline void to_floats<Float16>(unsigned word, float &low, float &high) {
+  Float16 first, second;
+  asm("mov.b32 {%0, %1}, %2;" : "=h"(first.bits), "=h"(second.bits) : "r"(word));
+  low = to_float(first);
+  high = to_float(second);
+}
+#endif
+
 // The one rounding to the output type: to nearest, ties to even; a NaN stays a NaN.
 template <typename T>
 __device__ inline T from_float(float value);
@@ -95,8 +112,7 @@ __device__ inline void load8(const T *from, float values[OCTET]) {
   const Words words = *(const Words *)from;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    values[2 * i] = to_float(T{(unsigned short)(words.word[i] & 0xFFFFu)});
-    values[2 * i + 1] = to_float(T{(unsigned short)(words.word[i] >> 16)});
+    to_floats<T>(words.word[i], values[2 * i], values[2 * i + 1]);
   }
 }
 

@@ -32,7 +32,7 @@ from qloracle_gpu.operations.blockwise import blocks, levels, log2, map_of
 
 THREADS = 256
 CHUNK = 4096  # elements of a block of threads, as in adam.cu
-STRETCHES, LEAST = 32, 256  # 8 bits: a block of threads has stretches, of a block or of 256
+STRETCHES, LEAST = 64, 256  # 8 bits: a block of threads has stretches, of a block or of 256
 LAST_STEP = 2**24  # the last count that float32 holds exactly
 
 Names: TypeAlias = tuple[str, ...]

@@ -27,6 +27,7 @@ from qloracle_gpu.operations import _arguments as check
 
 THREADS = 256  # of a block; the kernels take any multiple of a warp
 SPAN = THREADS * 8 * 4  # elements of a block: 4 octets a thread keep many bytes on their way
+CODED_SPAN = 2 * SPAN  # of one that codes 8 bits: it fills a table of 1024 bins first
 GROUP = 256  # scales that share one nested_absmax, where `nested=` is given
 
 # codes, nested_absmax, offset, codebook (None: the signed dynamic map), as of `quantize_absmax`
@@ -105,7 +106,8 @@ def quantize_blockwise(
     codes = device.empty((n,), "uint8")
     absmax = device.empty((blocks(n, step),), "float32")
     kernel = f"quantize_blockwise_{type_name(known)}"
-    launch(device, kernel, n, known, *table, codes, absmax, np.int64(n), log2(step))
+    rest = *table, codes, absmax, np.int64(n), log2(step)
+    launch(device, kernel, n, known, *rest, span=CODED_SPAN)
     return codes, absmax
 
 
@@ -138,10 +140,10 @@ def dequantize_blockwise(
 # ---- what the launches of other levels share -----------------------------------------------------
 
 
-def launch(device: Device, kernel: str, n: int, *arguments: Argument) -> None:
-    """Run a kernel on n elements, SPAN of them to a block of threads; nothing runs for none."""
+def launch(device: Device, kernel: str, n: int, *arguments: Argument, span: int = SPAN) -> None:
+    """Run a kernel on n elements, `span` of them to a block of threads; nothing runs for none."""
     if n:
-        device.launch(kernel, blocks(n, SPAN), THREADS, *arguments)
+        device.launch(kernel, blocks(n, span), THREADS, *arguments)
 
 
 def blocks(n: int, step: int) -> int:

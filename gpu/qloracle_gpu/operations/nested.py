@@ -12,7 +12,15 @@ import numpy as np
 
 from qloracle_gpu.device import Array, Device
 from qloracle_gpu.operations import _arguments as check
-from qloracle_gpu.operations.blockwise import THREADS, blocks, launch, levels, log2, map_of
+from qloracle_gpu.operations.blockwise import (
+    CODED_SPAN,
+    THREADS,
+    blocks,
+    launch,
+    levels,
+    log2,
+    map_of,
+)
 
 SUMS = 256  # blocks of threads that add, at most: two for each multiprocessor
 
@@ -36,7 +44,7 @@ def quantize_absmax(
     nested_absmax = device.empty((blocks(nb, step),), "float32")
     offset = _mean(device, known, nb)
     rest = *table, codes, nested_absmax, np.int64(nb), log2(step)
-    launch(device, "quantize_absmax", nb, known, offset, *rest)
+    launch(device, "quantize_absmax", nb, known, offset, *rest, span=CODED_SPAN)
     return codes, nested_absmax, offset
 
 
