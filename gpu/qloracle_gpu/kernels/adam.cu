@@ -219,8 +219,6 @@ struct Adam8bit {
   Map m_map, v_map;
   AdamConstants k;
 
-  __device__ int passes() const { return log_blocksize < 8 ? 1 : 1 << (log_blocksize - 8); }
-
   // The new moments of the octet that begins at element `at`.
   template <bool WHOLE>
   __device__ void moments(Index at, int count, float m[OCTET], float v[OCTET]) const {
@@ -247,23 +245,27 @@ struct Adam8bit {
     store_first<WHOLE>(of.new_param, at, count, p);
   }
 
-  // How many elements of the octet at element `at` are there.
-  __device__ int count(Index at) const {
-    return at + OCTET <= n ? OCTET : at < n ? (int)(n - at) : 0;
+  // How many elements of the octet at element `at` are there, of which one is.
+  __device__ int count(Index at) const { return at + OCTET <= n ? OCTET : (int)(n - at); }
+
+  // The elements of a stretch.
+  template <bool LONG>
+  __device__ Index span() const {
+    return LONG ? (Index)1 << log_blocksize : WARP_SPAN;
   }
 
-  // A stretch, by one warp, whose lanes arrive together.
+  // A stretch, by one warp, whose lanes arrive together. LONG: in passes.
+  template <bool LONG>
   __device__ void stretch(Index start, bool aligned) const {
-    const Index own = start + threadIdx.x % WARP * OCTET;
-    const int lanes = log_blocksize < 8 ? 1 << (log_blocksize - 3) : WARP;  // of one block
-    float m[OCTET] = {}, v[OCTET] = {}, m_absmax = 0.0f, v_absmax = 0.0f;
+    const Index own = start + threadIdx.x % WARP * OCTET, end = own + span<LONG>();
+    const int lanes = LONG ? WARP : 1 << (log_blocksize - 3);  // of one block
+    float m[OCTET], v[OCTET], m_absmax = 0.0f, v_absmax = 0.0f;
     bool strange = false;
-    for (int pass = 0; pass < passes(); ++pass) {
-      const Index at = own + pass * WARP_SPAN;
+    for (Index at = own; at < n && at < end; at += WARP_SPAN) {
       if (aligned && count(at) == OCTET) {
         moments<true>(at, OCTET, m, v);
         move<true>(at, OCTET, m, v);
-      } else if (at < n) {
+      } else {
         moments<false>(at, count(at), m, v);
         move<false>(at, count(at), m, v);
       }
@@ -272,10 +274,9 @@ struct Adam8bit {
     }
     m_absmax = group_max(m_absmax, lanes);
     v_absmax = group_max(v_absmax, lanes);
-    for (int pass = 0; pass < passes(); ++pass) {
-      const Index at = own + pass * WARP_SPAN;
+    for (Index at = own; at < n && at < end; at += WARP_SPAN) {
       const bool whole = aligned && count(at) == OCTET;
-      if (passes() > 1 && at < n) {
+      if constexpr (LONG) {
         moments<false>(at, count(at), m, v);
       }
       encode_first(m, m_map, m_absmax, strange, whole, at, count(at), of.new_m_codes);
@@ -288,12 +289,12 @@ struct Adam8bit {
     }
   }
 
+  template <bool LONG>
   __device__ void chunk(Index start) const {
     const bool aligned = of.aligned();
-    const Index span = (Index)passes() * WARP_SPAN;
     for (int i = threadIdx.x / WARP; i < STRETCHES; i += blockDim.x / WARP) {
-      if (start + i * span < n) {  // all lanes of a warp agree
-        stretch(start + i * span, aligned);
+      if (start + i * span<LONG>() < n) {  // all lanes of a warp agree
+        stretch<LONG>(start + i * span<LONG>(), aligned);
       }
     }
   }
@@ -328,7 +329,7 @@ FOR_EACH_PARAM_AND_GRAD(ADAM_STEP)
 // addresses [tensors, 11]: param, grad, codes and scales of m and of v, then the new ones of all
 // but grad; m_levels [m_count], v_levels [v_count]: at most 256, in order.
 #define ADAM_STEP_8BIT(P, param, G, grad)                                                       \
-  extern "C" __global__ void adam_step_8bit_##param##_##grad(         \
+  extern "C" __global__ void __launch_bounds__(256, 4) adam_step_8bit_##param##_##grad(         \
       TENSORS, const float *m_levels, int m_count, const float *v_levels, int v_count,          \
       int log_blocksize, CONSTANTS) {                                                           \
     SHARED(float, m_table, 256);                                                                \
@@ -343,6 +344,10 @@ FOR_EACH_PARAM_AND_GRAD(ADAM_STEP)
     const Chunk chunk = own_chunk(owners, first_chunks, sizes, length);                         \
     const Adam8bitArrays<P, G> of = ((const Adam8bitArrays<P, G> *)addresses)[chunk.tensor];    \
     const Adam8bit<P, G> step{of, chunk.n, log_blocksize, m_map, v_map, GATHERED_CONSTANTS};    \
-    step.chunk(chunk.start);                                                                    \
+    if (log_blocksize <= 8) {                                                                   \
+      step.template chunk<false>(chunk.start);                                                  \
+    } else {                                                                                    \
+      step.template chunk<true>(chunk.start);                                                   \
+    }                                                                                           \
   }
 FOR_EACH_PARAM_AND_GRAD(ADAM_STEP_8BIT)
