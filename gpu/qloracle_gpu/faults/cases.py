@@ -90,19 +90,15 @@ def ties() -> Array:
     return np.concatenate([block, np.zeros(64, np.float32), -block])
 
 
-def near_quotients(rest: float) -> Array:
-    """Return blocks of 32 whose second element has another code by x (1 / absmax) than it should.
-
-    `rest` times absmax is what else the block holds: 0 sends an octet to the division, 0.5 to the
-    short way round it.
-    """
+def near_quotients() -> Array:
+    """Return blocks of 32 whose second element has another code by x (1 / absmax) than it should."""
     absmax = np.random.default_rng(7).uniform(1, 2, (20_000, 1)).astype(np.float32)
     edge = q.thresholds(q.codebook("nf4"))[[0, 1, 5, 8, 13]]
     x = edge * absmax
     by_division, by_reciprocal = x / absmax > edge, x * (1 / absmax) > edge
     row, column = np.nonzero(by_division != by_reciprocal)
     some = slice(None, None, len(row) // 24)
-    blocks = np.repeat(absmax[row[some]] * np.float32(rest), 32, axis=1)
+    blocks = np.repeat(absmax[row[some]] / 2, 32, axis=1)
     blocks[:, 0], blocks[:, 1] = absmax[row[some], 0], x[row, column][some]
     return blocks.reshape(-1)
 
@@ -110,19 +106,64 @@ def near_quotients(rest: float) -> Array:
 # ---- L0 and L1 ---------------------------------------------------------------------------------
 
 
+def edges_of_bins() -> Array:
+    """Return the last quotients of some bins of the 8-bit kernels, by the formula of codes.cuh."""
+    starts = np.ldexp((np.arange(110, 510, 7) - 1 / 16) / 408, -96)
+    roots = starts.astype(np.float32)
+    roots = np.where(roots < starts, np.nextafter(roots, np.float32(1)), roots)
+    return ((roots.view(np.uint32) << 2) - 1).view(np.float32) * 4
+
+
+def multiples(quotients: Array, count: int) -> Array:
+    """Return `count` blocks of 32: absmax, and 31 of the quotients or the next ones, times it."""
+    rng = np.random.default_rng(11)
+    absmax = rng.uniform(1, 2, (count, 1)).astype(np.float32)
+    near = np.concatenate([quotients, np.nextafter(quotients, np.float32(2))])
+    return np.concatenate([absmax, rng.choice(near, (count, 31)) * absmax], axis=1).reshape(-1)
+
+
 def quantize(device: Device) -> Calls:
     """Short and odd, beginning late, long blocks, ties, quotients close to a threshold."""
+    small = np.float32(2.0**-90)  # beyond the limits of the comparison
     inputs = {
         "odd": (normal(N), 64),
         "late": (normal(N, late=True), 32),
         "two passes": (np.sort(np.abs(normal(1000))), 512),
         "ties": (ties(), 64),
-        "division": (near_quotients(0), 32),
-        "short division": (near_quotients(0.5), 32),
+        "quotients": (near_quotients(), 32),
+        "small ties": (ties() * small, 64),
+        "small quotients": (near_quotients() * small, 32),
     }
     for what, (x, size) in inputs.items():
         got = blockwise.quantize_4bit(device, x, blocksize=size)
         yield f"quantize_4bit, {what}", got, q.quantize_4bit(x, blocksize=size)
+
+
+def quantize_8_bits(device: Device) -> Calls:
+    """Thresholds of a map, at the edges of bins, two in a bin, one below its limit; a NaN."""
+    dynamic, edges = q.dynamic_codebook(), edges_of_bins()
+    crowded = np.array([-1, 0.5, 0.5, 0.5, 1], np.float32)
+    inputs = {
+        "a map": (multiples(q.thresholds(dynamic), 10), dynamic),
+        "edges": (multiples(edges, 20), np.repeat(edges, 2)),
+        "crowded": (multiples(q.thresholds(crowded), 10), crowded),
+        "small": beside_a_small_threshold(),
+    }
+    for what, (x, levels) in inputs.items():
+        got = blockwise.quantize_blockwise(device, x, levels, blocksize=32)
+        yield f"quantize_blockwise, {what}", got, q.quantize_blockwise(x, levels, blocksize=32)
+    x = multiples(dynamic, 10)
+    x[5], low = np.nan, np.where(np.arange(x.size) == 5, -x[0], x)  # both have code 0
+    got = blockwise.quantize_blockwise(device, x, dynamic, blocksize=32)
+    yield "quantize_blockwise, a NaN", got, q.quantize_blockwise(low, dynamic, blocksize=32)
+
+
+def beside_a_small_threshold() -> tuple[Array, Array]:
+    """Return a block of subnormal numbers, and levels whose threshold is just below a quotient."""
+    x = np.ldexp(np.arange(12_300, 12_332, dtype=np.float32), -149)
+    x[0] = 1.3 * 2.0**-70
+    below = np.nextafter(x[16] / x[0], np.float32(0))
+    return x, np.array([below, below])
 
 
 def dequantize(device: Device) -> Calls:
@@ -256,6 +297,7 @@ PRODUCTS = ("1, 1, true", "4, 4, true", "any, 1, false")
 
 CASES = {
     "quantize": Case((f"QUANTIZE_4BIT{FLOAT32}",), quantize),
+    "8 bits": Case((f"QUANTIZE_BLOCKWISE{FLOAT32}",), quantize_8_bits),
     "dequantize": Case((f"DEQUANTIZE_4BIT{FLOAT32}",), dequantize),
     "dequantize, 16 bits": Case(
         ("DEQUANTIZE_4BIT(Float16, float16)", "DEQUANTIZE_4BIT(BFloat16, bfloat16)"),

@@ -34,6 +34,18 @@ QUANTIZE = (
         ),
     ),
     Fault(
+        "barrier dropped after the bins",
+        "bins are read before other threads have written them",
+        "quantize",
+        ORDER,
+        (
+            Edit(
+                "word : word | SEARCH};\n    }\n  }\n  __syncthreads();\n",
+                "word : word | SEARCH};\n    }\n  }\n",
+            ),
+        ),
+    ),
+    Fault(
         "early return before a shuffle",
         "lanes beyond the end leave, and the others wait for them in the maximum",
         "quantize",
@@ -54,10 +66,10 @@ QUANTIZE = (
     ),
     Fault(
         "maximum over half a block",
-        "the first of the shuffles is left out",
+        "the last of the shuffles is left out",
         "quantize",
         EVERY,
-        (Edit("int distance = lanes / 2;", "int distance = lanes / 4;"),),
+        (Edit("distance < WARP && distance < lanes;", "distance < WARP && 2 * distance < lanes;"),),
     ),
     Fault(
         "maximum over the warp",
@@ -101,10 +113,29 @@ QUANTIZE = (
     ),
     Fault(
         "tie takes the upper code",
-        ">= for > beside a threshold",
+        "half a step below a threshold for half a step above it: q >= t",
+        "quantize",
+        EVERY,
+        (Edit("__fmaf_rn(of.shrunk, step,", "__fmaf_rn(-of.shrunk, step,"),),
+    ),
+    Fault(
+        "tie takes the upper code in the search",
+        ">= for > beside a threshold, where the scale is beyond the limits",
         "quantize",
         EVERY,
         (Edit("below += q > thresholds", "below += q >= thresholds"),),
+    ),
+    Fault(
+        "quotient not rounded",
+        "x is compared with absmax t: a quotient that rounds down to t is above it",
+        "quantize",
+        EVERY,
+        (
+            Edit(
+                "__fmaf_rn(of.shrunk, step, __fmaf_rn(of.absmax, bin.t, -x))",
+                "__fmaf_rn(of.absmax, bin.t, -x)",
+            ),
+        ),
     ),
     Fault(
         "reciprocal",
@@ -112,25 +143,6 @@ QUANTIZE = (
         "quantize",
         EVERY,
         (Edit("__fdiv_rn(values[i], divisor)", "__fmul_rn(values[i], __fdiv_rn(1.0f, divisor))"),),
-    ),
-    Fault(
-        "quotient not corrected",
-        "the short division stops at x y",
-        "quantize",
-        EVERY,
-        (
-            Edit(
-                "values[i] = __fmaf_rn(__fmaf_rn(-absmax, q0, values[i]), y, q0);",
-                "values[i] = q0;",
-            ),
-        ),
-    ),
-    Fault(
-        "guess trusted beside a threshold",
-        "the code of a bin is taken where only a division can tell",
-        "quantize",
-        EVERY,
-        (Edit("sure &= fabsf(difference) >= 0x1p-19f;", "sure &= difference == difference;"),),
     ),
     Fault(
         "zeros divided by zero",
@@ -144,7 +156,14 @@ QUANTIZE = (
         "element 2k goes to the low nibble",
         "quantize",
         EVERY,
-        (Edit("const float x = values[i ^ 1];", "const float x = values[i];"),),
+        (
+            Edit("four_codes<4, 2, SIZES>(bins, values, of, marks) << 4;", "0;"),
+            Edit(
+                "octet |= four_codes<4, 2, SIZES>(bins, values + 1, of, marks);",
+                "octet |= four_codes<4, 2, SIZES>(bins, values + 1, of, marks) << 4;\n"
+                "    octet |= four_codes<4, 2, SIZES>(bins, values, of, marks);",
+            ),
+        ),
     ),
     Fault(
         "spare nibble",
@@ -181,6 +200,51 @@ QUANTIZE = (
                 "const int own = (int)(warp * span + lane * OCTET);",
             ),
         ),
+    ),
+)
+
+EIGHT_BITS = (
+    Fault(
+        "no margin at the edge of a bin",
+        "a threshold belongs to one bin, and x y may fall into the other",
+        "8 bits",
+        EVERY,
+        (Edit("LAST ? 1 + 0x1p-21f : 1 - 0x1p-21f", "LAST ? 1.0f : 1.0f"),),
+    ),
+    Fault(
+        "mark not looked at",
+        "a bin to which two thresholds belong tells of the first",
+        "8 bits",
+        EVERY,
+        (Edit("return (marks & SEARCH) == 0;", "return true;"),),
+    ),
+    Fault(
+        "mark in the last four only",
+        "of an octet only the second half sends it to the search",
+        "8 bits",
+        EVERY,
+        (Edit("    marks |= bin.word;", "    marks = bin.word;"),),
+    ),
+    Fault(
+        "small thresholds not marked",
+        "below its limit a product with absmax loses bits",
+        "8 bits",
+        EVERY,
+        (Edit("LEAST_T = 0x1p-26f", "LEAST_T = 0.0f"),),
+    ),
+    Fault(
+        "fewer bins than places",
+        "room for half of the bins",
+        "8 bits",
+        BYTES,
+        (Edit("SHARED(Bin, bins, BINS<8>);  ", "SHARED(Bin, bins, BINS<8> / 2);  "),),
+    ),
+    Fault(
+        "NaN through the bins",
+        "a NaN is looked up like a number",
+        "8 bits",
+        EVERY,
+        (Edit("!strange && absmax >=", "absmax >="),),
     ),
 )
 
@@ -581,7 +645,7 @@ ADAM_8_BITS = (
     ),
 )
 
-FAULTS = (*QUANTIZE, *DEQUANTIZE, *SCALES, *PRODUCT, *ADAM, *ADAM_8_BITS)
+FAULTS = (*QUANTIZE, *EIGHT_BITS, *DEQUANTIZE, *SCALES, *PRODUCT, *ADAM, *ADAM_8_BITS)
 UNCHANGED = tuple(Fault(f"unchanged: {case}", "as it is", case, ()) for case in CASES)
 
 

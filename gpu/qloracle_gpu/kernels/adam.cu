@@ -130,11 +130,12 @@ __device__ inline void adam_step(
 //
 // Decode (S7), step, move p by the new moments as they are, code them (S4, S5).
 //
-// Launch: 256 threads; a block for each STRETCHES stretches of each tensor. A stretch is a block of
-// moments, or 256 elements where blocks are shorter. A warp takes it alone, an octet a lane and 256
-// elements a pass: the largest moments are found by shuffles, and where there is one pass the
-// moments stay in registers until they are coded; else they are computed again. Block sizes are the
-// powers of two from 32 to 4096, passed as their logarithm.
+// Launch: 256 threads, four blocks of them to a multiprocessor by their registers; a block for each
+// STRETCHES stretches of each tensor, which share the tables that it fills first. A stretch is a
+// block of moments, or 256 elements where blocks are shorter. A warp takes it alone, an octet a lane
+// and 256 elements a pass: the largest moments are found by shuffles, and where there is one pass
+// the moments stay in registers until they are coded; else they are computed again. Block sizes are
+// the powers of two from 32 to 4096, passed as their logarithm.
 // Bytes for each element: 4, 16 / blocksize, 2 sizeof(P) and sizeof(G), which is 10.06 for bfloat16
 // and 16.06 for float32 in blocks of 256.
 
@@ -276,7 +277,9 @@ struct Adam8bit {
     v_absmax = group_max(v_absmax, lanes);
     for (Index at = own; at < n && at < end; at += WARP_SPAN) {
       const bool whole = aligned && count(at) == OCTET;
-      if constexpr (LONG) {
+      if (LONG && whole) {
+        moments<true>(at, OCTET, m, v);
+      } else if (LONG) {
         moments<false>(at, count(at), m, v);
       }
       encode_first(m, m_map, m_absmax, strange, whole, at, count(at), of.new_m_codes);

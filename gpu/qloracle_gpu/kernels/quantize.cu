@@ -3,10 +3,11 @@
 //     absmax = max |x| of the block                      exact, in any order              (S4)
 //     code   = number of thresholds t with x / absmax > t, as codes.cuh finds it          (S5)
 //
-// Launch: 256 threads; any grid, since warps stride over the tensor. A lane owns an octet, 8
-// neighbouring elements, and blocksize / 8 lanes own a block: a warp takes several small blocks at
-// once, or one block of more than 256 elements in several passes. Block sizes are the powers of two
-// from 32 to 4096, passed as their logarithm.
+// Launch: 256 threads, six blocks of them to a multiprocessor by their registers; any grid, since
+// warps stride over the tensor. A lane owns an octet, 8 neighbouring elements, and blocksize / 8
+// lanes own a block: a warp takes several small blocks at once, or one block of more than 256
+// elements in several passes. Block sizes are the powers of two from 32 to 4096, passed as their
+// logarithm.
 // Bytes for each element: sizeof(T) + BITS / 8 + 4 / blocksize, which is 2.5625 for NF4 of bfloat16
 // in blocks of 64. (A block of more than 256 is read twice, the second time from a cache.)
 //
@@ -102,7 +103,7 @@ __device__ inline void quantize(
 // levels [count]: those of a table of which no bin is marked, in order (of FP4 the 8 magnitudes);
 // packed [ceil(n / 2)]; absmax [ceil(n / blocksize)].
 #define QUANTIZE_4BIT(T, type)                                                             \
-  extern "C" __global__ void quantize_4bit_##type(                                         \
+  extern "C" __global__ void __launch_bounds__(256, 6) quantize_4bit_##type(               \
       const T *x, const float *levels, int count, int names, Byte *packed, float *absmax,  \
       Index n, int log_blocksize) {                                                        \
     SHARED(float, thresholds, 16);                                                         \
@@ -114,7 +115,7 @@ FOR_EACH_FLOAT(QUANTIZE_4BIT)
 
 // levels [count]: 2 to 256, in order; codes [n]; absmax [ceil(n / blocksize)].
 #define QUANTIZE_BLOCKWISE(T, type)                                                        \
-  extern "C" __global__ void quantize_blockwise_##type(                                    \
+  extern "C" __global__ void __launch_bounds__(256, 6) quantize_blockwise_##type(          \
       const T *x, const float *levels, int count, Byte *codes, float *absmax, Index n,     \
       int log_blocksize) {                                                                 \
     SHARED(float, thresholds, 256);                                                        \

@@ -25,7 +25,7 @@ from qloracle.codebook import FP4_CODES, FP4_MAGNITUDES, QUANT_TYPES
 from qloracle_gpu.device import Argument, Array, Device, type_name
 from qloracle_gpu.operations import _arguments as check
 
-THREADS = 256  # of a block; the kernels take any multiple of a warp
+THREADS = 256  # of a block; the kernels take any multiple of a warp up to this
 SPAN = THREADS * 8 * 4  # elements of a block: 4 octets a thread keep many bytes on their way
 CODED_SPAN = 2 * SPAN  # of one that codes 8 bits: it fills a table of 1024 bins first
 GROUP = 256  # scales that share one nested_absmax, where `nested=` is given
