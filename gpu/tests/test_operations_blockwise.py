@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import qloracle as q
-from qloracle.codebook import FP4_MAGNITUDES
 from qloracle_conformance import verify
 from qloracle_gpu import operations
 from qloracle_gpu.operations import _arguments, blockwise, nested
@@ -176,106 +175,6 @@ def test_8bit_values(host, rng, blocksize, dtype, view):
     assert bits(blockwise.dequantize_blockwise(host, given, absmax, levels, **options)) == bits(
         expected
     )
-
-
-def midway_quotients(count):
-    """Pairs x < absmax whose quotient lies as near to the middle of two floats as any can."""
-    for absmax in itertools.islice(range(2**24 - 1, 2**23, -2), count):
-        half = pow(2**25, -1, absmax)  # 2**25 x = 1 or -1 modulo absmax
-        yield from ((x, absmax) for x in (half, absmax - half) if x >= 2**23)
-
-
-@pytest.mark.parametrize("power", [0, -24, -60, -120, -140, 90, 103])  # absmax is 2 ** (24 + power)
-def test_the_quotient_is_rounded_correctly(plain, power):
-    """Between its neighbours in a codebook, q has code 1 if and only if it is RN(x / absmax)."""
-    rng = np.random.default_rng(5)
-    random = np.sort(rng.integers(2**23, 2**24, (150, 2)), axis=1)
-    for small, large in [*midway_quotients(150), *random.tolist()]:
-        x = np.ldexp(np.float32([small] * 8 + [large]), power)
-        t = x[0] / x[8]
-        below = np.nextafter(np.nextafter(t, np.float32(0)), np.float32(0))
-        levels = np.array([below, t, t])
-        assert q.thresholds(levels).tolist() == [np.nextafter(t, np.float32(0)), t]
-        codes, _ = blockwise.quantize_blockwise(plain, x, levels, blocksize=32)
-        assert codes[:8].tolist() == [1] * 8, (small, large)
-
-
-# ---- 4 bits are guessed from bins, and searched where a guess may be wrong -----------------------
-
-EDGES = (np.arange(-15, 17) - 0.125) / 16  # where a bin ends and the next begins
-
-
-def ordered(quant_type):
-    """The thresholds of a table; of FP4, those of its magnitudes."""
-    levels = FP4_MAGNITUDES if quant_type == "fp4" else q.codebook(quant_type)
-    return q.thresholds(np.array(levels, np.float32)).astype(np.float64)
-
-
-@pytest.mark.parametrize("quant_type", TABLES)
-def test_a_bin_has_one_threshold_at_most(quant_type):
-    edges = ordered(quant_type)
-    assert np.all(np.diff(np.searchsorted(EDGES, edges)) > 0)
-    assert np.abs(EDGES - edges[:, None]).min() > 2.0**-11
-
-
-def blocks_of(rng, absmax, quotients):
-    """A block of 64 for each absmax, in float32: 63 quotients times absmax, and absmax itself."""
-    x = np.concatenate([quotients * absmax[:, None], absmax[:, None]], axis=1)
-    return rng.permuted(x, axis=1).astype(np.float32)
-
-
-@pytest.mark.parametrize("steps", [2.0**-25, 2.0**-24, 2.0**-20, 2.0**-12])
-@pytest.mark.parametrize("quant_type", TABLES)
-def test_codes_beside_thresholds_and_edges(plain, quant_type, steps):
-    rng = np.random.default_rng(9)
-    absmax = rng.uniform(1, 2, 2000) * np.ldexp(1.0, rng.integers(-99, 20, 2000))
-    points = np.concatenate([ordered(quant_type), EDGES])
-    near = rng.choice(np.concatenate([points, -points]), (2000, 63))
-    x = blocks_of(rng, absmax, near + steps * rng.integers(-24, 25, near.shape))
-    options = {"blocksize": 64, "quant_type": quant_type}
-    got = blockwise.quantize_4bit(plain, x, **options)
-    assert bits(got) == bits(q.quantize_4bit(x, **options))
-
-
-@pytest.mark.parametrize("quant_type", TABLES)
-def test_quotients_that_underflow(plain, quant_type):
-    """Below 2**-150 q is a zero without a sign, and all codes but that of a zero are wrong."""
-    k = np.concatenate(
-        [np.arange(-31, 32) * 2.0**-149, np.ldexp([-1.0, 1.0], [[-100], [-30]]).flat]
-    )
-    powers = np.ldexp(1.0, [0, 1, 15, 20, 25, 50, 100, 127, -60, -110, -149])
-    sizes = np.array([6, 14, 30, 62, *powers], np.float32)
-    absmax = np.concatenate([sizes, np.nextafter(sizes, np.float32(0))])
-    x = np.zeros((absmax.size, 128), np.float32)
-    x[:, : k.size], x[:, -1] = k, absmax
-    options = {"blocksize": 128, "quant_type": quant_type}
-    with np.errstate(all="ignore"):
-        expected = q.quantize_4bit(x, **options)
-    assert bits(blockwise.quantize_4bit(plain, x, **options)) == bits(expected)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("quant_type", TABLES)
-def test_codes_of_every_quotient_from_2_to_the_minus_10(plain, quant_type):
-    options = {"blocksize": 4096, "quant_type": quant_type}
-    first, last = np.array([2.0**-10, 1], np.float32).view(np.uint32).tolist()
-    for start in range(first, last, 4095 * 4096):
-        words = np.arange(start, start + 4095 * 4096, dtype=np.uint32)
-        part = np.minimum(words, last).view(np.float32).reshape(4096, 4095)
-        x = np.concatenate([np.ones((4096, 1), np.float32), part], axis=1)
-        for signed in (x, -x):
-            got = blockwise.quantize_4bit(plain, signed, **options)
-            assert bits(got) == bits(q.quantize_4bit(signed, **options)), hex(start)
-
-
-@pytest.mark.parametrize("quant_type", TABLES)
-@pytest.mark.parametrize("strange", [np.nan, -np.nan, np.inf])
-def test_a_nan_has_code_0(plain, quant_type, strange):
-    x = np.linspace(-1, 1, 64, dtype=np.float32)
-    x[[8, 21]] = strange
-    packed, absmax = blockwise.quantize_4bit(plain, x, quant_type=quant_type)
-    assert absmax == (np.inf if np.isinf(strange) else 1)
-    assert [packed[4] >> 4, packed[10] & 15] == [0, 0]
 
 
 def test_more_blocks_than_sixteen_bits_count(plain):

@@ -84,6 +84,8 @@ def insert(a: Lanes, into: Lanes, start: Lanes, length: Lanes) -> Lanes:
 
     >>> hex(insert(np.uint32([0xFF]), np.uint32([0x12345678]), np.uint32([8]), np.uint32([4]))[0])
     '0x12345f78'
+    >>> hex(insert(np.uint64([7]), np.uint64([1]), np.uint32([32]), np.uint32([32]))[0])
+    '0x700000001'
     """
     ones = ~np.zeros(1, a.dtype)
     field = shift_left(~shift_left(ones, length & 0xFF), start & 0xFF)
