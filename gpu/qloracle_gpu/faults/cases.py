@@ -91,7 +91,7 @@ def ties() -> Array:
 
 
 def near_quotients() -> Array:
-    """Return blocks of 32 whose second element has another code by x (1 / absmax) than it should."""
+    """Return blocks of 32 whose second element has a wrong code by x (1 / absmax)."""
     absmax = np.random.default_rng(7).uniform(1, 2, (20_000, 1)).astype(np.float32)
     edge = q.thresholds(q.codebook("nf4"))[[0, 1, 5, 8, 13]]
     x = edge * absmax

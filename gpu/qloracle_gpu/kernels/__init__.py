@@ -22,7 +22,15 @@ import hashlib
 from functools import cache
 from importlib.resources import files
 
-FILES = ("common.cuh", "codes.cuh", "quantize.cu", "dequantize.cu", "nested.cu", "product.cu", "adam.cu")
+FILES = (
+    "common.cuh",
+    "codes.cuh",
+    "quantize.cu",
+    "dequantize.cu",
+    "nested.cu",
+    "product.cu",
+    "adam.cu",
+)
 
 # Contraction would fuse a multiply and an add that the rules round apart.
 OPTIONS = ("-std=c++17", "--fmad=false")
