@@ -40,7 +40,7 @@ template <int BITS>
 struct Coder {
   const float *thresholds;  // [1 << BITS]; +inf stands behind the last
   const Bin *bins;          // [BINS]
-  int names;                // of FP4, see code_of
+  int names;                // of FP4, as `named` takes them; else 0
 };
 
 // The midpoint of two neighbouring levels, summed and halved in float64, then rounded once (S2).
