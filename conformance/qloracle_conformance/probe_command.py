@@ -1,4 +1,8 @@
-"""The `probe` command: an implementation's dialect, field by field, with the evidence."""
+"""The `probe` command: an implementation's dialect, field by field, with the evidence.
+
+Above it stands what the implementation runs on: versions, and what this machine has of the memory
+or the driver that it needs. That is no verdict, and right or wrong results do not depend on it.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +38,9 @@ def show_dialect(impl: str, device: str, console: Console) -> int:
         return 1
     finally:
         caller.close()
-    versions = ", ".join(f"{name} {version}" for name, version in caller.versions.items())
-    console.print(f"{impl} ({versions})", style="bold", highlight=False)
+    console.print(impl, style="bold", markup=False, highlight=False)
+    for name, version in caller.versions.items():
+        console.print(f"  {name}: {version}", markup=False, highlight=False, soft_wrap=True)
     for view in views:
         _show(view, console)
     if not views:

@@ -56,6 +56,8 @@ ADAPTERS = (
     # Both run the CUDA text slowly, on a CPU.
     Adapter("host", "qloracle_gpu.runners.host", (), "implementation", by_name=True),
     Adapter("ptx", "qloracle_gpu.runners.ptx", (), "implementation", by_name=True),
+    # Without a GPU it is a stand-in, which nobody has who did not ask for it.
+    Adapter("managed", "qloracle_gpu.managed", (), "implementation", by_name=True),
     Adapter("bitsandbytes", f"{_HERE}.bnb", _BNB),
     Adapter("bitsandbytes.train", f"{_HERE}.bnb_linear", _BNB, "training"),
     Adapter("bitsandbytes.eval", f"{_HERE}.bnb_linear", _BNB, "evaluation"),

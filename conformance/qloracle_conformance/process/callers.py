@@ -56,7 +56,7 @@ class Caller(Protocol):
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """Versions of the libraries it loaded."""
+        """Versions of the libraries it loaded, and what else it says that it runs on."""
         ...
 
     def call(self, case: Case) -> Answer:
@@ -111,7 +111,7 @@ class LocalCaller:
         self.offers, self.forms = offered(target), self._calls.forms
         self.device = self._calls.device if self._calls.framework != "numpy" else ""
         self.declared = plain(declarations(target))
-        self.versions: dict[str, str] = {"numpy": np.__version__}
+        self.versions: dict[str, str] = {"numpy": np.__version__} | worker.told(target)
         self.import_seconds = self.compile_seconds = 0.0
 
     def call(self, case: Case) -> Answer:

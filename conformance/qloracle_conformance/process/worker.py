@@ -12,6 +12,7 @@ import os
 import struct
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from types import CodeType
@@ -60,8 +61,22 @@ def _hello(calls: Calls) -> dict[str, Any]:
         "declared": plain(declarations(target)),
         "file": str(getattr(target, "__file__", "") or ""),
         "places": _places(target),
-        "versions": {name: _version(name) for name in _loaded_frameworks()},
+        "versions": {name: _version(name) for name in _loaded_frameworks()} | told(target),
     }
+
+
+def told(target: Any) -> dict[str, str]:
+    """Return the `versions` that an implementation declares: what it runs on, under a name.
+
+    >>> from types import SimpleNamespace
+    >>> told(SimpleNamespace(versions={"driver": 580})), told(SimpleNamespace(versions=print))
+    ({'driver': '580'}, {})
+    """
+    versions = getattr(target, "versions", None)
+    if not isinstance(versions, Mapping):  # a stranger's name, which means something else
+        return {}
+    lines = ((" ".join(str(text).split()) for text in item) for item in versions.items())
+    return dict(lines)
 
 
 def _places(target: Any) -> dict[str, tuple[str, int]]:

@@ -14,7 +14,8 @@ ordinary memory, and one warning says why. To ask before:
     print(capability.query())    # the driver is missing, or too old for this CUDA runtime
 
 `implementation` is what `qloracle verify managed` judges: `make_pager`, `adam_step` and
-`adam_step_8bit` on the GPU; without one on the stand-in, and its `versions` say so.
+`adam_step_8bit` on the GPU, without one on the stand-in; `versions` say which. Its `save_paged` and
+`load_paged` are those of `qloracle.paging`, which take any pager.
 
 So far this has run on the stand-in only: no GPU was at hand.
 """
@@ -22,9 +23,11 @@ So far this has run on the stand-in only: no GPU was at hand.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+from qloracle import paging
 from qloracle_gpu.managed import capability
 from qloracle_gpu.managed.memory import ManagedMemory, PlainMemory, best, in_cupy, in_torch
 from qloracle_gpu.managed.pager import Pager, make_pager
@@ -57,16 +60,18 @@ def _implementation() -> SimpleNamespace:
     if not reason:
         steps, arrays = cupy_backend.implementation, "cupy"
         pager: Callable[..., Pager] = make_pager
-        what, missing = str(found), cupy_backend.unavailable
+        what, missing = f"cuda:{found.device}, {found.runtime}", cupy_backend.unavailable
     else:
         from qloracle_gpu.managed import standin
         from qloracle_gpu.runners.host import Host
 
         steps, arrays = operations.implementation(Host()), "numpy"
         pager = standin.make_pager
-        what, missing = f"a stand-in for CUDA 13, not a GPU: {reason}", standin.unavailable
+        what, missing = f"a stand-in for CUDA 13, not a GPU: {reason}", partial(_neither, reason)
     return SimpleNamespace(
         make_pager=pager,
+        save_paged=paging.save,
+        load_paged=paging.load,
         adam_step=steps.adam_step,
         adam_step_8bit=steps.adam_step_8bit,
         arrays=arrays,
@@ -74,3 +79,11 @@ def _implementation() -> SimpleNamespace:
         versions={"managed memory": what},
         unavailable=missing,
     )
+
+
+def _neither(reason: str) -> str:
+    """Say what the stand-in lacks, too, where there is no GPU for this reason; '' if nothing."""
+    from qloracle_gpu.managed import standin
+
+    lacking = standin.unavailable()
+    return f"{lacking}; nor is there a GPU for it: {reason}" if lacking else ""

@@ -36,9 +36,13 @@ class Capability(NamedTuple):
     reason: str
     version: int = 0  # of the runtime, 13000 for 13.0; 0 where there is none
 
+    @property
+    def runtime(self) -> str:
+        """The runtime and its version, in words."""
+        return f"CUDA runtime {self.version // 1000}.{self.version % 1000 // 10}"
+
     def __str__(self) -> str:
-        version = f"CUDA runtime {self.version // 1000}.{self.version % 1000 // 10}"
-        return self.reason or f"managed memory pages on cuda:{self.device} ({version})"
+        return self.reason or f"managed memory pages on cuda:{self.device} ({self.runtime})"
 
 
 def query(device: int | None = None, runtime: Runtime | None = None) -> Capability:
