@@ -42,7 +42,11 @@ def main(spec: str) -> None:
 def _reason(error: BaseException) -> str:
     if isinstance(error, LoadError):
         return str(error)
-    return " ".join(f"does not import: {type(error).__name__}: {error}".split())[:500]
+    return _one_line(f"does not import: {type(error).__name__}: {error}")[:500]
+
+
+def _one_line(value: object) -> str:
+    return " ".join(str(value).split())
 
 
 def _take_streams() -> tuple[BinaryIO, BinaryIO]:
@@ -75,8 +79,7 @@ def told(target: Any) -> dict[str, str]:
     versions = getattr(target, "versions", None)
     if not isinstance(versions, Mapping):  # a stranger's name, which means something else
         return {}
-    lines = ((" ".join(str(text).split()) for text in item) for item in versions.items())
-    return dict(lines)
+    return {_one_line(name): _one_line(version) for name, version in versions.items()}
 
 
 def _places(target: Any) -> dict[str, tuple[str, int]]:
