@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import qloracle
+from qloracle.memory import MODELS
 from qloracle_conformance import dialects, rules
 from qloracle_conformance.checks import PROFILES, all_checks
 from qloracle_conformance.errors import UsageError
@@ -37,7 +38,8 @@ Implementations = Annotated[
     typer.Argument(
         metavar="[IMPL]...",
         help="Short names (numpy, bitsandbytes), module:NAME, pkg.mod:object or path/file.py. "
-        "None: every implementation found on this machine, but for host and ptx, which are slow.",
+        "None: every implementation found on this machine, but for host, ptx and managed, "
+        "which are run by name only.",
     ),
 ]
 
@@ -282,6 +284,28 @@ def mutants(
     from qloracle_conformance.mutants.command import run
 
     raise typer.Exit(run(from_file, matrix, console, errors))
+
+
+@app.command()
+def memory(
+    model: Annotated[str, typer.Option(help=f"One of: {', '.join(MODELS)}.")] = "llama-65b",
+    seq: Annotated[
+        int, typer.Option(help="Tokens of a micro-batch; in the timeline one has twice as many.")
+    ] = 512,
+    capacity: Annotated[
+        float | None,
+        typer.Option(help="GB of the card; none: the smallest common one that holds QLoRA."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for memory.png and timeline.png.")] = Path(),
+) -> None:
+    """Tell where the memory of a fine-tuning goes, and what paging does about a spike.
+
+    Prints the bytes by part, the papers' numbers beside ours, and a timeline.
+    Draws memory.png and timeline.png.
+    """
+    from qloracle_conformance.memory_command import run
+
+    raise typer.Exit(run(model, seq, capacity, out, console))
 
 
 @app.command()

@@ -174,6 +174,21 @@ def test_weights_cannot_be_paged():
     assert not events[0].fits
 
 
+@pytest.mark.parametrize("name", ["llama-33b", "gpt-3"])
+@pytest.mark.parametrize("paging", [False, True])
+@pytest.mark.parametrize("options", [{}, {"fused": False}, {"checkpointing": False}])
+def test_the_longest_micro_batch_fits_and_one_token_more_does_not(name, paging, options):
+    capacity = memory_parts(MODELS[name], "qlora").static + 2 * 10**9
+    options = {"paging": paging, **options}
+    most = memory.longest(MODELS[name], capacity, **options)
+    ends = [timeline(MODELS[name], [most + more], capacity, **options)[-1] for more in (0, 1)]
+    assert [event.fits for event in ends] == [True, False]
+
+
+def test_the_longest_micro_batch_where_none_fits():
+    assert memory.longest(MODELS["llama-65b"], CARD, paging=True) == 0
+
+
 TINY = Configuration("tiny", 8, 2, 12, 10)
 PAGE = 64
 
@@ -290,10 +305,11 @@ def test_what_the_pictures_show():
 
     axes = Figure().subplots()
     events = timeline(MODELS["llama-33b"], LENGTHS, CARD, paging=True)
-    memory_pictures._stack(axes, events)
-    assert {text.get_text() for text in axes.texts} == {"", "0.08 out", "0.26 out", "0.35 back"}
+    memory_pictures._stack(axes, events, CARD)
+    said = {" ".join(text.get_text().split()) for text in axes.texts}
+    assert said == {"", "0.08 GB out", "0.26 GB out", "0.35 GB back"}
     tops = [bar.get_y() + bar.get_height() for bar in axes.patches[-len(events) :]]
     assert np.allclose(tops, [event.total / GB for event in events])
     axes = Figure().subplots()
-    memory_pictures._stack(axes, timeline(MODELS["llama-33b"], LENGTHS, CARD, paging=False))
-    assert axes.texts[-1].get_text() == "out of memory"
+    memory_pictures._stack(axes, timeline(MODELS["llama-33b"], LENGTHS, CARD, paging=False), CARD)
+    assert axes.texts[-1].get_text() == "out of\nmemory"

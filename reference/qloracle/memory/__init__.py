@@ -56,7 +56,7 @@ from qloracle.memory.parts import (
     weight_bytes,
 )
 from qloracle.memory.published import Claim, claims
-from qloracle.memory.spikes import Event, timeline, transfer_seconds
+from qloracle.memory.spikes import Event, longest, timeline, transfer_seconds
 
 __all__ = [
     "METHODS",
@@ -72,6 +72,7 @@ __all__ = [
     "linear_weights",
     "linears",
     "logit_bytes",
+    "longest",
     "lora_parameters",
     "memory_parts",
     "other_weights",

@@ -55,8 +55,9 @@ def memory_parts(
     in no linear layer, where the linear ones have 4 bits (4, if the preparation for training in k
     bits widens them); moment_bytes: both of Adam's, 8, or 2 for 8-bit Adam. ValueError otherwise.
 
-    The biggest terms at one time are not all of them: activations and gradients of the adapters'
-    own products, a framework's buffers and its allocator's gaps come on top.
+    Not all that comes and goes is there at one time: `timeline` tells what is. And there is more:
+    activations and gradients of the adapters' own products, a framework's buffers and its
+    allocator's gaps come on top.
 
     Source: arXiv:2305.14314, sections 2 and 3.
 

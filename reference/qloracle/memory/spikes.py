@@ -1,7 +1,8 @@
 """Memory over time: spikes, and what paging does about them."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from qloracle import _arguments as check
 from qloracle.memory.models import Configuration
@@ -100,6 +101,23 @@ def timeline(
         if not fits:
             break
     return events
+
+
+def longest(config: Configuration, capacity: int, *, paging: bool, **options: Any) -> int:
+    """Return the most tokens that a micro-batch may have on so many bytes; 0 where none fits.
+
+    options: those of `timeline`.
+
+    >>> from qloracle.memory import MODELS
+    >>> llama = MODELS["llama-33b"]
+    >>> [longest(llama, 24 * 10**9, paging=paging) for paging in (False, True)]
+    [696, 4395]
+    """
+
+    def fails(tokens: int) -> bool:
+        return not timeline(config, (tokens,), capacity, paging=paging, **options)[-1].fits
+
+    return bisect_left(range(1, 2**40), True, key=fails)
 
 
 def transfer_seconds(nbytes: int, link: float = LINK) -> float:
