@@ -142,6 +142,16 @@ def test_a_resume_that_forgets_a_page_is_found(tmp_path, monkeypatch):
         test_a_resumed_state_pages_and_goes_on_bit_for_bit(tmp_path, "adam_step", f32)
 
 
+def test_arrays_come_in_the_order_of_their_names(tmp_path):
+    """Not in that of a hash: a state is often handed on as `arrays.values()`."""
+    pager, names = make_pager(), "abcdefghijklmnopqrst"
+    managed.implementation.save_paged(
+        tmp_path / "state", held(pager, {name: np.ones(3, f32) for name in reversed(names)})
+    )
+    arrays, _ = managed.implementation.load_paged(tmp_path / "state", pager)
+    assert "".join(arrays) == names
+
+
 # ---- what goes wrong -----------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
 
 import ml_dtypes
@@ -65,13 +66,14 @@ def save(
 def load(path: str | Path, pager: Pager) -> tuple[dict[str, Managed], dict[str, str]]:
     """Return the arrays of a file in managed memory of this pager, and the words beside them.
 
-    Their pages begin on the host. safetensors' error for a file that is damaged, ValueError for one
-    that does not fit or holds another type; in either case the pager is left as it was.
+    They come in the order of their names, and their pages begin on the host. safetensors' error for
+    a file that is damaged, ValueError for one that does not fit or holds another type; in either
+    case the pager is left as it was.
     """
     data = Path(path).read_bytes()
     arrays: dict[str, Managed] = {}
     try:
-        for name, tensor in safetensors.deserialize(data):
+        for name, tensor in sorted(safetensors.deserialize(data), key=itemgetter(0)):
             if tensor["dtype"] not in TYPES:
                 kinds = ", ".join(TYPES)
                 raise ValueError(f"{name} has type {tensor['dtype']}; allowed: {kinds}")
