@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from qloracle import memory
 from qloracle_conformance.reports import failures
 from qloracle_conformance.verification import verify
 
@@ -30,6 +31,27 @@ def test_the_example_prints_what_the_readme_shows():
         exec(compile(code, "README.md", "exec"), {})
     assert len(code.strip().splitlines()) <= 11
     assert printed.getvalue() == shown[1]
+
+
+@pytest.mark.filterwarnings("ignore:state lies in ordinary memory:UserWarning")
+def test_the_paged_optimizer_is_made_as_the_readme_says():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    model, names = torch.nn.Linear(3, 2), {}
+    exec(compile(block("paged", "python")[0], "README.md", "exec"), names | {"model": model}, names)
+    model(torch.ones(3)).sum().backward()
+    before = model.weight.detach().clone()
+    names["optimizer"].step()
+    assert torch.allclose(model.weight, before - 2e-4, rtol=0, atol=1e-7)
+
+
+def test_the_bytes_that_the_readme_tells_are_those_of_the_account():
+    text = README.read_text(encoding="utf-8")
+    claims = {claim.what: claim for claim in memory.claims()}
+    full, base = claims["full fine-tuning of a 65B model"], claims["base of a 7B model, QLoRA"]
+    told = f"Full fine-tuning of a 65B model takes {full.ours} at 12 bytes a weight, QLoRA "
+    assert told + claims["QLoRA of a 65B model"].ours in text
+    assert f"one published number, {base.published} for" in text
+    assert not base.reproduced
 
 
 def counts_as_n(text):

@@ -56,7 +56,7 @@ ADAPTERS = (
     # Both run the CUDA text slowly, on a CPU.
     Adapter("host", "qloracle_gpu.runners.host", (), "implementation", by_name=True),
     Adapter("ptx", "qloracle_gpu.runners.ptx", (), "implementation", by_name=True),
-    # Without a GPU it is a stand-in, which nobody has who did not ask for it.
+    # Without a GPU a stand-in answers, and only those who ask for it.
     Adapter("managed", "qloracle_gpu.managed", (), "implementation", by_name=True),
     Adapter("bitsandbytes", f"{_HERE}.bnb", _BNB),
     Adapter("bitsandbytes.train", f"{_HERE}.bnb_linear", _BNB, "training"),
