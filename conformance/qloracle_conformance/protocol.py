@@ -29,7 +29,8 @@ FLOAT_TYPES: dict[str, np.dtype[Any]] = {
 class Function:
     """One row of the protocol: positional arrays, keyword options with their defaults, results.
 
-    An `optional` function is another road to its level: nobody is told that it is missing.
+    An `optional` function is another road to its level: nobody is told that it is missing.  What is
+    `lasting` can be read again later (rule P3).
     """
 
     level: str
@@ -38,6 +39,7 @@ class Function:
     results: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     optional: bool = False
+    lasting: bool = True
 
     @property
     def signature(self) -> str:
@@ -108,18 +110,17 @@ TABLE = (
         {"step": ..., "lr": ..., "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0,
          "blocksize": 256, "m_codebook": None, "v_codebook": None},
     ),
-    Function("L5", "make_pager", (), ("pager",), {"capacity_bytes": None, "page_bytes": None}),
+    Function(  # a tool: its results are what `programs` says of a program that runs on it
+        "L5", "make_pager", (), ("read", "log", "words", "plain"),
+        {"capacity_bytes": None, "page_bytes": None}, lasting=False,
+    ),
 )  # fmt: skip
+
+SAVING = ("save_paged", "load_paged")  # of L5; where one is missing, the kit saves by the host
 
 FUNCTIONS = {function.name: function for function in TABLE}
 
-JUDGED_LEVELS = (
-    "L0",
-    "L1",
-    "L2",
-    "L3",
-    "L4",
-)  # the levels whose rules this version of the kit can judge
+JUDGED_LEVELS = LEVELS  # those whose rules this version of the kit can judge: all
 
 
 def element_count(shape: tuple[int, ...]) -> int:

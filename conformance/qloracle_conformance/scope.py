@@ -46,7 +46,7 @@ class Scope:
         taken = self._offers.get(case.function)
         if taken is None:
             return case
-        options = {k: v for k, v in case.options.items() if k in taken or k == "shape"}
+        options = {k: v for k, v in case.options.items() if k in taken or k in ("shape", "program")}
         return replace(case, options=options)
 
     def choose(self, function: str, key: str, wishes: tuple[Any, ...]) -> Any:
@@ -109,7 +109,8 @@ def check_limits(limits: Any) -> None:
 
 
 def _limits_of(limits: Mapping[str, Any], function: str) -> dict[str, Any]:
-    common = {k: v for k, v in limits.items() if k not in FUNCTIONS}
+    """A function's own limits and those of all; these are not meant for a pager, which has bytes."""
+    common = {k: v for k, v in limits.items() if k not in FUNCTIONS and function != "make_pager"}
     merged = common | dict(limits.get(function, {}))
     return {k: v if k in NUMBERS or isinstance(v, list | tuple) else [v] for k, v in merged.items()}
 
@@ -126,6 +127,9 @@ def _shape(case: Case) -> tuple[int, ...]:
 
 def _outside(case: Case, key: str, allowed: Any) -> str:
     """Compare one limit with a case."""
+    if case.function == "make_pager":
+        types = {array.dtype.name for array in case.arrays.values()}
+        return ", ".join(sorted(types - set(allowed))) if key == "dtype" else ""
     first = next(iter(case.arrays.values()))
     shape = _shape(case)
     match key:

@@ -18,7 +18,7 @@ import pytest
 
 from qloracle_conformance import targets
 from qloracle_conformance.checks import Check, all_checks
-from qloracle_conformance.engine import Engine, fingerprints
+from qloracle_conformance.engine import Engine, fingerprints, ledger
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.errors import CannotRun, LoadError
 from qloracle_conformance.known import apply, read
@@ -29,7 +29,6 @@ from qloracle_conformance.report import BAD, BROKEN, UNJUDGED, Judgement, Report
 from qloracle_conformance.reports import failures
 from qloracle_conformance.views import View, specified_levels
 
-LEDGER = ("P1", "P2", "P3", "P4")  # the rules that look at all calls of a function
 IMPORT, VERDICT, KNOWN = "import", "verdict/", "known/"  # tests beside the checks
 OPEN: list[Suite] = []
 
@@ -99,7 +98,7 @@ class Suite:
         if isinstance(self._caller, LoadError):
             return [IMPORT]
         judged = [name for name in PROBES if name in self._caller.offers]
-        checks = [*self._plan, *(f"{rule}/{name}" for name in judged for rule in LEDGER)]
+        checks = [*self._plan, *(f"{rule}/{name}" for name in judged for rule in ledger.rules_of(name))]
         due = [f.name for f in FUNCTIONS.values() if f.level in JUDGED_LEVELS and not f.optional]
         verdicts = [VERDICT + name for name in dict.fromkeys([*due, *judged])]
         stale = [KNOWN + entry.check for entry in self._known if entry.check not in checks]
@@ -166,7 +165,7 @@ class Suite:
     def _runs_of(self, name: str) -> list[CheckRun]:
         rule, _, function = name.partition("/")
         judgement = self._judgement
-        if rule in LEDGER:
+        if rule in ledger.RULES:
             for own in self._names_of(function):
                 self.outcome(own)
             return list(self._engine.ledger_runs([function]))

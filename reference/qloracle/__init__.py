@@ -11,8 +11,9 @@
     targets        which layers of a model get an adapter
     checkpointing  forget the activations, compute them again
     adam           the step, with moments in 32 bits or in 8
+    paging         more state than memory, a page at a time
 
-Each module is a lesson; read them in this order. Rules S1 to S11 are named where they are carried
+Each module is a lesson; read them in this order. Rules S1 to S12 are named where they are carried
 out, and `python -m qloracle.examples.finetune` puts all of them to work. `qloracle.codebook` is the
 function; the module's other names come by `from qloracle.codebook import ...`.
 
@@ -61,6 +62,9 @@ from qloracle.merging import (
     unmerge_requantized,
 )
 from qloracle.nested import bits_per_weight, dequantize_absmax, quantize_absmax
+from qloracle.paging import load as load_paged
+from qloracle.paging import make_pager
+from qloracle.paging import save as save_paged
 from qloracle.ranks import bin_means, normal_codes, rank_codes
 
 __version__ = "0.1.0"
@@ -81,9 +85,11 @@ __all__ = [
     "dynamic_codebook",
     "fp4_codebook",
     "int4_codebook",
+    "load_paged",
     "lora_backward",
     "lora_forward",
     "lora_scaling",
+    "make_pager",
     "matmul_4bit",
     "matmul_4bit_backward",
     "merge",
@@ -101,6 +107,7 @@ __all__ = [
     "quantize_absmax",
     "quantize_blockwise",
     "rank_codes",
+    "save_paged",
     "thresholds",
     "unmerge",
     "unmerge_requantized",

@@ -175,7 +175,9 @@ class Engine:
         for calls, kind in ((again, "again"), (late, "late")):
             for call in calls:
                 getattr(self._ledgers[self._function_of[call]], kind).append(call)
-        yield from (ledgers.lasting(name, ledger) for name, ledger in used.items())
+        for name, ledger in used.items():
+            if "P3" in ledgers.rules_of(name):
+                yield ledgers.lasting(name, ledger)
 
     # ---- reduction -----------------------------------------------------------------------------
 

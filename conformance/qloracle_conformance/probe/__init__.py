@@ -26,6 +26,12 @@ from qloracle_conformance.probe.asking import Asker, Call, Found
 from qloracle_conformance.scope import Scope
 from qloracle_conformance.views import MAPS, QUANT_TYPES, Finding, View, specified_levels
 
+
+def nothing(ask: Asker, view: View) -> Found:
+    """A pager has no dialect: bytes are bytes."""
+    return {}
+
+
 # Decoders come first: they show the tables that the quantizers are judged by.
 PROBES: dict[str, tuple[tuple[str, ...], Callable[[Asker, View], Found]]] = {
     "dequantize_4bit": (QUANT_TYPES, decoders.four_bit),
@@ -43,6 +49,7 @@ PROBES: dict[str, tuple[tuple[str, ...], Callable[[Asker, View], Found]]] = {
     "qlora_backward": (("nf4",), lora.backward),
     "adam_step": (("",), adam.step),
     "adam_step_8bit": (("",), adam.step_8bit),
+    "make_pager": (("",), nothing),
 }
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qloracle_conformance import oracle
 from qloracle_conformance.cases import Answer, Arrays, Case
 from qloracle_conformance.dialects import ADAPTERS, OPTIMIZERS, PACKED
-from qloracle_conformance.inputs import adam, products, roundtrip
+from qloracle_conformance.inputs import adam, paging, products, roundtrip
 from qloracle_conformance.oracle import Float32
 from qloracle_conformance.protocol import FLOAT_TYPES
 from qloracle_conformance.scope import Scope
@@ -73,6 +73,8 @@ class Asker:
                 return Case(view.function, {"absmax": np.ones(256, np.float32)}, {"blocksize": 256})
             case "quantize_nested":
                 return next(roundtrip.levels(view.levels))
+            case "make_pager":
+                return paging.plain()
             case function if function in OPTIMIZERS:
                 return adam.plain(function, dtype)
             case function if function in (*PACKED, *ADAPTERS):

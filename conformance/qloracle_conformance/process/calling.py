@@ -15,7 +15,7 @@ import numpy as np
 
 from qloracle_conformance.cases import WIRE_TYPES, Answer, Case, digest
 from qloracle_conformance.errors import CannotRun, LoadError
-from qloracle_conformance.process import frameworks
+from qloracle_conformance.process import frameworks, paging
 from qloracle_conformance.protocol import FUNCTIONS, due_results
 
 LATER = 0.05  # seconds after its return at which a result is read again
@@ -66,7 +66,7 @@ def declarations(target: Any) -> dict[str, Any]:
 
 def keywords(case: Case, framework: str = "numpy") -> dict[str, Any]:
     """Turn a case's options into what a caller with arrays of a framework would write."""
-    options = dict(case.options)
+    options = {name: value for name, value in case.options.items() if name != "program"}
     if "dtype" in options:
         options["dtype"] = frameworks.dtype(options["dtype"], framework)
     if "shape" in options:
@@ -138,6 +138,8 @@ class Calls:
             name: frameworks.give(array, self.framework, device, case.form)
             for name, array in case.arrays.items()
         }
+        if case.function == "make_pager":  # its arrays become the host's or the device's at a write
+            given = {name: (array, array) for name, array in case.arrays.items()}
         memory = {name: whole for name, (_, whole) in given.items()}
         before = _digests(memory)
         arguments = {name: argument for name, (argument, _) in given.items()}
@@ -154,10 +156,14 @@ class Calls:
         seconds = time.perf_counter() - start
         after = _digests(memory)
         changed = tuple(name for name in memory if after[name] != before[name])
-        self._keep(call, case.function, result, values)
+        if FUNCTIONS[case.function].lasting:
+            self._keep(call, case.function, result, values)
         return Answer("OK", values, "", changed, seconds, call)
 
     def _invoke(self, case: Case, arguments: Mapping[str, Any], device: str) -> Any:
+        if case.function == "make_pager":
+            tools = paging.tools_of(self.target, self.framework, device)
+            return paging.run(self.target, case, tools)
         function = FUNCTIONS[case.function]
         positional = [arguments[name] for name in function.arrays]
         named = {name: a for name, a in arguments.items() if name not in function.arrays}

@@ -25,6 +25,7 @@ ROOMS = {
     "S10": "s10_lora",
     "S11": "s11_adam",
     "S11b": "s11b_adam_8bit",
+    "S12": "s12_paging",
     "P5": "p5_arrays",  # last: it asks again, in other forms, for what the rules before have judged
 }
 
