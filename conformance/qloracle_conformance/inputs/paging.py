@@ -267,7 +267,7 @@ def state_of(function: str, rng: np.random.Generator, n: int) -> dict[str, Array
 
 
 def stepping(
-    plan: Plan, function: str, capacity: int | None, page: int | None, n: int, part: int | None
+    plan: Plan, function: str, capacity: int | None, page: int | None, n: int
 ) -> tuple[Draft, list[str]]:
     """A draft whose state is written: step it with the names that come with it."""
     draft, state = Draft(capacity, page), state_of(function, plan.rng, n)
@@ -296,7 +296,7 @@ def optimizer(function: str) -> Callable[[Plan], Iterator[Case]]:
 
     def cases(plan: Plan) -> Iterator[Case]:
         for capacity, page, part in step_sizes(plan):
-            draft, names = stepping(plan, function, capacity, page, plan.pick(300, 1500), part)
+            draft, names = stepping(plan, function, capacity, page, plan.pick(300, 1500))
             draft.do("step", function, names, "g", 1, STEPS, part)
             for name in names:
                 draft.read(name)
@@ -309,7 +309,7 @@ def resume(plan: Plan) -> Iterator[Case]:
     """100 steps, saved; loaded into a fresh pager, of a page or of a few, and 100 steps more."""
     for function in ("adam_step", "adam_step_8bit"):
         for capacity, page, part in ((4096, 4096, BLOCK), (512, 256, None), (None, None, None)):
-            draft, names = stepping(plan, function, capacity, page, plan.pick(300, 1500), part)
+            draft, names = stepping(plan, function, capacity, page, plan.pick(300, 1500))
             draft.do("step", function, names, "g", 1, HALF, part).do("save", "f")
             draft.do("load", "f", 2 * capacity if capacity else None, page)
             draft.do("step", function, names, "g", 1 + HALF, HALF, part)

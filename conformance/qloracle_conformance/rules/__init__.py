@@ -26,6 +26,7 @@ ROOMS = {
     "S11": "s11_adam",
     "S11b": "s11b_adam_8bit",
     "S12": "s12_paging",
+    "S12b": "s12b_books",
     "P5": "p5_arrays",  # last: it asks again, in other forms, for what the rules before have judged
 }
 

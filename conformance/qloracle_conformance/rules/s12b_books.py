@@ -1,0 +1,349 @@
+"""S12b. The books of a pager: what it shows of its capacity, its pages and its counters is true.
+
+A pager may show `capacity`, `page_bytes`, `resident_bytes` and `counters`, an object or a mapping of
+whole numbers since the pager was made::
+
+    faults            pages that the device touched while they were not there
+    prefetched        pages brought to the device before they were touched
+    evictions         pages pushed out of the device's memory to make room
+    host_faults       pages that the host touched while they were not there
+    host_prefetched   pages brought to the host before they were touched
+    bytes_to_device, bytes_to_host
+
+One without `counters` is not judged here (UNSUPPORTED, which is no failure: real CUDA shows none),
+and of what one does not show nothing is asked.  An array begins on a page of its own.  After every
+operation:
+
+* The capacity is the one that was asked for, down to whole pages, and no more bytes are resident.
+* No more pages are resident than the arrays that are alive have: freed ones have come back.
+* No counter shrinks.
+* While nothing is advised, a page lies on one side.  So what is resident has come (faults,
+  prefetched), has not gone (evictions, host_faults, host_prefetched), and was not freed; no page
+  moves without a copy of it at most; and what the device has just touched is resident.
+* What one side has written and the other one has read was copied, at least once, and so was what
+  the device alone has written and cannot hold.  These are bytes, under any advice and any order of
+  eviction.
+* Nothing is evicted while all that is alive fits.
+* What was prefetched and fits does not fault when the device touches it next: one array, or several
+  if all that is alive fits.
+
+A pager that state is loaded into begins new books, and they say the same: a resumed state is paged.
+
+Which page goes first is nobody's business, nor whether a page that nobody has written is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qloracle_conformance import programs
+from qloracle_conformance.cases import Case
+from qloracle_conformance.checks import Check, Plan
+from qloracle_conformance.inputs import counted_programs as inputs
+from qloracle_conformance.judging import Mismatch, Outcome, Values
+from qloracle_conformance.programs import DONE, LOGGED, NOT_OFFERED, RAISED, UNKNOWN, Operation
+from qloracle_conformance.rules.s12_paging import judge_operations
+from qloracle_conformance.views import View
+
+OPTIONAL = ("advise", "shrink", "prefetch")  # operations that a pager may not have
+Mask = NDArray[np.bool_]
+
+
+class Line(NamedTuple):
+    """A row of the log: `programs.LOG` by name."""
+
+    status: int
+    capacity: int
+    page_bytes: int
+    resident_bytes: int
+    faults: int
+    prefetched: int
+    evictions: int
+    host_faults: int
+    host_prefetched: int
+    bytes_to_device: int
+    bytes_to_host: int
+
+    def sum_of(self, *columns: str) -> int | None:
+        """The sum of counters; None if one of them is not shown."""
+        values = [int(getattr(self, column)) for column in columns]
+        return None if UNKNOWN in values else sum(values)
+
+    @property
+    def came(self) -> int | None:
+        """Pages that came to the device."""
+        return self.sum_of("faults", "prefetched")
+
+    @property
+    def went(self) -> int | None:
+        """Pages that left it, but for those that were freed."""
+        return self.sum_of("evictions", "host_faults", "host_prefetched")
+
+
+class Law(NamedTuple):
+    """What one column must be, and whether it is."""
+
+    column: str
+    held: bool
+    due: str
+
+
+@dataclass
+class Bytes:
+    """The bytes of an array: which ones each side has as they are now, as far as it must."""
+
+    host: Mask
+    device: Mask
+
+
+def judge(case: Case, values: Values, view: View) -> Outcome:
+    """Every law after every operation; the first that is broken is told."""
+    outcome, books = judge_operations(case, values), Books(case)
+    lines = [Line(*map(int, row)) for row in values[LOGGED]]
+    for number, operation in enumerate(programs.program_of(case)):
+        after = lines[number + 1]
+        if after.status == RAISED and operation[0] != "must_fail":
+            break
+        for law in books.laws(operation, lines[number], after):
+            outcome += _judged(law, number, operation, after)
+    return outcome
+
+
+def _judged(law: Law, number: int, operation: Operation, line: Line) -> Outcome:
+    if law.held:
+        return Outcome(1)
+    why = f"after operation {number}, {programs.text_of(operation)}"
+    return Outcome(1, 1, Mismatch(law.column, number, str(getattr(line, law.column)), law.due, why))
+
+
+class Books:
+    """What is known of a pager from the program alone: sizes, and where bytes must have been."""
+
+    def __init__(self, case: Case) -> None:
+        self._data = case.arrays
+        self._page = case.options.get("page_bytes")
+        self._capacity = case.options.get("capacity_bytes")
+        self._files: dict[str, dict[str, tuple[int, int]]] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        """A new pager."""
+        self._arrays: dict[str, Bytes] = {}
+        self._rows: dict[str, int] = {}  # bytes of a row of the first axis
+        self._freed = 0  # pages that left the device because they were freed
+        self._to_device = self._to_host = 0  # bytes that were copied, at least
+        self._advised = False
+        self._fetched: set[str] = set()
+
+    def laws(self, operation: Operation, before: Line, after: Line) -> Iterator[Law]:
+        """Enter an operation, and say what must hold then."""
+        verb, *arguments = operation
+        if verb == "must_fail":
+            return
+        offered = after.status == NOT_OFFERED and verb in OPTIONAL
+        yield Law("status", after.status == DONE or offered, "an operation that was performed")
+        if after.status != DONE:
+            return
+        self._page = after.page_bytes if after.page_bytes != UNKNOWN else self._page
+        fetched = self._touched(operation) <= self._fetched and bool(self._touched(operation))
+        getattr(self, f"_{verb}", self._nothing)(*arguments)
+        if verb == "load":
+            self._to_device = -max(after.resident_bytes, 0)  # it may have been loaded there
+        if verb == "free":
+            self._note_freed(before, after)
+        yield from self._of_capacity(after)
+        yield from self._of_copies(after)
+        if verb != "load":
+            yield from self._of_changes(before, after, fetched)
+        if self._page and not self._advised:
+            yield from self._of_pages(after, bool(self._touched(operation)))
+
+    # ---- laws ----------------------------------------------------------------------------------
+
+    def _of_capacity(self, line: Line) -> Iterator[Law]:
+        if self._capacity is not None and line.capacity != UNKNOWN:
+            least = self._capacity - (self._page or 1) + 1
+            right = least <= line.capacity <= self._capacity
+            yield Law("capacity", right, f"{self._capacity}, which was asked for")
+        if line.resident_bytes == UNKNOWN:
+            return
+        yield Law("resident_bytes", line.resident_bytes >= 0, "at least 0")
+        if self._capacity is not None:
+            right = line.resident_bytes <= self._capacity
+            yield Law("resident_bytes", right, f"at most {self._capacity}, the capacity")
+        if self._page:
+            most = self._pages() * self._page
+            told = f"at most {most}, the pages of all arrays that are alive"
+            yield Law("resident_bytes", line.resident_bytes <= most, told)
+
+    def _of_copies(self, line: Line) -> Iterator[Law]:
+        """What must have gone over the link, whatever the order in which pages go."""
+        alone = sum(int((each.device & ~each.host).sum()) for each in self._arrays.values())
+        kept = alone if line.resident_bytes == UNKNOWN else line.resident_bytes
+        home = self._to_host + max(alone - kept, 0)
+        for column, least in (("bytes_to_device", self._to_device), ("bytes_to_host", home)):
+            value = getattr(line, column)
+            if value != UNKNOWN:
+                told = f"at least {max(least, 0)}: so much was written on the other side"
+                yield Law(column, value >= least, told)
+
+    def _of_changes(self, before: Line, after: Line, fetched: bool) -> Iterator[Law]:
+        for column in programs.COUNTERS:
+            was, now = getattr(before, column), getattr(after, column)
+            yield Law(column, now >= was, f"at least {was}, as before")
+        if after.faults != UNKNOWN and fetched and not self._advised:
+            told = f"{before.faults}, as before: it was prefetched, and fits"
+            yield Law("faults", after.faults == before.faults, told)
+        if after.evictions != UNKNOWN and self._all_fit():
+            told = f"{before.evictions}, as before: all that is alive fits"
+            yield Law("evictions", after.evictions == before.evictions, told)
+
+    def _of_pages(self, line: Line, touched: bool) -> Iterator[Law]:
+        """A page lies on one side, and a page that moves is copied at most."""
+        page, came, went = self._page or 0, line.came, line.went
+        for column, moved in (("bytes_to_device", came), ("bytes_to_host", went)):
+            value = getattr(line, column)
+            if moved is not None and value != UNKNOWN:
+                told = f"at most {moved * page}, {moved} pages that moved"
+                yield Law(column, value <= moved * page, told)
+        if line.resident_bytes == UNKNOWN:
+            return
+        if touched:
+            right = line.resident_bytes >= page
+            yield Law("resident_bytes", right, f"at least {page}, the page that was touched")
+        if came is not None and went is not None:
+            due = (came - went - self._freed) * page
+            told = f"{due}: {came} pages came, {went} went, {self._freed} were freed"
+            yield Law("resident_bytes", line.resident_bytes == due, told)
+
+    def _pages(self, names: set[str] | None = None) -> int:
+        """Pages of arrays, all by default; one without elements may take one."""
+        page = self._page or 1
+        sizes = [a.host.size for name, a in self._arrays.items() if names is None or name in names]
+        return sum(max(-(-size // page), 1) for size in sizes)
+
+    def _all_fit(self) -> bool:
+        return self._fits(None)
+
+    def _fits(self, names: set[str] | None) -> bool:
+        if self._capacity is None:
+            return True
+        return bool(self._page) and self._pages(names) * (self._page or 0) <= self._capacity
+
+    def _note_freed(self, before: Line, after: Line) -> None:
+        """Pages that were resident, and neither evicted nor called home meanwhile."""
+        if not self._page or UNKNOWN in (before.resident_bytes, after.resident_bytes):
+            return
+        moved = [line.sum_of("faults", "prefetched") for line in (before, after)]
+        gone = [line.went for line in (before, after)]
+        came = (moved[1] or 0) - (moved[0] or 0) - (gone[1] or 0) + (gone[0] or 0)
+        lost = (before.resident_bytes - after.resident_bytes) // self._page
+        self._freed += max(lost + came, 0)
+
+    # ---- operations: where bytes must have been --------------------------------------------------
+
+    @staticmethod
+    def _touched(operation: Operation) -> set[str]:
+        """The arrays of which the device touches an element."""
+        match operation:
+            case ["read" | "write", name, start, stop, *_, side] if side != "host":
+                return {name} if start is None or start < stop else set()
+            case ["step", _, names, *_]:
+                return set(names)
+        return set()
+
+    def _nothing(self, *arguments: object) -> None:
+        """An operation that moves nothing."""
+
+    def _empty(self, name: str, shape: list[int], dtype: str) -> None:
+        kind = programs.dtype_of(dtype)
+        size = int(np.prod(shape)) * kind.itemsize
+        self._arrays[name] = Bytes(np.zeros(size, np.bool_), np.zeros(size, np.bool_))
+        self._rows[name] = size // max(shape[0], 1) if shape else size
+
+    def _range(self, name: str, start: int | None, stop: int | None) -> slice:
+        row = self._rows[name]
+        return slice(None) if start is None else slice(start * row, (stop or 0) * row)
+
+    def _write(self, name: str, start: int | None, stop: int | None, data: str, side: str) -> None:
+        array, where = self._arrays[name], self._range(name, start, stop)
+        array.host[where], array.device[where] = side == "host", side != "host"
+        self._forget(name, side)
+
+    def _read(self, name: str, start: int | None, stop: int | None, side: str) -> None:
+        array, where = self._arrays[name], self._range(name, start, stop)
+        host, device = array.host[where], array.device[where]
+        if side == "host":
+            self._to_host += int((device & ~host).sum())
+            host |= device
+        else:
+            self._to_device += int((host & ~device).sum())
+            device |= host
+        self._forget(name, side)
+
+    def _forget(self, name: str, side: str) -> None:
+        """What was prefetched is no longer there for sure: its own pages, or those of others."""
+        if side == "host":
+            self._fetched.discard(name)
+        elif name not in self._fetched:
+            self._fetched.clear()
+
+    def _step(self, function: str, names: list[str], *rest: object) -> None:
+        for name in names:
+            self._read(name, None, None, "device")
+            self._write(name, None, None, "", "device")
+
+    def _prefetch(self, name: str, to: str) -> None:
+        if to == "host":
+            self._fetched.discard(name)
+        elif self._all_fit():
+            self._fetched.add(name)
+        else:
+            self._fetched = {name} if self._fits({name}) else set()
+
+    def _advise(self, *arguments: object) -> None:
+        self._advised = True
+
+    def _shrink(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._fetched.clear()
+
+    def _free(self, name: str) -> None:
+        del self._arrays[name], self._rows[name]
+        self._fetched.discard(name)
+
+    def _save(self, file: str) -> None:
+        sizes = {name: array.host.size for name, array in self._arrays.items()}
+        self._files[file] = {name: (self._rows[name], sizes[name]) for name in sizes}
+        self._fetched.clear()
+
+    def _load(self, file: str, capacity: int | None, page: int | None) -> None:
+        self._begin()
+        self._capacity = capacity
+        for name, (row, size) in self._files[file].items():
+            self._rows[name] = row
+            self._arrays[name] = Bytes(np.ones(size, np.bool_), np.zeros(size, np.bool_))
+
+
+# ---- the checks ----------------------------------------------------------------------------------
+
+
+def _checks() -> Iterator[Check]:
+    for name, cases in inputs.DIRECTED.items():
+        yield Check("S12b", name, "make_pager", cases, judge, (LOGGED,))
+    yield Check(
+        "S12b", "search", "make_pager", _none, judge, (LOGGED,), search=inputs.search,
+        directed=False,
+    )  # fmt: skip
+
+
+def _none(plan: Plan) -> Iterator[Case]:
+    return iter(())
+
+
+CHECKS = tuple(_checks())
