@@ -51,12 +51,15 @@ class Plain:
 
 def reads(case: Case) -> list[Read]:
     """Run a case's program on plain arrays; Nonsense if it has no meaning."""
-    return _Running(case.arrays).perform(programs.program_of(case))
+    running = _Running(case.arrays)
+    running.size(case.options.get("capacity_bytes"), case.options.get("page_bytes"))
+    return running.perform(programs.program_of(case))
 
 
 def alive_at(case: Case, number: int) -> list[str]:
     """The names of the arrays that are alive before an operation of a program."""
     running = _Running(case.arrays)
+    running.size(None, case.options.get("page_bytes"))
     running.perform(programs.program_of(case)[:number])
     return running.alive()
 
@@ -77,6 +80,13 @@ class _Running:
         self._uses: dict[str, list[str]] = {}
         self._files: dict[str, dict[str, Plain]] = {}
         self._reads: list[Read] = []
+        self._page: int | None = None
+
+    def size(self, capacity: int | None, page: int | None) -> None:
+        """Take a device's sizes: a capacity means something beside the size of a page."""
+        if capacity is not None and (page is None or not 0 < page <= capacity):
+            raise Nonsense(f"a capacity of {capacity} in pages of {page}")
+        self._page = page
 
     def perform(self, program: programs.Program) -> list[Read]:
         for number, operation in enumerate(program):
@@ -85,7 +95,7 @@ class _Running:
                 self._refused(*arguments)
             elif verb == "read":
                 self._reads.append(self._read(number, operation))
-            elif verb not in ("prefetch", "advise", "shrink", "counters"):
+            elif verb not in ("prefetch", "advise", "counters"):
                 getattr(self, f"_{verb}")(*arguments)
             elif verb in ("prefetch", "advise"):
                 self._alive(arguments[0])
@@ -176,12 +186,18 @@ class _Running:
             raise Nonsense(f"{name} is in use")
         array.freed = True
 
+    def _shrink(self, capacity: int) -> None:
+        if self._page is None:
+            raise Nonsense("the size of a page is not known")
+        self.size(capacity, self._page)
+
     def _save(self, file: str) -> None:
         self._files[file] = {name: self._arrays[name].copy() for name in self.alive()}
 
     def _load(self, file: str, capacity: int | None, page: int | None) -> None:
         if self._uses:
             raise Nonsense("a `use` is open")
+        self.size(capacity, page)
         self._arrays = {name: array.copy() for name, array in self._files[file].items()}
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from qloracle_conformance.cases import Case
 from qloracle_conformance.dialects import ADAPTERS, OPTIMIZERS, PACKED
-from qloracle_conformance.engine import smaller_adam, smaller_products
+from qloracle_conformance.engine import smaller_adam, smaller_products, smaller_programs
 from qloracle_conformance.engine.plainer import complexity, rounder, zeroed
 
 SECONDS = 2.0
@@ -53,6 +53,9 @@ def reduce(case: Case, index: int, fails: Fails, hints: list[Case]) -> Case:
 
 def smaller(case: Case, index: int) -> Iterator[Case]:
     """Smaller neighbours of a case, the boldest first."""
+    if case.function == "make_pager":
+        yield from smaller_programs.smaller(case)
+        return
     if case.function in OPTIMIZERS:
         yield from smaller_adam.smaller(case, index)
         return

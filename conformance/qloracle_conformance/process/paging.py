@@ -220,7 +220,8 @@ class Running:
                         programs.elements_of(function, i, low, high) for i in range(len(names))
                     ]
                     param, *state = (a[p] for a, p in zip(arrays, parts, strict=True))
-                    new = step_of(param, grad[low:high], *state, step=step, lr=LR)
+                    with np.errstate(all="ignore"):  # what a faulty pager reads may be anything
+                        new = step_of(param, grad[low:high], *state, step=step, lr=LR)
                     for array, where, values in zip(arrays, parts, new, strict=True):
                         array[where] = values
 

@@ -93,7 +93,14 @@ def _refusal(operation: programs.Operation, number: int, status: int, word: str)
 
 def _judge_reads(case: Case, values: Values) -> Outcome:
     """Byte by byte; the element of the first wrong one is told."""
-    program, outcome = _program(case), Outcome(0)
+    outcome = Outcome(0)
+    for read, got, due in compared(case, values):
+        outcome += _compare(read, got, due, len(_program(case)))
+    return outcome
+
+
+def compared(case: Case, values: Values) -> Iterator[tuple[Read, NDArray[Any], NDArray[Any]]]:
+    """What was read, as bytes that came and bytes that are due."""
     stepped, at = programs.steps_in(case), 0
     for read in plain_arrays.reads(case):
         size = read.values.nbytes
@@ -103,8 +110,7 @@ def _judge_reads(case: Case, values: Values) -> Outcome:
         if got.size != size or due.size != size:
             break  # an operation before it failed, or its form is wrong: P1 has seen that
         at += size
-        outcome += _compare(read, got, due, len(program))
-    return outcome
+        yield read, got, due
 
 
 def _compare(read: Read, got: NDArray[Any], due: NDArray[Any], of: int) -> Outcome:

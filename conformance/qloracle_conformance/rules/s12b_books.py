@@ -50,6 +50,8 @@ from qloracle_conformance.programs import DONE, LOGGED, NOT_OFFERED, RAISED, UNK
 from qloracle_conformance.rules.s12_paging import judge_operations
 from qloracle_conformance.views import View
 
+CAME = "now.faults + now.prefetched"  # pages
+WENT = "now.evictions + now.host_faults + now.host_prefetched"
 OPTIONAL = ("advise", "shrink", "prefetch")  # operations that a pager may not have
 Mask = NDArray[np.bool_]
 
@@ -85,12 +87,39 @@ class Line(NamedTuple):
         return self.sum_of("evictions", "host_faults", "host_prefetched")
 
 
+RELATIONS = {"<=": "at most ", ">=": "at least ", "==": ""}
+
+
 class Law(NamedTuple):
-    """What one column must be, and whether it is."""
+    """What one column must be: at most, at least or exactly what a formula makes of the columns.
+
+    The formula is Python on `now` and `before`, the lines after and before the operation, and
+    `freed`, the pages that were resident when they were freed; `due` is its value.
+    """
 
     column: str
-    held: bool
-    due: str
+    relation: str
+    due: int
+    formula: str
+    why: str
+
+    def holds(self, line: Line) -> bool:
+        """Whether a line obeys it."""
+        value = getattr(line, self.column)
+        match self.relation:
+            case "<=":
+                return bool(value <= self.due)
+            case ">=":
+                return bool(value >= self.due)
+        return bool(value == self.due)
+
+
+class Entry(NamedTuple):
+    """A law, the line that it speaks of, and the number of the operation before that."""
+
+    number: int
+    law: Law
+    line: Line
 
 
 @dataclass
@@ -103,22 +132,28 @@ class Bytes:
 
 def judge(case: Case, values: Values, view: View) -> Outcome:
     """Every law after every operation; the first that is broken is told."""
-    outcome, books = judge_operations(case, values), Books(case)
-    lines = [Line(*map(int, row)) for row in values[LOGGED]]
-    for number, operation in enumerate(programs.program_of(case)):
-        after = lines[number + 1]
-        if after.status == RAISED and operation[0] != "must_fail":
-            break
-        for law in books.laws(operation, lines[number], after):
-            outcome += _judged(law, number, operation, after)
+    outcome, program = judge_operations(case, values), programs.program_of(case)
+    for number, law, line in entered(case, values):
+        outcome += Outcome(1) if law.holds(line) else _broken(law, number, program[number], line)
     return outcome
 
 
-def _judged(law: Law, number: int, operation: Operation, line: Line) -> Outcome:
-    if law.held:
-        return Outcome(1)
-    why = f"after operation {number}, {programs.text_of(operation)}"
-    return Outcome(1, 1, Mismatch(law.column, number, str(getattr(line, law.column)), law.due, why))
+def entered(case: Case, values: Values) -> Iterator[Entry]:
+    """Every law of every operation that was performed, with the line that it speaks of."""
+    books, lines = Books(case), [Line(*map(int, row)) for row in values[LOGGED]]
+    for number, operation in enumerate(programs.program_of(case)):
+        before, after = lines[number : number + 2]
+        if after.status == RAISED and operation[0] != "must_fail":
+            return
+        for law in books.laws(operation, before, after):
+            yield Entry(number, law, after)
+
+
+def _broken(law: Law, number: int, operation: Operation, line: Line) -> Outcome:
+    got, due = getattr(line, law.column), f"{RELATIONS[law.relation]}{law.due}"
+    why = f"{law.why}; after operation {number}, {programs.text_of(operation)}"
+    error = float(abs(got - law.due))
+    return Outcome(1, 1, Mismatch(law.column, number, str(got), due, why, 0.0, error))
 
 
 class Books:
@@ -145,12 +180,13 @@ class Books:
         verb, *arguments = operation
         if verb == "must_fail":
             return
-        offered = after.status == NOT_OFFERED and verb in OPTIONAL
-        yield Law("status", after.status == DONE or offered, "an operation that was performed")
+        if after.status != NOT_OFFERED or verb not in OPTIONAL:
+            yield Law("status", "==", DONE, str(DONE), "the operation was performed")
         if after.status != DONE:
             return
         self._page = after.page_bytes if after.page_bytes != UNKNOWN else self._page
-        fetched = self._touched(operation) <= self._fetched and bool(self._touched(operation))
+        touched = self._touched(operation)
+        fetched = bool(touched) and touched <= self._fetched
         getattr(self, f"_{verb}", self._nothing)(*arguments)
         if verb == "load":
             self._to_device = -max(after.resident_bytes, 0)  # it may have been loaded there
@@ -161,65 +197,64 @@ class Books:
         if verb != "load":
             yield from self._of_changes(before, after, fetched)
         if self._page and not self._advised:
-            yield from self._of_pages(after, bool(self._touched(operation)))
+            yield from self._of_pages(after, bool(touched))
 
     # ---- laws ----------------------------------------------------------------------------------
 
     def _of_capacity(self, line: Line) -> Iterator[Law]:
         if self._capacity is not None and line.capacity != UNKNOWN:
-            least = self._capacity - (self._page or 1) + 1
-            right = least <= line.capacity <= self._capacity
-            yield Law("capacity", right, f"{self._capacity}, which was asked for")
+            least, why = self._capacity - (self._page or 1) + 1, "the capacity that was asked for"
+            yield Law("capacity", "<=", self._capacity, str(self._capacity), why)
+            yield Law("capacity", ">=", least, str(least), f"{why}, down to a whole page")
         if line.resident_bytes == UNKNOWN:
             return
-        yield Law("resident_bytes", line.resident_bytes >= 0, "at least 0")
         if self._capacity is not None:
-            right = line.resident_bytes <= self._capacity
-            yield Law("resident_bytes", right, f"at most {self._capacity}, the capacity")
+            room = self._capacity
+            yield Law("resident_bytes", "<=", room, str(room), "the capacity")
         if self._page:
-            most = self._pages() * self._page
-            told = f"at most {most}, the pages of all arrays that are alive"
-            yield Law("resident_bytes", line.resident_bytes <= most, told)
+            most, why = self._pages() * self._page, "the pages of all arrays that are alive"
+            yield Law("resident_bytes", "<=", most, str(most), why)
 
     def _of_copies(self, line: Line) -> Iterator[Law]:
         """What must have gone over the link, whatever the order in which pages go."""
         alone = sum(int((each.device & ~each.host).sum()) for each in self._arrays.values())
-        kept = alone if line.resident_bytes == UNKNOWN else line.resident_bytes
-        home = self._to_host + max(alone - kept, 0)
-        for column, least in (("bytes_to_device", self._to_device), ("bytes_to_host", home)):
-            value = getattr(line, column)
-            if value != UNKNOWN:
-                told = f"at least {max(least, 0)}: so much was written on the other side"
-                yield Law(column, value >= least, told)
+        why = "so much was written on the other side"
+        if line.bytes_to_device != UNKNOWN:
+            least = max(self._to_device, 0)
+            yield Law("bytes_to_device", ">=", least, str(least), why)
+        if UNKNOWN not in (line.bytes_to_host, line.resident_bytes):
+            least = self._to_host + max(alone - line.resident_bytes, 0)
+            formula = f"{self._to_host} + max({alone} - now.resident_bytes, 0)"
+            yield Law("bytes_to_host", ">=", least, formula, f"{why}, or is not resident")
 
     def _of_changes(self, before: Line, after: Line, fetched: bool) -> Iterator[Law]:
         for column in programs.COUNTERS:
-            was, now = getattr(before, column), getattr(after, column)
-            yield Law(column, now >= was, f"at least {was}, as before")
+            was = getattr(before, column)
+            yield Law(column, ">=", was, f"before.{column}", "no counter shrinks")
         if after.faults != UNKNOWN and fetched and not self._advised:
-            told = f"{before.faults}, as before: it was prefetched, and fits"
-            yield Law("faults", after.faults == before.faults, told)
+            why = "as before: what it touched was prefetched, and fits"
+            yield Law("faults", "==", before.faults, "before.faults", why)
         if after.evictions != UNKNOWN and self._all_fit():
-            told = f"{before.evictions}, as before: all that is alive fits"
-            yield Law("evictions", after.evictions == before.evictions, told)
+            why = "as before: all that is alive fits"
+            yield Law("evictions", "==", before.evictions, "before.evictions", why)
 
     def _of_pages(self, line: Line, touched: bool) -> Iterator[Law]:
         """A page lies on one side, and a page that moves is copied at most."""
         page, came, went = self._page or 0, line.came, line.went
-        for column, moved in (("bytes_to_device", came), ("bytes_to_host", went)):
-            value = getattr(line, column)
-            if moved is not None and value != UNKNOWN:
-                told = f"at most {moved * page}, {moved} pages that moved"
-                yield Law(column, value <= moved * page, told)
+        for column, moved, how in (
+            ("bytes_to_device", came, CAME), ("bytes_to_host", went, WENT),
+        ):  # fmt: skip
+            if moved is not None and getattr(line, column) != UNKNOWN:
+                formula = f"{page} * ({how})"
+                yield Law(column, "<=", moved * page, formula, f"pages that moved: {moved}")
         if line.resident_bytes == UNKNOWN:
             return
         if touched:
-            right = line.resident_bytes >= page
-            yield Law("resident_bytes", right, f"at least {page}, the page that was touched")
+            yield Law("resident_bytes", ">=", page, str(page), "the page that was touched")
         if came is not None and went is not None:
-            due = (came - went - self._freed) * page
-            told = f"{due}: {came} pages came, {went} went, {self._freed} were freed"
-            yield Law("resident_bytes", line.resident_bytes == due, told)
+            due, formula = (came - went - self._freed) * page, f"{page} * ({CAME} - ({WENT}) - freed)"
+            why = f"pages: {came} came, {went} went, {self._freed} were freed"
+            yield Law("resident_bytes", "==", due, formula, why)
 
     def _pages(self, names: set[str] | None = None) -> int:
         """Pages of arrays, all by default; one without elements may take one."""
@@ -247,12 +282,11 @@ class Books:
 
     # ---- operations: where bytes must have been --------------------------------------------------
 
-    @staticmethod
-    def _touched(operation: Operation) -> set[str]:
+    def _touched(self, operation: Operation) -> set[str]:
         """The arrays of which the device touches an element."""
         match operation:
             case ["read" | "write", name, start, stop, *_, side] if side != "host":
-                return {name} if start is None or start < stop else set()
+                return {name} if self._arrays[name].host[self._range(name, start, stop)].size else set()
             case ["step", _, names, *_]:
                 return set(names)
         return set()
