@@ -3,13 +3,13 @@
 A program is a list; each operation is a list of a verb and its arguments::
 
     empty   a, [3, 4], "float32"          a = pager.empty((3, 4), float32)
-    write   a, 0, 2, x, "host"            a[0:2] = x, an array of the case; None, None stand for ...
+    write   a, 0, 2, x, "host"            a[0:2] = x, an array of the case; None, None: a[...]
     read    a, 0, 2, "device"             with pager.use(a) as (on_device,): on_device[0:2]
     open    u, [a, a]                     u = pager.use(a, a), entered
     read    a, 0, 2, "u.1"                u[1][0:2]; `write` likewise
     close   u
     step    adam_step, [p, m, v], g, 1, 200, 64
-                                          steps 1 to 200 of Adam inside `use`, 64 elements at a time;
+                                          steps 1 to 200 of Adam inside `use`, 64 elements a time;
                                           row t of g, modulo its rows, is the gradient of step t
     prefetch a, "device"                  or "host", where the pager's `prefetch` takes a second one
     advise  a, "host", false              preferred side (or None), and whether it is mostly read

@@ -109,7 +109,7 @@ def check_limits(limits: Any) -> None:
 
 
 def _limits_of(limits: Mapping[str, Any], function: str) -> dict[str, Any]:
-    """A function's own limits and those of all; these are not meant for a pager, which has bytes."""
+    """A function's own limits and those of all, which are not meant for a pager: it has bytes."""
     common = {k: v for k, v in limits.items() if k not in FUNCTIONS and function != "make_pager"}
     merged = common | dict(limits.get(function, {}))
     return {k: v if k in NUMBERS or isinstance(v, list | tuple) else [v] for k, v in merged.items()}

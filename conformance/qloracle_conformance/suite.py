@@ -98,7 +98,10 @@ class Suite:
         if isinstance(self._caller, LoadError):
             return [IMPORT]
         judged = [name for name in PROBES if name in self._caller.offers]
-        checks = [*self._plan, *(f"{rule}/{name}" for name in judged for rule in ledger.rules_of(name))]
+        checks = [
+            *self._plan,
+            *(f"{rule}/{name}" for name in judged for rule in ledger.rules_of(name)),
+        ]
         due = [f.name for f in FUNCTIONS.values() if f.level in JUDGED_LEVELS and not f.optional]
         verdicts = [VERDICT + name for name in dict.fromkeys([*due, *judged])]
         stale = [KNOWN + entry.check for entry in self._known if entry.check not in checks]

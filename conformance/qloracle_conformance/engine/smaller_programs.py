@@ -1,4 +1,4 @@
-"""Smaller neighbours of a failing program: fewer operations, fewer steps, shorter and plainer arrays."""
+"""Smaller neighbours of a failing program: fewer operations and steps, shorter, plainer arrays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qloracle_conformance import plain_arrays, programs
 from qloracle_conformance.cases import Case
-from qloracle_conformance.programs import BLOCK, Program, dtype_of, program_of
+from qloracle_conformance.programs import BLOCK, Operation, Program, dtype_of, program_of
 
 Array = NDArray[Any]
 
@@ -149,13 +149,15 @@ def _plainer_sizes(case: Case) -> Iterator[Case]:
 
 def _rescaled(case: Case, page: int, small: int) -> Case:
     """Other pages, and as many of them wherever a capacity stands."""
-    program = []
-    for op in program_of(case):
+
+    def other(op: Operation) -> list[Any]:
         if op[0] == "shrink":
-            op = [op[0], op[1] // page * small]
-        elif op[0] == "load" and op[2] is not None and op[3] is not None:
-            op = [*op[:2], op[2] // op[3] * small, small]
-        program.append(op)
+            return [op[0], op[1] // page * small]
+        if op[0] == "load" and None not in op[2:]:
+            return [*op[:2], op[2] // op[3] * small, small]
+        return list(op)
+
+    program = [other(op) for op in program_of(case)]
     capacity = case.options["capacity_bytes"] // page * small
     return case.with_options(capacity_bytes=capacity, page_bytes=small, program=program)
 
@@ -184,20 +186,23 @@ def _lengths(n: int) -> list[int]:
 
 def _cut(case: Case, kept: dict[str, slice]) -> Case:
     """Some rows of some arrays: parts, and what is written there, begin and end with them."""
-    program, arrays = [], dict(case.arrays)
-    for op in program_of(case):
+    arrays = dict(case.arrays)
+
+    def shorter(op: Operation) -> list[Any]:
         rows = kept.get(str(op[1])) if op[0] in ("empty", "read", "write") else None
-        if rows is not None and op[0] == "empty":
-            op = [*op[:2], [rows.stop - rows.start, *op[2][1:]], op[3]]
-        elif rows is not None:
-            first, *ends = (op[2] or 0, *op[2:4])
-            low, high = (None if e is None else min(max(e, rows.start), rows.stop) for e in ends)
-            if op[0] == "write":
-                start, stop = (rows.start, rows.stop) if low is None else (low, high or 0)
-                arrays[op[4]] = arrays[op[4]][start - first : stop - first].copy()
-            moved = [None if end is None else end - rows.start for end in (low, high)]
-            op = [*op[:2], *moved, *op[4:]]
-        program.append(op)
+        if rows is None:
+            return list(op)
+        if op[0] == "empty":
+            return [*op[:2], [rows.stop - rows.start, *op[2][1:]], op[3]]
+        first, ends = op[2] or 0, op[2:4]
+        low, high = (None if e is None else min(max(e, rows.start), rows.stop) for e in ends)
+        if op[0] == "write":
+            start, stop = (rows.start, rows.stop) if low is None else (low, high or 0)
+            arrays[op[4]] = arrays[op[4]][start - first : stop - first].copy()
+        moved = [None if end is None else end - rows.start for end in (low, high)]
+        return [*op[:2], *moved, *op[4:]]
+
+    program = [shorter(op) for op in program_of(case)]
     return replace(case, arrays=arrays, options={**case.options, "program": program})
 
 
@@ -228,14 +233,17 @@ def _of_bytes(array: Array) -> Array:
 
 def _changed(case: Case, names: set[str], change: Callable[[Array], Array]) -> Case:
     """Some arrays, and all that is written into them, in another form."""
-    program, arrays = [], dict(case.arrays)
-    for op in program_of(case):
+    arrays = dict(case.arrays)
+
+    def other(op: Operation) -> list[Any]:
         if op[0] == "write" and op[1] in names:
             arrays[op[4]] = change(arrays[op[4]])
-        if op[0] == "empty" and op[1] in names:
-            new = change(np.zeros(op[2], dtype_of(op[3])))
-            op = [*op[:2], list(new.shape), new.dtype.name]
-        program.append(op)
+        if op[0] != "empty" or op[1] not in names:
+            return list(op)
+        new = change(np.zeros(op[2], dtype_of(op[3])))
+        return [*op[:2], list(new.shape), new.dtype.name]
+
+    program = [other(op) for op in program_of(case)]
     return replace(case, arrays=arrays, options={**case.options, "program": program})
 
 

@@ -1,4 +1,4 @@
-"""Programs whose counters can be judged: nothing is advised, and only pagers that count run them."""
+"""Programs whose counters can be judged: nothing is advised, and pagers that do not count leave out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 from qloracle_conformance.cases import Case
 from qloracle_conformance.checks import Plan
 from qloracle_conformance.inputs import paging
-from qloracle_conformance.inputs.paging import BLOCK, HALF, SIDES, Draft, drawn, sizes, stepping
+from qloracle_conformance.inputs.paging import HALF, SIDES, Draft, drawn, sizes, stepping
+from qloracle_conformance.programs import BLOCK
 
 Cases = Callable[[Plan], Iterator[Case]]
 

@@ -1,4 +1,4 @@
-"""The state machine: Hypothesis draws one operation after the other, each one that makes sense then.
+"""The state machine: Hypothesis draws operation by operation, each one that makes sense then.
 
 What it draws is a program, so that it can be judged, made smaller and replayed like any other.
 """
@@ -108,7 +108,9 @@ def _edges(machine: Machine, name: str) -> list[int]:
 
 
 def _side(machine: Machine, draw: Any, name: str) -> str:
-    opened = [f"{u}.{i}" for u, names in machine.uses.items() for i, n in enumerate(names) if n == name]
+    opened = [
+        f"{u}.{i}" for u, names in machine.uses.items() for i, n in enumerate(names) if n == name
+    ]
     return str(draw(st.sampled_from(opened or ["host", "device"])))
 
 

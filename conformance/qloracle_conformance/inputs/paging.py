@@ -204,7 +204,7 @@ def lifetimes(plan: Plan) -> Iterator[Case]:
 
 
 def two_pagers(plan: Plan) -> Iterator[Case]:
-    """Saved, loaded into a fresh pager of other sizes, written and read on; saved and loaded again."""
+    """Saved, loaded into a fresh pager of other sizes, written, read, saved and loaded again."""
     rng = plan.rng
     for (capacity, page), (other, small) in zip(
         sizes(plan), [(None, None), *sizes(plan)], strict=False
@@ -337,7 +337,7 @@ DIRECTED: Mapping[str, Callable[[Plan], Iterator[Case]]] = {
 
 
 def search(plan: Plan) -> Any:
-    """Hypothesis: programs of up to 30 operations on a few arrays, as a state machine makes them."""
+    """Hypothesis: programs of up to 30 operations on a few arrays, from a state machine."""
     from qloracle_conformance.inputs import drawn_programs
 
     return drawn_programs.programs_of(counted=False)

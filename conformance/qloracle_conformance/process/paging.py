@@ -22,7 +22,6 @@ import numpy as np
 from qloracle_conformance import programs
 from qloracle_conformance.cases import Case, decode, encode
 from qloracle_conformance.process import frameworks, steps
-from qloracle_conformance.protocol import SAVING
 from qloracle_conformance.programs import (
     COUNTERS,
     DONE,
@@ -35,6 +34,7 @@ from qloracle_conformance.programs import (
     Operation,
     Program,
 )
+from qloracle_conformance.protocol import SAVING
 
 FRESH = 0xFF  # of every byte of plain arrays that nothing has written
 SAID = 300  # characters of an error
@@ -165,7 +165,9 @@ class Running:
 
     def _row(self, status: int) -> list[int]:
         pager, counters = self._pager, getattr(self._pager, "counters", None)
-        shown = [getattr(pager, name, None) for name in ("capacity", "page_bytes", "resident_bytes")]
+        shown = [
+            getattr(pager, name, None) for name in ("capacity", "page_bytes", "resident_bytes")
+        ]
         shown += [_entry(counters, name) for name in COUNTERS]
         return [status, *(UNKNOWN if value is None else int(value) for value in shown)]
 
@@ -187,7 +189,7 @@ class Running:
 
     @contextmanager
     def _seen(self, name: str, side: str) -> Iterator[Any]:
-        """An array as the host sees it, or a step: in a `use` of its own, or in one that is open."""
+        """An array as the host sees it, or a step in a `use` of its own, or in one that is open."""
         if side == "host":
             yield self._handles[name]
         elif side == "device":

@@ -113,7 +113,9 @@ def _serve(calls: Calls, inbox: BinaryIO, outbox: BinaryIO) -> None:
             continue
         case = Case(text["function"], arrays, text["options"], form=text["form"])
         answer, compile_seconds = calls.perform(case), 0.0
-        if answer.seconds > SLOW and "program" not in case.options:  # compiled on the way?  The same call once more will tell
+        if (
+            answer.seconds > SLOW and "program" not in case.options
+        ):  # compiled on the way?  The same call once more will tell
             _, fresh = decode(blob)
             again = calls.perform(replace(case, arrays=fresh))
             if again.seconds < answer.seconds / 2:

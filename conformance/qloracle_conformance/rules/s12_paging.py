@@ -14,7 +14,7 @@ is what is due.
 To free twice, to use what was freed, to ask for more memory than there is or to write what does not
 fit is an error with a text, and leaves everything else as it was: what was alive reads as before.
 
-How a program is written down is told in `qloracle_conformance.programs`.  It is judged by its reads:
+How a program is written down is told in `qloracle_conformance.programs`.  Its reads are judged:
 arrays of all types with bytes of all values, so that every bit of every page counts; a page that is
 lost, late, swapped, cut or shared with another array is another number.  Programs are directed
 (pages, types, sharing, moving), and drawn by Hypothesis (search), which shrinks what fails.
@@ -27,7 +27,7 @@ has counters is rule S12b.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -142,8 +142,8 @@ def _checks() -> Iterator[Check]:
     )
 
 
-def _none(plan: Plan) -> Sequence[Case]:
-    return ()
+def _none(plan: Plan) -> Iterator[Case]:
+    return iter(())
 
 
 CHECKS = tuple(_checks())

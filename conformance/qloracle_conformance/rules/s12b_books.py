@@ -1,7 +1,7 @@
 """S12b. The books of a pager: what it shows of its capacity, its pages and its counters is true.
 
-A pager may show `capacity`, `page_bytes`, `resident_bytes` and `counters`, an object or a mapping of
-whole numbers since the pager was made::
+A pager may show `capacity`, `page_bytes`, `resident_bytes` and `counters`: an object or a mapping,
+with whole numbers since the pager was made::
 
     faults            pages that the device touched while they were not there
     prefetched        pages brought to the device before they were touched
@@ -252,7 +252,10 @@ class Books:
         if touched:
             yield Law("resident_bytes", ">=", page, str(page), "the page that was touched")
         if came is not None and went is not None:
-            due, formula = (came - went - self._freed) * page, f"{page} * ({CAME} - ({WENT}) - freed)"
+            due, formula = (
+                (came - went - self._freed) * page,
+                f"{page} * ({CAME} - ({WENT}) - freed)",
+            )
             why = f"pages: {came} came, {went} went, {self._freed} were freed"
             yield Law("resident_bytes", "==", due, formula, why)
 
@@ -286,7 +289,11 @@ class Books:
         """The arrays of which the device touches an element."""
         match operation:
             case ["read" | "write", name, start, stop, *_, side] if side != "host":
-                return {name} if self._arrays[name].host[self._range(name, start, stop)].size else set()
+                return (
+                    {name}
+                    if self._arrays[name].host[self._range(name, start, stop)].size
+                    else set()
+                )
             case ["step", _, names, *_]:
                 return set(names)
         return set()

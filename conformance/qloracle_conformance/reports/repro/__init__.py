@@ -17,11 +17,13 @@ from qloracle_conformance.protocol import FLOAT_TYPES, FUNCTIONS
 from qloracle_conformance.report import BAD, BROKEN, Judgement
 from qloracle_conformance.reports.failures import statement
 from qloracle_conformance.reports.files import write
-from qloracle_conformance.reports.repro import handing, literals, loaders, verdicts
+from qloracle_conformance.reports.repro import handing, literals, loaders, programs, verdicts
 from qloracle_conformance.reports.repro.literals import wrapped
 
 FAILED = (*BAD, *BROKEN, "XFAIL")
-MODULES = ("base64", "faulthandler", "sys", "time", "types", "zlib")
+MODULES = (
+    "base64", "contextlib", "faulthandler", "os", "sys", "tempfile", "time", "types", "zlib",
+)  # fmt: skip
 SYNCHRONIZE = (
     '    if hasattr(implementation, "synchronize"):',
     "        implementation.synchronize()",
@@ -52,17 +54,35 @@ def script(judgement: Judgement, check: CheckRun) -> str:
         return ""  # (a second oracle that fails is no fault of the implementation's)
     views = [v for v in judgement.views if (v.function, v.table) == (check.function, check.table)]
     framework = judgement.declared.get("arrays") or "numpy"
+    if check.function == "make_pager":
+        return _whole(
+            check, load, [*_inputs(failure.case), "", "", *_program(judgement, check, failure)]
+        )
     varied = list(failure.case.arrays) if check.rule == "P2" else _varied(failure.case)
     body = [
         *_inputs(failure.case),
         f"ARRAYS = [{', '.join(varied)}]", "", "",
         *handing.functions(framework, judgement.device, failure),
         *_call(failure.case, varied, framework), "", "",
-        *verdicts.main(check, failure, views[0] if views else None, framework), "", "",
-        load + loaders.RUN,
+        *verdicts.main(check, failure, views[0] if views else None, framework),
     ]  # fmt: skip
+    return _whole(check, load, body)
+
+
+def _whole(check: CheckRun, load: str, body: list[str]) -> str:
+    """A script: what fails, what it needs, its own text, and how the implementation is loaded."""
+    body = [*body, "", "", load + loaders.RUN]
     own = "\n".join(body).partition("\nADAPTER = ")[0]
     return "\n".join([*_docstring(check), *_head(own), *body])
+
+
+def _program(judgement: Judgement, check: CheckRun, failure: Failure) -> list[str]:
+    """The text for a pager, and how it hands arrays over."""
+    framework = judgement.declared.get("arrays") or "numpy"
+    return [
+        *handing.functions(framework, judgement.device, failure),
+        *programs.body(check, failure, framework, judgement.offers),
+    ]
 
 
 def _slug(text: str) -> str:
