@@ -22,6 +22,11 @@ from qloracle_conformance.mutants import (
     lora,
     lora_lawful,
     nested,
+    paging,
+    paging_books,
+    paging_lawful,
+    paging_saved,
+    paging_shared,
     products,
     products_lawful,
 )
@@ -48,6 +53,8 @@ def here(mutant: type[Right]) -> bool:
 
 LINEAR = (products, products_lawful, lora, lora_lawful)
 ADAM = (adam, adam_8bit, adam_lawful)
-MODULES = (tables, blocks, scales, codes, decoding, l1, nested, *LINEAR, *ADAM, calls, forms)
+PAGING = (paging, paging_shared, paging_saved, paging_books, paging_lawful)
+L0 = (tables, blocks, scales, codes, decoding)
+MODULES = (*L0, l1, nested, *LINEAR, *ADAM, *PAGING, calls, forms)
 MUTANTS = [m for module in MODULES for m in catalogue(module) if not m.lawful]
 LAWFUL = [*catalogue(lawful), *(m for x in MODULES for m in catalogue(x) if m.lawful)]
