@@ -162,6 +162,7 @@ def own_part(mutant: object) -> object:
     right = {name for name in offered(Right) if getattr(mutant, name, None) is getattr(Right, name)}
     own = [name for name in offered(mutant) if name not in right]
     own += ["dequantize_nested"] * ("quantize_nested" in own)
+    own += [name for name in ("save_paged", "load_paged") if hasattr(mutant, name)]
     return SimpleNamespace(**{name: getattr(mutant, name) for name in own}, **declarations(mutant))
 
 

@@ -80,56 +80,23 @@ def put_first(memory: dict[Page, Any], chosen: Page) -> None:
         memory[page] = memory.pop(page)
 
 
-class ClearsTheDevice(Paged):
-    """Where there is no room for a page, all others go, as in blocks of 2 MiB on a small device."""
+class EvictsAhead(Paged):
+    """Where one page must go, two go, so that the next fault need not wait."""
 
     lawful = True
 
     class _Pages(Pages):
         def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
-            absent = page not in self._memory[DEVICE] and side == DEVICE
-            while absent and self.resident() and self.resident() >= (self.frames() or 2**62):
-                while self.resident():
-                    self._evict_oldest()
+            if side == DEVICE and page not in self._memory[DEVICE]:
+                for _ in range(2 if self.resident() == self.frames() else 0):
+                    if self.resident():
+                        self._evict_oldest()
             return super()._touch(page, part, side, write=write)
 
     make_pager = staticmethod(pager_of(_Pages))
 
 
-class EvictsAhead(Paged):
-    """One page of several is kept free, so that a fault need not wait; `capacity` says the rest."""
-
-    lawful = True
-
-    @staticmethod
-    def make_pager(capacity_bytes: int | None = None, page_bytes: int | None = None) -> Pager:
-        pager = paging.make_pager(capacity_bytes, page_bytes)
-        if pager.capacity is not None and pager.capacity >= 2 * pager.page_bytes:
-            pager.shrink(pager.capacity - pager.page_bytes)
-        return pager
-
-
 # ---- what is copied ------------------------------------------------------------------------------
-
-
-class WritesThrough(Paged):
-    """Each write of the device goes home at once, so that an eviction has nothing to copy."""
-
-    lawful = True
-
-    class _Pages(Pages):
-        def _move(self, page: Page, to: str) -> None:
-            super()._move(page, to)
-            if to == DEVICE:
-                self._copy(page, HOST)
-
-        def write(self, number: int, start: int, values: Any, side: str) -> None:
-            for page, of_page, of_range in self._pieces(number, start, start + values.size):
-                self._touch(page, of_page, side, write=True)[of_page] = values[of_range]
-                if page in self._memory[DEVICE]:
-                    self._copy(page, HOST)
-
-    make_pager = staticmethod(pager_of(_Pages))
 
 
 class CleanPagesDropped(Paged):
@@ -175,7 +142,7 @@ class BeginsWithZeros(Paged):
 
 
 class BeginsOnTheDevice(Paged):
-    """A page that the device touches first is made there, without a copy and without a fault."""
+    """A page that the device touches first is made there: a fault, and nothing to copy."""
 
     lawful = True
 
@@ -185,6 +152,7 @@ class BeginsOnTheDevice(Paged):
                 while self.resident() == self.frames():
                     self._evict_oldest()
                 self._memory[DEVICE][page] = np.full(self.page_bytes, FRESH, np.uint8)
+                self._count(faults=1)
             return super()._touch(page, part, side, write=write)
 
     make_pager = staticmethod(pager_of(_Pages))
@@ -207,22 +175,55 @@ class PrefetchAllOrNothing(Paged):
 # ---- what is known of it -------------------------------------------------------------------------
 
 
-class PagesOfItsOwn(Paged):
-    """Pages are of 4,096 bytes or a multiple; `capacity` says what that makes of the given one."""
+def bare(pager: Pager) -> SimpleNamespace:
+    """A pager that offers what the protocol demands, and tells nothing."""
+    names = ("empty", "use", "prefetch", "free", "advise")
+    return SimpleNamespace(**{name: getattr(pager, name) for name in names})
+
+
+class WritesThrough(Paged):
+    """Each write of the device goes home at once, and no counters tell of it."""
+
+    lawful = True
+
+    class _Pages(Pages):
+        def _move(self, page: Page, to: str) -> None:
+            super()._move(page, to)
+            if to == DEVICE:
+                self._copy(page, HOST)
+
+        def write(self, number: int, start: int, values: Any, side: str) -> None:
+            for page, of_page, of_range in self._pieces(number, start, start + values.size):
+                self._touch(page, of_page, side, write=True)[of_page] = values[of_range]
+                if page in self._memory[DEVICE]:
+                    self._copy(page, HOST)
+
+    @staticmethod
+    def make_pager(capacity_bytes: int | None = None, page_bytes: int | None = None) -> Any:
+        return bare(pager_of(WritesThrough._Pages)(capacity_bytes, page_bytes))
+
+
+class SmallerPages(Paged):
+    """Its pages are half as large as asked for, or of one byte, and it says so."""
 
     lawful = True
 
     @staticmethod
     def make_pager(capacity_bytes: int | None = None, page_bytes: int | None = None) -> Pager:
         asked = paging.make_pager(capacity_bytes, page_bytes)
-        size = -(-asked.page_bytes // 4096) * 4096
-        return paging.make_pager(asked.capacity and max(asked.capacity, size), size)
+        return paging.make_pager(asked.capacity, max(asked.page_bytes // 2, 1))
 
 
-def bare(pager: Pager) -> SimpleNamespace:
-    """A pager that offers what the protocol demands, and tells nothing."""
-    names = ("empty", "use", "prefetch", "free", "advise")
-    return SimpleNamespace(**{name: getattr(pager, name) for name in names})
+class WholePagesOfTheSystem(Paged):
+    """Pages are multiples of 4,096 bytes; others, it says, it cannot have."""
+
+    lawful = True
+
+    @staticmethod
+    def make_pager(capacity_bytes: int | None = None, page_bytes: int | None = None) -> Pager:
+        if (page_bytes or 0) % 4096:
+            raise NotImplementedError(f"page_bytes must be a multiple of 4096, got {page_bytes}")
+        return paging.make_pager(capacity_bytes, page_bytes)
 
 
 class TellsNothing(Paged):
@@ -233,10 +234,6 @@ class TellsNothing(Paged):
     @staticmethod
     def make_pager(capacity_bytes: int | None = None, page_bytes: int | None = None) -> Any:
         return bare(paging.make_pager(capacity_bytes, page_bytes))
-
-    @staticmethod
-    def load_paged(path: str | Path, pager: Any) -> Loaded:
-        return paging.load(path, pager)
 
 
 class CapacityIgnored(Paged):
