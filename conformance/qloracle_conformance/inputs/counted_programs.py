@@ -37,7 +37,7 @@ def capacity(plan: Plan) -> Iterator[Case]:
         draft = _counted(room, page)
         for name in "abcd":
             draft.new(name, drawn(rng, (3 * size + 5,), "uint8"))
-        for frames in (2, 5, 1, 9, 3):
+        for frames in (2, 5, 1, 9, 20, 3):
             draft.shrink(frames)
             for name in "abcd":
                 draft.read(name, side="device")
@@ -65,6 +65,8 @@ def prefetch(plan: Plan) -> Iterator[Case]:
                 draft.do("prefetch", name, "device")
             for name in "abc":
                 draft.read(name, side="device")
+            draft.read("a", (0, 1), "device").read("c", side="device").read("b", (0, 1), "device")
+            draft.do("prefetch", "a", "device").read("a", side="device")  # one page was there
             draft.do("prefetch", "a", "host").read("a").do("shrink", 9 * page)
             yield draft.do("prefetch", "a", "device").read("a", side="device").case("prefetched")
 
@@ -99,7 +101,7 @@ def resumed(plan: Plan) -> Iterator[Case]:
 
 
 DIRECTED: Mapping[str, Cases] = {
-    "counters": counting(paging.pages, paging.sharing, paging.lifetimes),
+    "counters": counting(paging.pages, paging.many, paging.sharing, paging.lifetimes),
     "capacity": capacity,
     "prefetch": prefetch,
     "freed": freed,

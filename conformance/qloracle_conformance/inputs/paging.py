@@ -147,6 +147,42 @@ def patterns(plan: Plan) -> Iterator[Case]:
         yield draft.case("counting bytes, equal bytes")
 
 
+def numbers(plan: Plan) -> Iterator[Case]:
+    """What arithmetic on a page would change: pages of 0 and -0, of subnormals, of odd NaNs."""
+    for capacity, page in ((4096, 4096), (64, 64), (None, None)):
+        for dtype in ("float32", "bfloat16", "float16", "float64"):
+            values = delicate(dtype, 2 * (page or 4096))
+            draft = Draft(capacity, page).new("a", values, "device").read("a")
+            yield draft.read("a", side="device").case(f"{dtype} that arithmetic would change")
+
+
+def delicate(dtype: str, nbytes: int) -> Array:
+    """Zeros, subnormals and NaNs of both signs, so many bytes of each.
+
+    >>> delicate("float16", 4).view(np.uint16).tolist() == [0, 0x8000, 1, 0x8002, 0x7C01, 0xFC02]
+    True
+    """
+    kind = dtype_of(dtype)
+    bits: Any = np.dtype(f"u{kind.itemsize}").type
+    infinite = int(np.array(np.inf, kind).view(bits))
+    normal = infinite & -infinite  # the smallest one
+    i = np.arange(nbytes // kind.itemsize, dtype=bits)
+    rest = i % bits(normal - 1) + bits(1)
+    sign = (i % bits(2)) << bits(8 * kind.itemsize - 1)
+    return np.concatenate([0 * i | sign, rest | sign, rest | sign | bits(infinite)]).view(kind)
+
+
+def many(plan: Plan) -> Iterator[Case]:
+    """More pages than 8 bits can count, on a device of a few, written and read by both sides."""
+    rng = plan.rng
+    for frames, page in ((3, 64), (100, 64), (8, 4096)):
+        draft = Draft(frames * page, page).new("a", drawn(rng, (270 * page + 1,), "uint8"))
+        draft.read("a", side="device").write("a", drawn(rng, (9,), "uint8"), (3, 12), "device")
+        low = 256 * page - 2
+        draft.write("a", drawn(rng, (5,), "uint8"), (low, low + 5)).read("a", side="device")
+        yield draft.read("a").case("271 pages")
+
+
 def sharing(plan: Plan) -> Iterator[Case]:
     """Several arrays in one `use`, one array twice, and a `use` inside of another."""
     rng = plan.rng
@@ -182,7 +218,8 @@ def moving(plan: Plan) -> Iterator[Case]:
             draft.write(name, drawn(rng, (size,), "uint8"), (1, size + 1), "device").read(name)
             draft.write(name, drawn(rng, (9,), "uint8"), (size - 4, size + 5))
             draft.read(name, side="device").do("prefetch", name, "host").read(name, side="device")
-            draft.shrink(1 + len(draft.program) % 3)
+            draft.write(name, drawn(rng, (size,), "uint8"), (7, size + 7), "device")
+            draft.shrink(1 + len(draft.program) % 3).read(name)
         draft.do("free", "b").new("d", drawn(rng, (n,), "uint8"), "device")
         draft.do("prefetch", "d", "host").shrink(9).do("prefetch", "a", "device").read("a")
         yield draft.read("c", side="device").read("d").read("a", side="device").case("moved")
@@ -213,7 +250,8 @@ def two_pagers(plan: Plan) -> Iterator[Case]:
         for name, dtype in (("a", "float32"), ("b", "bfloat16"), ("c", "uint8")):
             draft.new(name, drawn(rng, ((page or 4096) // 4 + 8, 3), dtype))
         draft.write("b", drawn(rng, (4, 3), "bfloat16"), (2, 6), "device").do("save", "f")
-        draft.do("free", "a").do("load", "f", other, small)
+        draft.read("b", side="device").write("a", drawn(rng, (2, 3), "float32"), (0, 2), "device")
+        draft.do("save", "f").read("a").do("free", "a").do("load", "f", other, small)
         draft.read("a", side="device").write("c", drawn(rng, (2, 3), "uint8"), (1, 3), "device")
         draft.do("save", "g").do("load", "g", capacity, page)
         yield draft.read("c", side="device").read("b").read("a").case("saved and loaded twice")
@@ -241,7 +279,10 @@ def errors(plan: Plan) -> Iterator[Case]:
         ):
             draft.do("must_fail", operation)
         draft.read("a", side="device").do("free", "b").do("must_fail", ["free", "b"])
-        draft.new("c", drawn(rng, (n,), "uint8"), "device").read("a").read("c")
+        draft.new("c", drawn(rng, (n,), "uint8"), "device")  # perhaps where b was
+        for operation in (["read", "b", 0, 2, "host"], ["open", "w", ["b"]], ["free", "b"]):
+            draft.do("must_fail", operation)
+        draft.read("a").read("c")
         draft.do("free", "a").do("must_fail", ["free", "a"])
         yield draft.read("c", side="device").case("errors")
 
@@ -322,6 +363,8 @@ DIRECTED: Mapping[str, Callable[[Plan], Iterator[Case]]] = {
     "pages": pages,
     "types": types,
     "patterns": patterns,
+    "numbers": numbers,
+    "many": many,
     "sharing": sharing,
     "moving": moving,
     "lifetimes": lifetimes,

@@ -265,20 +265,6 @@ class BytesCountedTwice(Paged):
     make_pager = staticmethod(pager_of(_Pages))
 
 
-class PartialPageCountedShort(Paged):
-    """The last page of an array moves whole, and its elements alone are counted."""
-
-    kills = "S12b"
-
-    class _Pages(Pages):
-        def _copy(self, page: Page, to: str) -> None:
-            super()._copy(page, to)
-            used = self.allocations[page.allocation].nbytes - page.i * self.page_bytes
-            self._count_bytes(to, min(used - self.page_bytes, 0))
-
-    make_pager = staticmethod(pager_of(_Pages))
-
-
 class HitsAreFaults(Paged):
     """Each touch of the device counts as a fault, whether the page was there or not."""
 

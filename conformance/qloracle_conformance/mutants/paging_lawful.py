@@ -114,6 +114,35 @@ class CleanPagesDropped(Paged):
     make_pager = staticmethod(pager_of(_Pages))
 
 
+class UnusedBytesStay(Paged):
+    """Of an array's last page the elements alone are copied, and counted."""
+
+    lawful = True
+
+    class _Pages(Pages):
+        def _copy(self, page: Page, to: str) -> None:
+            super()._copy(page, to)
+            used = self.allocations[page.allocation].nbytes - page.i * self.page_bytes
+            self._count_bytes(to, min(used - self.page_bytes, 0))
+
+    make_pager = staticmethod(pager_of(_Pages))
+
+
+class HostWaits(Paged):
+    """What a step writes reaches the host when it ends: not all devices can do it before."""
+
+    lawful = True
+
+    class _Pages(Remembering):
+        def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
+            held = self.allocations[page.allocation].in_use and page in self._memory[DEVICE]
+            if side == HOST and held and not write:
+                return self.old[page].copy()
+            return super()._touch(page, part, side, write=write)
+
+    make_pager = staticmethod(pager_of(_Pages))
+
+
 class PreferencesIgnored(Paged):
     """Whatever is advised, a page moves to the side that touches it, and lies on one."""
 

@@ -172,17 +172,6 @@ class WordsForgotten(Paged):
         return paging.load(path, pager)[0], {}
 
 
-class StepStartsAgain(Paged):
-    """The count of steps is saved as it was at the beginning (rule S12)."""
-
-    kills = "S12"
-
-    @staticmethod
-    def save_paged(path: str | Path, arrays: Mapping[str, Managed], metadata: Words = None) -> None:
-        words = {key: "0" if text.isdigit() else text for key, text in (metadata or {}).items()}
-        paging.save(path, arrays, words)
-
-
 class ResumesUnpaged(Paged):
     """A resumed state is ordinary memory of the device: it is never paged (bitsandbytes)."""
 

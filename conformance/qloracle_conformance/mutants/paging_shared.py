@@ -15,21 +15,6 @@ from qloracle_conformance.mutants.paging_parts import Paged, Remembering, Staged
 # ---- two sides, and what is advised --------------------------------------------------------------
 
 
-class HostReadsItsOldCopy(Paged):
-    """What the device writes reaches the host at the end of the step: in between it reads old."""
-
-    kills = "S12"
-
-    class _Pages(Remembering):
-        def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
-            held = self.allocations[page.allocation].in_use and page in self._memory[DEVICE]
-            if side == HOST and held and not write:
-                return self.old[page].copy()
-            return super()._touch(page, part, side, write=write)
-
-    make_pager = staticmethod(pager_of(_Pages))
-
-
 class HostFaultIsStale(Paged):
     """A page that the host calls home comes as it left: only an eviction copies (rule S12)."""
 
@@ -154,26 +139,6 @@ class InnerUseWritesBack(Paged):
                 yield tuple(copies.get(id(handle), array) for handle, array in chosen)
                 for copy in copies.values():
                     copy.flush()
-
-    make_pager = staticmethod(pager_of(pager=_Pager))
-
-
-class ErrorRollsBack(Paged):
-    """An error in a step takes back what the step had written until then."""
-
-    kills = "S12"
-
-    class _Pager(Pager):
-        @contextmanager
-        def use(self, *handles: Managed) -> Iterator[tuple[Managed, ...]]:
-            before = [handle[...] for handle in handles]
-            try:
-                with super().use(*handles) as arrays:
-                    yield arrays
-            except BaseException:
-                for handle, values in zip(handles, before, strict=True):
-                    handle[...] = values
-                raise
 
     make_pager = staticmethod(pager_of(pager=_Pager))
 
