@@ -9,6 +9,7 @@ from qloracle_conformance import dialects
 from qloracle_conformance.mutants import (
     LAWFUL,
     MUTANTS,
+    PAGING,
     catalogue,
     lora_lawful,
     products_lawful,
@@ -45,6 +46,14 @@ def test_there_are_enough_and_each_has_a_story_and_a_rule():
     assert all(story(mutant) and mutant.kills for mutant in MUTANTS)
     assert all(story(variant) for variant in LAWFUL)
     assert len({mutant.__name__ for mutant in (*MUTANTS, *LAWFUL)}) == len(MUTANTS) + len(LAWFUL)
+
+
+def test_there_are_pagers_of_every_kind():
+    pagers = [mutant for module in PAGING for mutant in catalogue(module)]
+    assert sum(mutant.kills == "S12" for mutant in pagers) >= 20
+    assert sum(mutant.kills == "S12b" for mutant in pagers) >= 20
+    assert sum(mutant.lawful for mutant in pagers) >= 12
+    assert all(mutant.lawful or mutant.kills[:3] == "S12" for mutant in pagers)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +107,22 @@ def test_the_avx512_fault_and_its_twins_are_found(name):
     """The same fault at other block sizes and row lengths: nothing is tuned to the known case."""
     row = judge(spec_of(find(name)))
     assert row.rules == ["S3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rules"),
+    [
+        ("StaleAfterEviction", ["S12"]),
+        ("SavesOldPages", ["S12"]),
+        ("CapacityPlusAPage", ["S12b"]),
+        ("ResumesUnpaged", ["S12b"]),
+        ("FirstInFirstOut", []),
+        ("WholePagesOfTheSystem", []),
+        ("CapacityIgnored", []),
+    ],
+)
+def test_bytes_and_books_of_a_pager_are_told_apart(name, rules):
+    assert judge(spec_of(find(name))).rules == rules
 
 
 def test_a_lawful_variant_is_accepted_with_its_dialect_named():

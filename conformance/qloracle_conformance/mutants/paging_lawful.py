@@ -265,6 +265,19 @@ class TellsNothing(Paged):
         return bare(paging.make_pager(capacity_bytes, page_bytes))
 
 
+class TellsFaultsOnly(Paged):
+    """It counts faults and nothing else, in a mapping."""
+
+    lawful = True
+
+    class _Pager(Pager):
+        @property
+        def counters(self) -> Any:
+            return {"faults": self._pages.counters.faults}
+
+    make_pager = staticmethod(pager_of(pager=_Pager))
+
+
 class CapacityIgnored(Paged):
     """Neither capacity nor page size can be chosen, as under CUDA, and no counters are shown."""
 
