@@ -16,7 +16,7 @@ A program is a list; each operation is a list of a verb and its arguments::
     shrink  4096                          another capacity, smaller or larger
     free    a
     save    f                             all arrays that are alive, in a file
-    load    f, 4096, 4096                 a fresh pager of this capacity and page, and all of f in it
+    load    f, 4096, 4096                 a fresh pager of this capacity and page, with all of f
     counters                              NotImplementedError where the pager shows no counters
     must_fail  an operation               one that a pager must refuse
 

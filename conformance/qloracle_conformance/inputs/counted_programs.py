@@ -1,4 +1,4 @@
-"""Programs whose counters can be judged: nothing is advised, and pagers that do not count leave out."""
+"""Programs whose counters can be judged: nothing is advised, and not every pager counts."""
 
 from __future__ import annotations
 
