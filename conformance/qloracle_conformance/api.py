@@ -42,7 +42,7 @@ def verify(
     >>> def dequantize_4bit(packed, absmax, *, shape):
     ...     return -qloracle.dequantize_4bit(packed, absmax, shape=shape)
     >>> verify(dequantize_4bit)
-    <Report: exit code 1; dequantize_4bit: L0 FAIL, L1 to L4 MISSING>
+    <Report: exit code 1; dequantize_4bit: L0 FAIL, L1 to L5 MISSING>
     """
     from qloracle_conformance import verification
     from qloracle_conformance.known import apply, read

@@ -60,7 +60,7 @@ def test_a_fault_is_not_ok_and_the_report_shows_it():
     report = verify({"dequantize_4bit": upside_down})
     assert not report.ok
     assert report.exit_code == 1
-    assert repr(report) == "<Report: exit code 1; dequantize_4bit: L0 FAIL, L1 to L4 MISSING>"
+    assert repr(report) == "<Report: exit code 1; dequantize_4bit: L0 FAIL, L1 to L5 MISSING>"
     json_file.validate(report.to_dict())
     page = report._repr_html_()
     assert "FAIL" in page

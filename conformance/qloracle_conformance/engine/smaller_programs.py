@@ -224,7 +224,7 @@ def _plainer_arrays(case: Case) -> Iterator[Case]:
 
 
 def _flat(array: Array) -> Array:
-    return array.reshape(len(array), -1)[:, :1].reshape(-1).copy() if array.ndim > 1 else array
+    return np.resize(array, len(array)) if array.ndim > 1 and array.size else array
 
 
 def _of_bytes(array: Array) -> Array:

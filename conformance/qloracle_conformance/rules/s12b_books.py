@@ -50,8 +50,7 @@ from qloracle_conformance.programs import DONE, LOGGED, NOT_OFFERED, RAISED, UNK
 from qloracle_conformance.rules.s12_paging import judge_operations
 from qloracle_conformance.views import View
 
-CAME = "now.faults + now.prefetched"  # pages
-WENT = "now.evictions + now.host_faults + now.host_prefetched"
+CAME, WENT = ("faults", "prefetched"), ("evictions", "host_faults", "host_prefetched")
 OPTIONAL = ("advise", "shrink", "prefetch")  # operations that a pager may not have
 Mask = NDArray[np.bool_]
 
@@ -79,12 +78,12 @@ class Line(NamedTuple):
     @property
     def came(self) -> int | None:
         """Pages that came to the device."""
-        return self.sum_of("faults", "prefetched")
+        return self.sum_of(*CAME)
 
     @property
     def went(self) -> int | None:
         """Pages that left it, but for those that were freed."""
-        return self.sum_of("evictions", "host_faults", "host_prefetched")
+        return self.sum_of(*WENT)
 
 
 RELATIONS = {"<=": "at most ", ">=": "at least ", "==": ""}
@@ -93,8 +92,9 @@ RELATIONS = {"<=": "at most ", ">=": "at least ", "==": ""}
 class Law(NamedTuple):
     """What one column must be: at most, at least or exactly what a formula makes of the columns.
 
-    The formula is Python on `now` and `before`, the lines after and before the operation, and
-    `freed`, the pages that were resident when they were freed; `due` is its value.
+    The formula is Python on `now` and `before`, the lines after and before the operation, on `came`
+    and `went` (`CAME`, `WENT`) and on `freed`, the pages that were resident when they were freed.
+    `due` is its value.
     """
 
     column: str
@@ -242,20 +242,17 @@ class Books:
         """A page lies on one side, and a page that moves is copied at most."""
         page, came, went = self._page or 0, line.came, line.went
         for column, moved, how in (
-            ("bytes_to_device", came, CAME), ("bytes_to_host", went, WENT),
+            ("bytes_to_device", came, "came"), ("bytes_to_host", went, "went"),
         ):  # fmt: skip
             if moved is not None and getattr(line, column) != UNKNOWN:
-                formula = f"{page} * ({how})"
-                yield Law(column, "<=", moved * page, formula, f"pages that moved: {moved}")
+                why = f"pages that {how}: {moved}"
+                yield Law(column, "<=", moved * page, f"{page} * {how}", why)
         if line.resident_bytes == UNKNOWN:
             return
         if touched:
             yield Law("resident_bytes", ">=", page, str(page), "the page that was touched")
         if came is not None and went is not None:
-            due, formula = (
-                (came - went - self._freed) * page,
-                f"{page} * ({CAME} - ({WENT}) - freed)",
-            )
+            due, formula = (came - went - self._freed) * page, f"{page} * (came - went - freed)"
             why = f"pages: {came} came, {went} went, {self._freed} were freed"
             yield Law("resident_bytes", "==", due, formula, why)
 
@@ -277,11 +274,9 @@ class Books:
         """Pages that were resident, and neither evicted nor called home meanwhile."""
         if not self._page or UNKNOWN in (before.resident_bytes, after.resident_bytes):
             return
-        moved = [line.sum_of("faults", "prefetched") for line in (before, after)]
-        gone = [line.went for line in (before, after)]
-        came = (moved[1] or 0) - (moved[0] or 0) - (gone[1] or 0) + (gone[0] or 0)
+        moved = [(line.came or 0) - (line.went or 0) for line in (before, after)]
         lost = (before.resident_bytes - after.resident_bytes) // self._page
-        self._freed += max(lost + came, 0)
+        self._freed += max(lost + moved[1] - moved[0], 0)
 
     # ---- operations: where bytes must have been --------------------------------------------------
 

@@ -55,9 +55,7 @@ def script(judgement: Judgement, check: CheckRun) -> str:
     views = [v for v in judgement.views if (v.function, v.table) == (check.function, check.table)]
     framework = judgement.declared.get("arrays") or "numpy"
     if check.function == "make_pager":
-        return _whole(
-            check, load, [*_inputs(failure.case), "", "", *_program(judgement, check, failure)]
-        )
+        return _whole(check, load, [*_inputs(failure.case), *_program(judgement, check, failure)])
     varied = list(failure.case.arrays) if check.rule == "P2" else _varied(failure.case)
     body = [
         *_inputs(failure.case),
@@ -80,6 +78,7 @@ def _program(judgement: Judgement, check: CheckRun, failure: Failure) -> list[st
     """The text for a pager, and how it hands arrays over."""
     framework = judgement.declared.get("arrays") or "numpy"
     return [
+        *["", ""] * bool(failure.case.arrays),
         *handing.functions(framework, judgement.device, failure),
         *programs.body(check, failure, framework, judgement.offers),
     ]

@@ -15,7 +15,7 @@ from qloracle_conformance import plain_arrays, programs
 from qloracle_conformance.cases import Case
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.process import steps
-from qloracle_conformance.programs import BLOCK, COUNTERS, LR, Operation
+from qloracle_conformance.programs import BLOCK, LR, Operation
 from qloracle_conformance.report import BROKEN
 from qloracle_conformance.reports.repro.literals import string, type_name, wrapped
 from qloracle_conformance.rules import s12_paging, s12b_books
@@ -39,6 +39,8 @@ def run_steps(pager, step_of, handles, sizes, grads, counts, part):
 
 
 class Plain:
+    plain = True
+
     def __init__(self, *sizes, **named):
         pass
 
@@ -61,15 +63,16 @@ FILES = """\
 FILES = {}
 
 
-def save(file, arrays):
-    if hasattr(implementation, "save_paged") and hasattr(implementation, "load_paged"):
+def save_state(file, pager, arrays):
+    own = not hasattr(pager, "plain") and hasattr(implementation, "save_paged")
+    if own and hasattr(implementation, "load_paged"):
         FILES[file] = os.path.join(tempfile.mkdtemp(), file)
         implementation.save_paged(FILES[file], arrays, {"file": file})
     else:
         FILES[file] = {name: READ(array[...]) for name, array in arrays.items()}
 
 
-def load(file, pager):
+def load_state(file, pager):
     if isinstance(FILES[file], str):
         arrays, words = implementation.load_paged(FILES[file], pager)
         return arrays, dict(words)
@@ -83,15 +86,18 @@ def load(file, pager):
 """
 
 SHOWN = """\
-COLUMNS = {columns}
+COLUMNS = (
+    "faults", "prefetched", "evictions", "host_faults", "host_prefetched", "bytes_to_device",
+    "bytes_to_host",
+)
 
 
 def shown(pager):
     counters = pager.counters
     get = counters.get if hasattr(counters, "get") else lambda name: getattr(counters, name, None)
-    found = {{name: get(name) for name in COLUMNS}}
-    found |= {{n: getattr(pager, n, None) for n in ("capacity", "page_bytes", "resident_bytes")}}
-    return types.SimpleNamespace(**{{n: -1 if v is None else int(v) for n, v in found.items()}})
+    found = {name: get(name) for name in COLUMNS}
+    found |= {n: getattr(pager, n, None) for n in ("capacity", "page_bytes", "resident_bytes")}
+    return types.SimpleNamespace(**{n: -1 if v is None else int(v) for n, v in found.items()})
 
 
 """
@@ -155,6 +161,8 @@ class Script:
     def _statements_of_refused(self, operation: Operation) -> Lines:
         if operation[0] == "empty":
             return [f"pager.empty({tuple(operation[2])}, {self._dtype(operation[3])})"]
+        if operation[0] == "free":
+            return [f"pager.free({operation[1]})"]
         if operation[0] == "read":
             text = f"{{}}{_where(*operation[2:4])}"
             return self._seen(operation[1], operation[4], text)
@@ -177,7 +185,7 @@ class Script:
                 return [f"pager.free({name})"]
             case ["save", file]:
                 pairs = ", ".join(f"{string(name)}: {name}" for name in self.alive)
-                return wrapped(f"save({string(file)}, {{{pairs}}})")
+                return wrapped(f"save_state({string(file)}, pager, {{{pairs}}})")
             case ["load", file, capacity, page]:
                 return self._load(file, capacity, page)
         return []
@@ -185,7 +193,8 @@ class Script:
     def _load(self, file: str, capacity: int | None, page: int | None) -> Lines:
         sizes = {"capacity_bytes": capacity, "page_bytes": page}
         named = ", ".join(f"{name}={value}" for name, value in sizes.items() if value is not None)
-        lines = [f"pager = make_pager({named})", f"loaded, words = load({string(file)}, pager)"]
+        lines = [f"pager = make_pager({named})"]
+        lines += [f"loaded, words = load_state({string(file)}, pager)"]
         lines += [f"{name} = loaded.pop({string(name)})" for name in self.alive]
         return [*lines, f'assert (loaded, words) == ({{}}, {{"file": {string(file)}}}), words']
 
@@ -239,7 +248,7 @@ class Script:
             of_type = "getattr(torch, str(values.dtype))" if torch else "values.dtype"
             filled = FILES.replace("EMPTY", of_type).replace("READ", self.read)
             text += filled.replace("GIVE", "give(values)" if torch else "values")
-        text += SHOWN.format(columns=COUNTERS) if books else ""
+        text += SHOWN if books else ""
         return text.splitlines()
 
 
@@ -331,11 +340,23 @@ def _law(failure: Failure, script: Script) -> Lines:
     main = [
         "before, now, freed = program(implementation.make_pager)",
         *wrapped(f"# {law.why}", 0, "# "),
-        f"got, due = now.{law.column}, {law.formula}",
+        *_sums(law.formula),
+        f"got = now.{law.column}",
+        f"due = {law.formula}",
         f'print(f"{law.column} is {{got}}, due {s12b_books.RELATIONS[law.relation]}{{due}}")',
         f"return int(not got {law.relation} due)",
     ]
     return _assembled(script, script.lines(broken.number + 1, books=True), main, books=True)
+
+
+def _sums(formula: str) -> Lines:
+    """Pages that came and went, where a formula counts them."""
+    sums = {"came": s12b_books.CAME, "went": s12b_books.WENT}
+    return [
+        f"{name} = {' + '.join(f'now.{column}' for column in columns)}"
+        for name, columns in sums.items()
+        if name in formula
+    ]
 
 
 def _holds(entry: s12b_books.Entry) -> bool:
