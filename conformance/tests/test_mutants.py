@@ -53,7 +53,6 @@ def test_there_are_pagers_of_every_kind():
     assert sum(mutant.kills == "S12" for mutant in pagers) >= 20
     assert sum(mutant.kills == "S12b" for mutant in pagers) >= 20
     assert sum(mutant.lawful for mutant in pagers) >= 12
-    assert all(mutant.lawful or mutant.kills[:3] == "S12" for mutant in pagers)
 
 
 @pytest.fixture(scope="module")

@@ -32,11 +32,11 @@ def counting(*kinds: Cases) -> Cases:
 def capacity(plan: Plan) -> Iterator[Case]:
     """More than the device holds, written and read by both sides while its capacity changes."""
     rng = plan.rng
-    for room, page in sizes(plan):
+    for room, page in (*sizes(plan), (2 * 64 + 63, 64), (4097, 4096)):  # or no whole pages
         size = page or 4096
         draft = _counted(room, page)
         for name in "abcd":
-            draft.new(name, drawn(rng, (3 * size + 5,), "uint8"))
+            draft.new(name, drawn(rng, (3 * size + 5,), "uint8"), "device")
         for frames in (2, 5, 1, 9, 20, 3):
             draft.shrink(frames)
             for name in "abcd":

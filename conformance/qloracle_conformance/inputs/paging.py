@@ -129,21 +129,24 @@ def types(plan: Plan) -> Iterator[Case]:
 
 def patterns(plan: Plan) -> Iterator[Case]:
     """Every byte in every place of a page, and pages of 0, of 0xFF and of equal bytes."""
+    rng = plan.rng
     for capacity, page in sizes(plan):
         size = page or 4096
-        ramp = np.arange(3 * size, dtype=np.int64)
+        counts = np.arange(3 * size, dtype=np.int64)
         draft = Draft(capacity, page)
         for name, bytes_of in (
-            ("counting", ramp + ramp // size),
-            ("zeros", 0 * ramp),
-            ("ones", 0 * ramp + 255),
-            ("alike", ramp // size + 7),
-            ("down", -ramp),
+            ("counting", counts + counts // size),
+            ("zeros", 0 * counts),
+            ("ones", 0 * counts + 255),
+            ("alike", counts // size + 7),
+            ("down", -counts),
         ):
             draft.new(name, bytes_of.astype(np.uint8))
         for side in SIDES[::-1]:
             for name in ("alike", "ones", "down", "counting", "zeros"):
                 draft.read(name, side=side)
+        for name, side in (("zeros", "host"), ("ones", "device")):  # equal pages, until now
+            draft.write(name, drawn(rng, (3,), "uint8"), (size - 2, size + 1), side).read(name)
         yield draft.case("counting bytes, equal bytes")
 
 
@@ -214,7 +217,10 @@ def moving(plan: Plan) -> Iterator[Case]:
         for name, preferred, mostly in (
             ("a", "device", False), ("b", "host", False), ("c", None, True), ("b", None, True),
         ):  # fmt: skip
-            draft.do("prefetch", name, "device").do("advise", name, preferred, mostly)
+            draft.do("prefetch", name, "device").write(
+                name, drawn(rng, (5,), "uint8"), (2, 7), "device"
+            )
+            draft.do("advise", name, preferred, mostly).read(name, side="device")
             draft.write(name, drawn(rng, (size,), "uint8"), (1, size + 1), "device").read(name)
             draft.write(name, drawn(rng, (9,), "uint8"), (size - 4, size + 5))
             draft.read(name, side="device").do("prefetch", name, "host").read(name, side="device")
@@ -255,6 +261,15 @@ def two_pagers(plan: Plan) -> Iterator[Case]:
         draft.read("a", side="device").write("c", drawn(rng, (2, 3), "uint8"), (1, 3), "device")
         draft.do("save", "g").do("load", "g", capacity, page)
         yield draft.read("c", side="device").read("b").read("a").case("saved and loaded twice")
+    draft = Draft()
+    for dtype in TYPES:
+        for i, shape in enumerate(((), (0,), (3, 2))):
+            draft.new(f"{dtype}_{i}", drawn(rng, shape, dtype), SIDES[i % 2])
+    names = [operation[1] for operation in draft.program if operation[0] == "empty"]
+    draft.do("save", "f").do("load", "f", None, None)
+    for name in names:
+        draft.read(name, side="device")
+    yield draft.case("all types in a file")
 
 
 def errors(plan: Plan) -> Iterator[Case]:

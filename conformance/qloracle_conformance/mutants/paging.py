@@ -166,6 +166,22 @@ class ZeroPagesNotCopied(Paged):
     make_pager = staticmethod(pager_of(_Pages))
 
 
+class EqualPagesMerged(Paged):
+    """An evicted page that equals one at home shares its memory, and from then on its writes."""
+
+    kills = "S12"
+
+    class _Pages(Pages):
+        def _evict_oldest(self) -> None:
+            page = oldest(self)
+            super()._evict_oldest()
+            *others, own = self._memory[HOST].values()
+            equal = (other for other in reversed(others) if np.array_equal(other, own))
+            self._memory[HOST][page] = next(equal, own)
+
+    make_pager = staticmethod(pager_of(_Pages))
+
+
 class WidenedOnTheWay(Paged):
     """bfloat16 travels home as float32 and is rounded again: the payload of a NaN is lost."""
 

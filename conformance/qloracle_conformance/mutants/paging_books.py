@@ -22,6 +22,18 @@ class CapacityPlusAPage(Paged):
     make_pager = staticmethod(pager_of(_Pages))
 
 
+class CapacityRoundedUp(Paged):
+    """A capacity that is no whole number of pages is rounded up to one."""
+
+    kills = "S12b"
+
+    class _Pages(Pages):
+        def frames(self) -> int | None:
+            return None if self.capacity_bytes is None else self.count(self.capacity_bytes)
+
+    make_pager = staticmethod(pager_of(_Pages))
+
+
 class NoLimitIsOnePage(Paged):
     """Where no capacity is given, the device holds a single page (rule S12)."""
 
@@ -237,6 +249,13 @@ class HostFaultsNotCounted(Paged):
 
     kills = "S12b"
     make_pager = staticmethod(pager_of(uncounted("host_faults")))
+
+
+class HostPrefetchesNotCounted(Paged):
+    """What a prefetch brings home is not counted, the bytes are (rule S12)."""
+
+    kills = "S12b"
+    make_pager = staticmethod(pager_of(uncounted("host_prefetched")))
 
 
 class BytesHomeNotCounted(Paged):

@@ -74,6 +74,21 @@ class SavesIn16Bits(Paged):
     save_paged = staticmethod(saver(_narrow))
 
 
+class SavesIn32Bits(Paged):
+    """Numbers of 64 bits are saved as 32, as a framework without them does (rule S12)."""
+
+    kills = "S12"
+
+    @staticmethod
+    def _short(name: str, array: Managed) -> Array:
+        values: Array = array[...]
+        short = {"float64": "float32", "int64": "int32"}.get(values.dtype.name, values.dtype)
+        with np.errstate(all="ignore"):
+            return values.astype(short).astype(values.dtype)
+
+    save_paged = staticmethod(saver(_short))
+
+
 class SavesLargeArraysOnly(Paged):
     """Small arrays, as the absmax of 8-bit codes, are not saved and come back as zeros."""
 
@@ -144,6 +159,19 @@ class LoadsFlat(Paged):
             flat[name] = pager.empty((array.size,), array.dtype)
             flat[name][...] = array[...].reshape(-1)
         return flat, words
+
+
+class LoadsScalarsAsVectors(Paged):
+    """A number without an axis comes back as an array of one (rule P1)."""
+
+    kills = "P1"
+
+    @staticmethod
+    def load_paged(path: str | Path, pager: Pager) -> Loaded:
+        arrays, words = paging.load(path, pager)
+        for array in arrays.values():
+            array.shape = array.shape or (1,)
+        return arrays, words
 
 
 class LoadsAPageLess(Paged):

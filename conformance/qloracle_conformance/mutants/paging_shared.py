@@ -58,6 +58,40 @@ class PrefetchDropsWrites(Paged):
     make_pager = staticmethod(pager_of(_Pages))
 
 
+class PrefetchHomeIsStale(Paged):
+    """What a prefetch brings home is what the page held when it left (rule S12)."""
+
+    kills = "S12"
+
+    class _Pages(Remembering):
+        def bring(self, number: int, side: str) -> None:
+            for page, frame in self._memory[DEVICE].items():
+                if page.allocation == number and side == HOST:
+                    frame[:] = self.old[page]
+            super().bring(number, side)
+
+    make_pager = staticmethod(pager_of(_Pages))
+
+
+class AdviceDropsPages(Paged):
+    """An advice is carried out at once: the device's pages are dropped, to come anew."""
+
+    kills = "S12"
+
+    class _Pager(Pager):
+        def advise(
+            self, handle: Managed, *, preferred: str | None = None, read_mostly: bool = False
+        ) -> None:
+            super().advise(handle, preferred=preferred, read_mostly=read_mostly)
+            pages = self._pages
+            assert isinstance(pages, Remembering)
+            for page, frame in pages._memory[DEVICE].items():
+                if page.allocation == handle._number:
+                    frame[:] = pages.old[page]
+
+    make_pager = staticmethod(pager_of(Remembering, _Pager))
+
+
 def keeps_copy(of: str) -> type[Pages]:
     """Pages whose read-mostly copy on one side survives a write of the other."""
 
