@@ -217,9 +217,8 @@ def moving(plan: Plan) -> Iterator[Case]:
         for name, preferred, mostly in (
             ("a", "device", False), ("b", "host", False), ("c", None, True), ("b", None, True),
         ):  # fmt: skip
-            draft.do("prefetch", name, "device").write(
-                name, drawn(rng, (5,), "uint8"), (2, 7), "device"
-            )
+            draft.do("prefetch", name, "device")
+            draft.write(name, drawn(rng, (5,), "uint8"), (2, 7), "device")
             draft.do("advise", name, preferred, mostly).read(name, side="device")
             draft.write(name, drawn(rng, (size,), "uint8"), (1, size + 1), "device").read(name)
             draft.write(name, drawn(rng, (9,), "uint8"), (size - 4, size + 5))
