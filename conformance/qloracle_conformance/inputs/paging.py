@@ -214,8 +214,9 @@ def moving(plan: Plan) -> Iterator[Case]:
         draft = Draft(capacity, page)
         for name in "abc":
             draft.new(name, drawn(rng, (n,), "uint8"))
-        for name, preferred, mostly in (
-            ("a", "device", False), ("b", "host", False), ("c", None, True), ("b", None, True),
+        for name, preferred, mostly, frames in (
+            ("a", "device", False, 1), ("b", "host", False, 3), ("c", None, True, 2),
+            ("b", None, True, 1),
         ):  # fmt: skip
             draft.do("prefetch", name, "device")
             draft.write(name, drawn(rng, (5,), "uint8"), (2, 7), "device")
@@ -224,7 +225,7 @@ def moving(plan: Plan) -> Iterator[Case]:
             draft.write(name, drawn(rng, (9,), "uint8"), (size - 4, size + 5))
             draft.read(name, side="device").do("prefetch", name, "host").read(name, side="device")
             draft.write(name, drawn(rng, (size,), "uint8"), (7, size + 7), "device")
-            draft.shrink(1 + len(draft.program) % 3).read(name)
+            draft.shrink(frames).read(name)
         draft.do("free", "b").new("d", drawn(rng, (n,), "uint8"), "device")
         draft.do("prefetch", "d", "host").shrink(9).do("prefetch", "a", "device").read("a")
         yield draft.read("c", side="device").read("d").read("a", side="device").case("moved")
