@@ -36,6 +36,7 @@ PLAN = Plan(VIEW, "smoke", 1)
 # A pager that needs nothing but NumPy; a fault is one line of it replaced.
 PAGER = """
 import contextlib
+import pickle
 
 import numpy as np
 
@@ -157,6 +158,21 @@ class Pager:
 
 def make_pager(capacity_bytes=None, page_bytes=None):
     return Pager(capacity_bytes, page_bytes or 4096)
+
+
+def save_paged(path, arrays, metadata=None):
+    with open(path, "wb") as file:
+        pickle.dump(({name: array[...] for name, array in arrays.items()}, metadata), file)
+
+
+def load_paged(path, pager):
+    with open(path, "rb") as file:
+        plain, words = pickle.load(file)
+    arrays = {}
+    for name, values in plain.items():
+        arrays[name] = pager.empty(values.shape, values.dtype)
+        arrays[name][...] = values
+    return arrays, words
 """
 
 # name: (the right line, the wrong one, the rule that finds it, what the script prints)
@@ -166,7 +182,7 @@ FAULTS = {
     ),
     "a page holds another one's bytes": (
         "self.home[page[0]][self.at(page)].copy()", "self.home[page[0]][self.at((0, 0))].copy()",
-        "S12", "Error",
+        "S12", "due ",
     ),
     "a part begins in the wrong place": (
         "piece[...] = values[where]", "piece[...] = values[: piece.size]", "S12", "due ",
@@ -183,25 +199,26 @@ FAULTS = {
         "        for handle in handles:\n            handle.span(...)\n", "", "S12", "no error",
     ),
     "an error destroys": (
-        "            raise MemoryError", "            self.home.clear()\n            raise MemoryError",
-        "S12", "freed",
+        "            raise MemoryError",
+        "            self.home.clear()\n            raise MemoryError", "S12", "freed",
     ),
     "an error says nothing": (
         'raise ValueError("the array was freed")', "raise ValueError", "S12", "no error, or",
     ),
-    "a refusal": ("new[...] = values", "assert values.size != 3\n        new[...] = values",
+    "a refusal": ("new[...] = values", "assert values.size != 33\n        new[...] = values",
                   "S12", "AssertionError"),
-    "a page too much": ("        return 2**40 if", "        return 1 + 2**40 if", "", ""),
     "the capacity is a page too large": (
         "self.capacity // self.page_bytes", "self.capacity // self.page_bytes + 1", "S12b",
         "resident_bytes is ",
     ),
     "an eviction is not counted": (
-        'self.send_home(next(iter(self.device)), "evictions")\n        self.device',
-        'self.send_home(next(iter(self.device)), "host_x")\n        self.device',
+        '        self.counters[why] += 1\n        self.counters["bytes_to_host',
+        '        self.counters[why] += why != "evictions"\n        self.counters["bytes_to_host',
         "S12b", "due ",
     ),
-    "freed pages stay": ("            del self.device[page]\n", "            pass\n", "S12b", "due 0"),
+    "freed pages stay": (
+        "            del self.device[page]\n", "            pass\n", "S12b", "due at most 0",
+    ),
     "a prefetch leaves a page": (
         "range(min(count, self.frames()))", "range(1, min(count, self.frames()))", "S12b",
         "faults is ",
@@ -213,20 +230,31 @@ FAULTS = {
     "bytes are not counted": (
         'self.counters["bytes_to_host"] += values.size', "pass", "S12b", "bytes_to_host is ",
     ),
+    "what a step writes is lost": (
+        '"device") for h in handles)', '"device")[...] for h in handles)', "S12 adam", "got ",
+    ),
+    "what an 8-bit step writes is lost": (
+        '"device") for h in handles)', '"device")[...] for h in handles)', "S12 adam_8bit", "got ",
+    ),
+    "a row is not loaded": (
+        "arrays[name][...] = values", "arrays[name][1:] = values[1:]", "S12 saving", "due ",
+    ),
+    "words are lost": ("return arrays, words", "return arrays, {}", "S12 saving", "AssertionError"),
     "another type": (".view(self.dtype).reshape(shape)",
                      ".view(self.dtype).reshape(1, *shape)", "P1", "due "),
     "an input is changed": (
-        "        new = np.empty(shape", "        values[...] = 1\n        new = np.empty(shape", "P2",
-        "got other",
+        "        new = np.empty(shape",
+        "        values[...] = 1\n        new = np.empty(shape", "P2", "got other",
     ),
 }  # fmt: skip
-FAULTS.pop("a page too much")
-FAULTS["an eviction is not counted"] = (
-    'self.counters = dict.fromkeys(NAMES.split(), 0)',
-    'self.counters = type("", (dict,), {"__setitem__": lambda s, k, v: k == "evictions" or '
-    "dict.__setitem__(s, k, v)})(dict.fromkeys(NAMES.split(), 0))",
-    "S12b", "due ",
-)  # fmt: skip
+
+
+ONLY = {
+    "S12": "S12/*/pages,S12/*/types,S12/*/errors",
+    "S12b": "S12b/*/prefetch,S12b/*/freed",
+    "P1": "P1,S12/*/types",
+    "P2": "P2,S12/*/types",
+}
 
 
 def written(tmp_path, name=None):
@@ -266,11 +294,11 @@ def test_a_fault_is_found_and_its_script_shows_it(tmp_path, name):
     *_, rule, said = FAULTS[name]
     path = written(tmp_path, name)
     judgement = Judgement(str(path))
-    judge(LocalCaller(load(str(path))), judgement, "smoke", 0, {}, f"S12,S12b,{rule}")
+    rule, _, layer = rule.partition(" ")
+    only = f"{rule}/*/{layer}" if layer else ONLY[rule]
+    judge(LocalCaller(load(str(path))), judgement, "smoke", 0, {}, only)
     found = [run for run in judgement.checks if run.rule == rule and run.status == "FAIL"]
     assert found, [(run.id, run.status) for run in judgement.checks]
-    if rule == "S12b":
-        assert not any(run.rule == "S12" and run.status != "PASS" for run in judgement.checks)
     scripts = repro.write_all(tmp_path / "repro", judgement)
     run = min(found, key=lambda run: len(run.failure.case.options["program"]))
     assert ran(scripts[run.id])[0] == 1
@@ -284,21 +312,20 @@ def ran(script):
     block = "import sys, runpy; sys.modules.update(dict.fromkeys(sys.argv[2].split(',')))"
     ours = "qloracle,qloracle_conformance,qloracle_gpu"
     command = f"{block}; runpy.run_path(sys.argv[1], run_name='__main__')"
-    done = subprocess.run(
-        [sys.executable, "-c", command, str(script), ours], capture_output=True, text=True
-    )
+    process = [sys.executable, "-c", command, str(script), ours]
+    done = subprocess.run(process, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
 def test_a_failure_is_small_and_names_operation_array_and_element(tmp_path):
     found = runs(load(str(written(tmp_path, "a dirty page is lost"))), searching=False)
     run = found["S12/pages"]
-    assert len(run.failure.case.options["program"]) == 4
+    assert len(run.failure.case.options["program"]) <= 4
     assert sum(array.size for array in run.failure.case.arrays.values()) <= 4
     assert run.message == str(run.failure.mismatch)
     assert ", due " in run.message
     assert "a[...]" in run.message
-    assert "operation 3 of 4" in run.message
+    assert "operation 2 of 3" in run.message
 
 
 def test_a_pager_without_counters_is_not_judged_by_its_books():
@@ -321,7 +348,7 @@ class Hidden:
 
     def __init__(self, pager):
         self.empty, self.use, self.free = pager.empty, pager.use, pager.free
-        self.prefetch = lambda handle: pager.prefetch(handle)
+        self.prefetch = pager.prefetch
 
 
 def test_sizes_that_a_pager_cannot_have_are_unsupported():
@@ -336,7 +363,7 @@ def test_sizes_that_a_pager_cannot_have_are_unsupported():
 
 
 def test_a_pager_that_takes_no_sizes_is_judged():
-    target = types.SimpleNamespace(make_pager=lambda: paging.make_pager())
+    target = types.SimpleNamespace(make_pager=lambda: paging.make_pager(None))
     found = runs(target, searching=False)
     assert failing(found) == set()
     assert found["S12/adam"].cases == 1
@@ -351,8 +378,8 @@ def test_a_pager_that_cannot_be_made_is_an_error():
     assert found["S12/pages"].message == "raised ValueError: no memory"
 
 
-def test_what_fails_only_sometimes_ends_no_search(monkeypatch):
-    real, rng = paging.Pager.__getattribute__, np.random.default_rng(1)
+def test_what_fails_only_sometimes_ends_no_search():
+    rng = np.random.default_rng(1)
 
     def make_pager(capacity_bytes=None, page_bytes=None):
         pager = paging.make_pager(capacity_bytes, page_bytes)
@@ -362,7 +389,6 @@ def test_what_fails_only_sometimes_ends_no_search(monkeypatch):
 
     found = runs(types.SimpleNamespace(make_pager=make_pager), reducing=False)
     assert found["S12/search"].status == "FAIL"
-    assert real
 
 
 # ---- steps ---------------------------------------------------------------------------------------
@@ -414,6 +440,7 @@ def counted():
 @pytest.mark.parametrize("column", programs.LOG[1:])
 @pytest.mark.parametrize("more", [-64, 64])
 def test_every_column_is_judged(column, more):
+    more *= 9 if "bytes_to" in column else 1  # a page may go without a copy, but not all of them
     case = counted()
     values = list(Calls(qloracle).perform(case).values)
     assert s12b.judge(case, tuple(values), VIEW).wrong == 0
@@ -470,10 +497,13 @@ def test_every_directed_program_makes_sense():
                 json.dumps(case.options)
 
 
-@settings(
-    max_examples=100, deadline=None, database=None, derandomize=True,
+DRAWING = settings(
+    max_examples=200, deadline=None, database=None, derandomize=True,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
+
+
+@DRAWING
 @given(drawn_programs.programs_of(counted=False))
 def test_every_drawn_program_makes_sense(case):
     plain_arrays.reads(case)
@@ -482,13 +512,12 @@ def test_every_drawn_program_makes_sense(case):
 def test_every_verb_is_drawn():
     verbs = set()
 
-    @settings(test_every_drawn_program_makes_sense.__wrapped__ and settings.get_profile("default"))
+    @DRAWING
     @given(drawn_programs.programs_of(counted=False))
     def collect(case):
         verbs.update(operation[0] for operation in case.options["program"])
 
-    settings(max_examples=300, deadline=None, database=None, derandomize=True,
-             suppress_health_check=list(HealthCheck))(collect)()  # fmt: skip
+    collect()
     assert verbs == {
         "empty", "write", "read", "open", "close", "step", "prefetch", "advise", "shrink", "free",
         "save", "load", "must_fail",
