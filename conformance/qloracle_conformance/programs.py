@@ -24,15 +24,15 @@ A program is a list; each operation is a list of a verb and its arguments::
 
 What comes back of a program is four arrays: the bytes that were read, one after the other; the log,
 a row for the new pager and one for each operation (LOG names its columns, -1 stands for what is not
-shown); words, a text for each operation (see `Word`); and the bytes that the same program read from
-plain arrays, if a step was run.
+shown); words, a text for each operation: its error, the form of what it read, or what it loaded;
+and the bytes that the same program read from plain arrays, if a step was run.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -54,12 +54,6 @@ BLOCK = 256  # elements of a block of an 8-bit state
 LR = 0.01
 
 READ, LOGGED, WORDS, PLAIN = range(4)  # the results of a program
-
-
-class Word(NamedTuple):
-    """What an operation says: its error, the form of what it read, or what was in a file."""
-
-    text: str
 
 
 def dtype_of(name: str) -> np.dtype[Any]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import qloracle
+from qloracle_conformance import programs
 from qloracle_conformance.cases import Case
 from qloracle_conformance.engine.maps import ErrorMap
 from qloracle_conformance.engine.runs import CheckRun, Failure
@@ -362,12 +363,14 @@ def array_dict(array: np.ndarray) -> dict[str, Any]:
 
 
 def call_text(case: Case) -> str:
-    """The call in one readable line.
+    """The call in one readable line; of a pager the whole program.
 
     >>> call_text(Case("quantize_4bit", {"x": np.float32([1, 0])}, {"blocksize": 64}))
     'quantize_4bit(x=[1.0, 0.0] float32[2], blocksize=64)'
     """
     parts = [f"{name}={_array_text(array)}" for name, array in case.arrays.items()]
+    if case.function == "make_pager":
+        return programs.text_of_case(case) + (f"; {', '.join(parts)}" if parts else "")
     for name, value in keywords(case).items():
         parts.append(f"{name}={getattr(value, '__name__', None) or repr(value)}")
     form = f" with arrays {FORMS[case.form]}" if case.form else ""
