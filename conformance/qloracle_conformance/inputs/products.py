@@ -62,10 +62,6 @@ def call(
 
 def plain(view: View, dtype: str, blocksize: int) -> Case:
     """A call that every implementation of the function should take: one row, two of W."""
-    if "lora" in view.function:
-        from qloracle_conformance.inputs import lora
-
-        return lora.plain(view, dtype, blocksize)
     shape = (64, blocksize)
     codes = np.zeros(64 * blocksize, np.uint8)
     weight = layer(view, codes, np.ones(64, np.float32), shape, blocksize)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from qloracle_conformance import oracle
 from qloracle_conformance.cases import Answer, Arrays, Case
-from qloracle_conformance.dialects import ADAPTERS, OPTIMIZERS, PACKED
-from qloracle_conformance.inputs import adam, paging, products, roundtrip
+from qloracle_conformance.dialects import OPTIMIZERS, PACKED
+from qloracle_conformance.inputs import adam, lora, paging, products, roundtrip
 from qloracle_conformance.oracle import Float32
 from qloracle_conformance.protocol import FLOAT_TYPES
 from qloracle_conformance.scope import Scope
@@ -77,7 +77,9 @@ class Asker:
                 return paging.plain()
             case function if function in OPTIMIZERS:
                 return adam.plain(function, dtype)
-            case function if function in (*PACKED, *ADAPTERS):
+            case function if "lora" in function:
+                return lora.plain(view, dtype, size)
+            case function if function in PACKED:
                 return products.plain(view, dtype, size)
         arrays = {"codes": codes[:1], "nested_absmax": one, "offset": np.zeros((), np.float32)}
         return Case(view.function, arrays, {"blocksize": 256})

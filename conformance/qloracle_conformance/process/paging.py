@@ -12,7 +12,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,8 +101,8 @@ def _made(maker: Callable[..., Any], capacity: int | None, page: int | None) -> 
 
 
 def _run(make: Callable[..., Any], case: Case, tools: Tools) -> Running:
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as open_uses:
-        running = Running(make, case.arrays, tools, Path(folder), open_uses)
+    with ExitStack() as open_ones:
+        running = Running(make, case.arrays, tools, open_ones)
         running.start(case.options.get("capacity_bytes"), case.options.get("page_bytes"))
         running.perform(programs.program_of(case))
     return running
@@ -116,11 +116,10 @@ class Running:
         make: Callable[..., Any],
         arrays: Mapping[str, np.ndarray],
         tools: Tools,
-        folder: Path,
-        open_uses: ExitStack,
+        open_ones: ExitStack,
     ) -> None:
-        self._make, self._arrays, self._tools, self._folder = make, arrays, tools, folder
-        self._open_uses = open_uses
+        self._make, self._arrays, self._tools = make, arrays, tools
+        self._open_ones = open_ones  # each `use` that is open, and the folder of files
         self._handles: dict[str, Any] = {}
         self._freed: set[str] = set()
         self._uses: dict[str, tuple[ExitStack, Any]] = {}
@@ -144,7 +143,7 @@ class Running:
         self.words += [""] * missing
         self.log += [[NOT_REACHED] + [UNKNOWN] * (len(LOG) - 1)] * missing
         with suppress(Exception):  # the pager has answered
-            self._open_uses.close()
+            self._open_ones.close()
 
     def _attempt(self, operation: Operation) -> int:
         verb, *arguments = operation[1] if operation[0] == "must_fail" else operation
@@ -170,6 +169,10 @@ class Running:
         ]
         shown += [_entry(counters, name) for name in COUNTERS]
         return [status, *(UNKNOWN if value is None else int(value) for value in shown)]
+
+    @cached_property
+    def _folder(self) -> Path:
+        return Path(self._open_ones.enter_context(tempfile.TemporaryDirectory()))
 
     # ---- operations ----------------------------------------------------------------------------
 
@@ -203,7 +206,7 @@ class Running:
         stack = ExitStack()
         arrays = stack.enter_context(self._pager.use(*(self._handles[name] for name in names)))
         self._uses[label] = stack, arrays
-        self._open_uses.push(stack)
+        self._open_ones.push(stack)
 
     def _close(self, label: str) -> None:
         self._uses.pop(label)[0].close()
