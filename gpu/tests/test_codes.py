@@ -15,7 +15,7 @@ from qloracle_gpu.operations import adam, blockwise
 from qloracle_gpu.operations._arguments import BLOCKSIZES
 from qloracle_gpu.runners.host import Host
 
-pytestmark = pytest.mark.skipif(Host.unavailable() is not None, reason=str(Host.unavailable()))
+pytestmark = pytest.mark.skipif(bool(Host.unavailable()), reason=Host.unavailable())
 
 bfloat16 = ml_dtypes.bfloat16
 FLOATS = (np.float32, np.float16, bfloat16)
