@@ -20,7 +20,7 @@ each_fault = pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.na
 def needs(runner):
     """A test that asks a runner, left out with the reason where it is not there."""
     reason = matrix.unavailable(runner)
-    return pytest.mark.skipif(reason is not None, reason=str(reason))
+    return pytest.mark.skipif(bool(reason), reason=reason)
 
 
 # ---- the list ------------------------------------------------------------------------------------
