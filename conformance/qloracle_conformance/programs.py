@@ -126,10 +126,8 @@ def text_of(operation: Operation) -> str:
             return f"{label} = pager.use({', '.join(names)})"
         case ["close", label]:
             return f"end of {label}"
-        case ["step", function, names, grads, first, count, part]:
-            steps = f"steps {first} to {first + count - 1}" if count > 1 else f"step {first}"
-            size = f", {part} elements at a time" if part else ""
-            return f"{steps} of {function} on ({', '.join(names)}) by {grads}{size}"
+        case ["step", *arguments]:
+            return _steps(*arguments)
         case ["prefetch", name, to]:
             return f"pager.prefetch({name}{'' if to == 'device' else f', {to!r}'})"
         case ["advise", name, preferred, mostly]:
@@ -141,6 +139,14 @@ def text_of(operation: Operation) -> str:
         case ["load", file, capacity, page]:
             return f"pager = make_pager({capacity}, {page}), and {file} loaded into it"
     return " ".join(map(str, operation))
+
+
+def _steps(
+    function: str, names: list[str], grads: str, first: int, count: int, part: int | None
+) -> str:
+    steps = f"steps {first} to {first + count - 1}" if count > 1 else f"step {first}"
+    size = f", {part} elements at a time" if part else ""
+    return f"{steps} of {function} on ({', '.join(names)}) by {grads}{size}"
 
 
 def _seen(name: str, start: int | None, stop: int | None, side: str, rest: str = "") -> str:

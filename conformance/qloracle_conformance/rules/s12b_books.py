@@ -160,9 +160,9 @@ class Books:
     """What is known of a pager from the program alone: sizes, and where bytes must have been."""
 
     def __init__(self, case: Case) -> None:
-        self._data = case.arrays
         self._page = case.options.get("page_bytes")
         self._capacity = case.options.get("capacity_bytes")
+        self._own: int | None = None  # a capacity that nobody asked for, if it is shown
         self._files: dict[str, dict[str, tuple[int, int]]] = {}
         self._begin()
 
@@ -185,6 +185,7 @@ class Books:
         if after.status != DONE:
             return
         self._page = after.page_bytes if after.page_bytes != UNKNOWN else self._page
+        self._own = None if after.capacity == UNKNOWN else after.capacity
         touched = self._touched(operation)
         fetched = bool(touched) and touched <= self._fetched
         getattr(self, f"_{verb}", self._nothing)(*arguments)
@@ -234,7 +235,7 @@ class Books:
         if after.faults != UNKNOWN and fetched and not self._advised:
             why = "as before: what it touched was prefetched, and fits"
             yield Law("faults", "==", before.faults, "before.faults", why)
-        if after.evictions != UNKNOWN and self._all_fit():
+        if after.evictions != UNKNOWN and self._fits():
             why = "as before: all that is alive fits"
             yield Law("evictions", "==", before.evictions, "before.evictions", why)
 
@@ -262,13 +263,12 @@ class Books:
         sizes = [a.host.size for name, a in self._arrays.items() if names is None or name in names]
         return sum(max(-(-size // page), 1) for size in sizes)
 
-    def _all_fit(self) -> bool:
-        return self._fits(None)
-
-    def _fits(self, names: set[str] | None) -> bool:
-        if self._capacity is None:
+    def _fits(self, names: set[str] | None = None) -> bool:
+        """Whether the device holds some arrays, or all that are alive."""
+        room = self._own if self._capacity is None else self._capacity
+        if room is None:
             return True
-        return bool(self._page) and self._pages(names) * (self._page or 0) <= self._capacity
+        return self._page is not None and self._pages(names) * self._page <= room
 
     def _note_freed(self, before: Line, after: Line) -> None:
         """Pages that were resident, and neither evicted nor called home meanwhile."""
@@ -337,7 +337,7 @@ class Books:
     def _prefetch(self, name: str, to: str) -> None:
         if to == "host":
             self._fetched.discard(name)
-        elif self._all_fit():
+        elif self._fits():
             self._fetched.add(name)
         else:
             self._fetched = {name} if self._fits({name}) else set()
