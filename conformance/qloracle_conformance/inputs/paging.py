@@ -338,9 +338,9 @@ def step_sizes(plan: Plan) -> Iterator[tuple[int | None, int | None, int | None]
     yield 4096, 4096, BLOCK
     yield 3 * 4096, 4096, None
     yield 256, 256, BLOCK
-    yield 5 * 300, 300, None
     yield None, None, BLOCK
     if plan.deep:
+        yield 5 * 300, 300, None
         yield 100, 100, BLOCK
         yield 2 * 4096, 4096, None
         yield 7 * 64, 64, BLOCK
