@@ -17,7 +17,7 @@ from qloracle_conformance.checks import Plan
 from qloracle_conformance.engine import Engine, smaller_programs
 from qloracle_conformance.inputs import counted_programs, drawn_programs
 from qloracle_conformance.inputs import paging as inputs
-from qloracle_conformance.inputs.paging import Draft
+from qloracle_conformance.inputs.drafts import Draft, drawn
 from qloracle_conformance.oracle import f32
 from qloracle_conformance.plain_arrays import Nonsense
 from qloracle_conformance.process.callers import LocalCaller
@@ -431,7 +431,7 @@ def test_what_a_program_reads_after_a_step_is_compared_with_plain_arrays():
 def counted():
     draft = Draft(2 * 64, 64).do("counters")
     for name in "ab":
-        draft.new(name, inputs.drawn(PLAN.rng, (192,), "uint8"))
+        draft.new(name, drawn(PLAN.rng, (192,), "uint8"))
     draft.read("a", side="device").write("b", draft.arrays["x0"], side="device").read("b")
     draft.do("prefetch", "a", "device").do("free", "a").do("prefetch", "b", "device")
     return draft.read("b", side="device").read("b", side="device").case("")

@@ -8,7 +8,8 @@ from typing import Any
 from qloracle_conformance.cases import Case
 from qloracle_conformance.checks import Plan
 from qloracle_conformance.inputs import paging
-from qloracle_conformance.inputs.paging import HALF, SIDES, Draft, drawn, sizes, stepping
+from qloracle_conformance.inputs.drafts import Draft, drawn
+from qloracle_conformance.inputs.paging import HALF, SIDES, sizes, stepping
 from qloracle_conformance.programs import BLOCK
 
 Cases = Callable[[Plan], Iterator[Case]]

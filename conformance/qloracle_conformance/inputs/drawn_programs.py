@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from qloracle_conformance.cases import Case
-from qloracle_conformance.inputs.paging import TYPES, Array, Draft, drawn
+from qloracle_conformance.inputs.drafts import TYPES, Array, Draft, drawn
 from qloracle_conformance.programs import dtype_of
 
 LONGEST = 30  # operations

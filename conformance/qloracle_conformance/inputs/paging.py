@@ -6,68 +6,19 @@ odd, so that pages are many and numbers lie across two of them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from qloracle_conformance import programs
 from qloracle_conformance.cases import Case
 from qloracle_conformance.checks import Plan
+from qloracle_conformance.inputs.drafts import TYPES, Array, Draft, drawn
 from qloracle_conformance.programs import BLOCK, dtype_of
 
-Array = NDArray[Any]
-
-TYPES = (
-    "uint8", "float32", "bfloat16", "float16", "float64", "int8", "int32", "int64", "bool",
-)  # fmt: skip
 PAGES = (4096, 64, 100, 7)
 FRAMES = (1, 2, 3, 64)  # pages that a device holds
-WHOLE = (None, None)
 SIDES = ("host", "device")
-
-
-class Draft:
-    """A program while it is written: arrays to be written are named as they come."""
-
-    def __init__(self, capacity: int | None = None, page: int | None = None) -> None:
-        self.options = {"capacity_bytes": capacity, "page_bytes": page}
-        self.program: programs.Program = []
-        self.arrays: dict[str, Array] = {}
-
-    def do(self, *operation: Any) -> Draft:
-        """Add an operation."""
-        self.program.append(list(operation))
-        return self
-
-    def write(
-        self, name: str, values: Array, part: tuple[Any, Any] = WHOLE, side: str = "host"
-    ) -> Draft:
-        """Write an array, or a part of it."""
-        data = f"x{len(self.arrays)}"
-        self.arrays[data] = values
-        return self.do("write", name, *part, data, side)
-
-    def read(self, name: str, part: tuple[Any, Any] = WHOLE, side: str = "host") -> Draft:
-        """Read an array, or a part of it."""
-        return self.do("read", name, *part, side)
-
-    def new(self, name: str, values: Array, side: str = "host") -> Draft:
-        """Allocate an array and write it."""
-        self.do("empty", name, list(values.shape), values.dtype.name)
-        return self.write(name, values, side=side)
-
-    def shrink(self, frames: int) -> Draft:
-        """Another capacity in pages, where the size of a page is known."""
-        page = self.options["page_bytes"]
-        return self if page is None else self.do("shrink", frames * page)
-
-    def case(self, note: str) -> Case:
-        """The program as a case."""
-        sizes = {name: value for name, value in self.options.items() if value is not None}
-        return Case("make_pager", self.arrays, {**sizes, "program": self.program}, note)
 
 
 def sizes(plan: Plan) -> Iterator[tuple[int | None, int | None]]:
@@ -77,14 +28,6 @@ def sizes(plan: Plan) -> Iterator[tuple[int | None, int | None]]:
         for frames in FRAMES if plan.deep or page != 7 else FRAMES[:2]:
             yield frames * page, page
         yield None, page
-
-
-def drawn(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
-    """Bytes of all values: NaNs, subnormals, infinities."""
-    kind = dtype_of(dtype)
-    size = math.prod(shape) * kind.itemsize
-    top = 2 if dtype == "bool" else 256
-    return rng.integers(0, top, size, np.uint8).view(kind).reshape(shape)
 
 
 def plain() -> Case:
