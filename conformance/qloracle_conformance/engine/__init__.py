@@ -113,11 +113,11 @@ class Engine:
             return False
         if check.tables and view.table not in check.tables:
             return False
+        if check.profiles and self.profile not in check.profiles:
+            return False
         if check.search is not None:  # in the smoke profile only the main tables are searched
             return self._searching and (view.table in MAIN_TABLES or self.profile != "smoke")
-        if check.form and check.form not in self.caller.forms.get(check.function, ()):
-            return False
-        return not check.profiles or self.profile in check.profiles
+        return not check.form or check.form in self.caller.forms.get(check.function, ())
 
     def run(self) -> Iterator[CheckRun]:
         """Yield the result of each check as it ends; the P rules come last, from the ledgers."""
