@@ -330,6 +330,13 @@ counts; what ptxas says of registers and shared memory; and the sizes of an H100
 
 A figure over its budget is in bold: the kernel is then bound by instructions, not by memory.
 
+Only the products are. For one row, a lookup, a product and a fused multiply-add leave room for
+hardly three instructions more, and cutting a code out of its word, the address of its level and the
+scale take twice that. For 16 rows no saving there helps: weights are float32, as `dequantize_4bit`
+makes them, and each costs 16 fused multiply-adds, twice what memory leaves time for. So the time of
+16 rows cannot stay near that of one. Tensor cores could do it with weights rounded to the type of
+x, a dialect that rule S9 allows. There is no such kernel here.
+
 """
 
 
