@@ -1,7 +1,8 @@
 """What a program reads from plain arrays: the whole of rule S12 about bytes.
 
 No page, no side, no capacity is known here.  A program that makes no sense (it reads what nobody
-has written, or frees what is in use) is refused: what a pager does with it is not judged.
+has written, or frees what is in use) is refused: what a pager does with it is not judged.  Nor is
+what the host sees of an array while a `use` of it is open: a step may be running then.
 """
 
 from __future__ import annotations
@@ -126,6 +127,8 @@ class _Running:
         return values[...] if start is None else values[start:stop]
 
     def _seen(self, name: str, side: str) -> None:
+        if side == "host" and self._alive(name).in_use:
+            raise Nonsense(f"the host touches {name} while it is in use")
         if side in ("host", "device"):
             return
         label, _, i = side.partition(".")
@@ -192,6 +195,8 @@ class _Running:
         self.size(capacity, self._page)
 
     def _save(self, file: str) -> None:
+        for name in self.alive():
+            self._seen(name, "host")
         self._files[file] = {name: self._arrays[name].copy() for name in self.alive()}
 
     def _load(self, file: str, capacity: int | None, page: int | None) -> None:

@@ -541,6 +541,9 @@ ONE = [["empty", "a", [4], "uint8"], ["write", "a", None, None, "x", "host"]]
         [*ONE, ["must_fail", ["write", "a", None, None, "x", "host"]]],
         [*ONE, ["shrink", 64]],
         [*ONE, ["open", "u", ["a"]], ["save", "f"], ["load", "f", None, None]],
+        [*ONE, ["open", "u", ["a"]], ["read", "a", None, None, "host"]],
+        [*ONE, ["open", "u", ["a"]], ["write", "a", None, None, "x", "host"]],
+        [*ONE, ["open", "u", ["a"]], ["save", "f"]],
         [*ONE, ["step", "adam_step", ["a", "a", "a"], "x", 1, 1, None]],
     ],
 )

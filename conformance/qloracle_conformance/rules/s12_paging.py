@@ -4,6 +4,8 @@ A pager hands out arrays whose pages lie with the host or with the device, as ma
 device holds.  Whatever is written is read again, bit for bit, by either side, at any capacity from
 one page up, at any size of page, in any order of allocating, writing, reading, prefetching,
 advising, shrinking and freeing; no array shows what belongs to another one, and no write is lost.
+What one `use` names twice, or two that are open name, is one array.  While it is in use, it is the
+step's alone: what the host would see is not judged.
 
 A step on paged state equals the plain step: 200 steps of Adam and of 8-bit Adam, slice by slice, at
 several capacities, and the same when state is saved on the way, loaded into a fresh pager of other
