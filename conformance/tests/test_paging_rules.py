@@ -307,6 +307,67 @@ def test_a_fault_is_found_and_its_script_shows_it(tmp_path, name):
     assert ran(scripts[run.id])[0] == 0
 
 
+# One on tensors, which has no optimizer either; nothing of it pages.
+TENSORS = """
+import contextlib, math, torch
+arrays = "torch"
+
+class Handle:
+    def __init__(self, values):
+        self.values = values
+    def alive(self):
+        if self.values is None:
+            raise ValueError("the array was freed")
+    def __getitem__(self, where):
+        self.alive()
+        return self.values[where].clone()
+    def __setitem__(self, where, values):
+        self.alive()
+        if self.values[where].shape != values.shape:
+            raise ValueError("sizes differ")
+        self.values[where] = values
+
+class Pager:
+    def empty(self, shape, dtype):
+        if math.prod(shape) > 2**40:
+            raise ValueError("too many")
+        return Handle(torch.empty(shape, dtype=dtype))
+    @contextlib.contextmanager
+    def use(self, *handles):
+        for handle in handles:
+            handle.alive()
+        yield handles
+    def prefetch(self, handle):
+        handle.alive()
+    def free(self, handle):
+        handle.alive()
+        handle.values = None
+
+def make_pager(capacity_bytes=None, page_bytes=None):
+    return Pager()
+"""
+A_LOST_MOMENT = ("yield handles", "yield tuple(Handle(h.values.clone()) for h in handles[:1]) "
+                 "+ handles[1:]")  # fmt: skip
+
+
+@pytest.mark.parametrize("function", ["adam", "adam_8bit"])
+def test_a_pager_of_tensors_is_judged_and_its_script_steps_tensors(tmp_path, function):
+    path = tmp_path / "tensors.py"
+    path.write_text(TENSORS)
+    right = runs(load(str(path)), searching=False)
+    assert {run.status for run in right.values() if run.rule == "S12"} == {"PASS"}
+    path.write_text(TENSORS.replace(*A_LOST_MOMENT))
+    judgement = Judgement(str(path), declared={"arrays": "torch"}, device="cpu")
+    judge(LocalCaller(load(str(path))), judgement, "smoke", 0, {}, f"S12/*/{function}")
+    (run,) = [run for run in judgement.checks if run.status == "FAIL"]
+    (script,) = repro.write_all(tmp_path / "repro", judgement).values()
+    code, said = ran(script)
+    assert (code, "due " in said) == (1, True), said
+    path.write_text(TENSORS)
+    assert ran(script)[0] == 0
+    assert "step" in {operation[0] for operation in run.failure.case.options["program"]}
+
+
 def ran(script):
     """A script's exit code and output, where nothing of ours can be imported."""
     block = "import sys, runpy; sys.modules.update(dict.fromkeys(sys.argv[2].split(',')))"

@@ -88,11 +88,25 @@ def _plainly(case: Case) -> Case:
 
 def tools_of(target: Any, framework: str, device: str) -> Tools:
     """The steps and the saving that an implementation offers, or the kit's."""
-    names = "adam_step", "adam_step_8bit"
-    own = {name: getattr(target, name, getattr(steps, name)) for name in names}
+    own = {
+        name: getattr(target, name, None) or _on(framework, device, getattr(steps, name))
+        for name in ("adam_step", "adam_step_8bit")
+    }
     save, load = (getattr(target, name, None) for name in SAVING)
     both = callable(save) and callable(load)
     return Tools(framework, device, own, save if both else None, load if both else None)
+
+
+def _on(framework: str, device: str, step_of: Callable[..., Any]) -> Callable[..., Any]:
+    """A step that is written for NumPy, on a framework's arrays."""
+    if framework == "numpy":
+        return step_of
+
+    def step(*arrays: Any, **numbers: Any) -> list[Any]:
+        new = step_of(*map(frameworks.take, arrays), **numbers)
+        return [frameworks.convert(values, framework, device) for values in new]
+
+    return step
 
 
 def _made(maker: Callable[..., Any], capacity: int | None, page: int | None) -> Any:

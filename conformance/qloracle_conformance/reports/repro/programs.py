@@ -59,6 +59,16 @@ class Plain:
 
 """
 
+ON_NUMPY = """\
+def on_numpy(step_of):
+    def step(*arrays, **numbers):
+        return [give(values) for values in step_of(*map(take, arrays), **numbers)]
+
+    return step
+
+
+"""
+
 FILES = """\
 FILES = {}
 
@@ -214,7 +224,8 @@ class Script:
         sizes = [
             BLOCK if function == "adam_step_8bit" and i in (2, 4) else 1 for i in range(len(names))
         ]
-        own = f"implementation.{function}" if function in self.offers else function
+        plain = function if self.framework == "numpy" else f"on_numpy({function})"
+        own = f"implementation.{function}" if function in self.offers else plain
         counted = f"range({counts.start}, {counts.stop})"
         text = f"run_steps(pager, {own}, ({', '.join(names)}), {sizes}, {self._given(grads)}, "
         return wrapped(f"{text}{counted}, {part})")
@@ -238,6 +249,7 @@ class Script:
             needed = {"adam_step", *used} if used else set()
             sources = (inspect.getsource(getattr(steps, name)) for name in sorted(needed))
             text += "".join(f"{source}\n\n" for source in sources)
+            text += ON_NUMPY if used and self.framework != "numpy" else ""
             empty = "np.zeros(shape, dtype)"
             if self.framework != "numpy":
                 empty = f"{self.framework}.zeros(shape, dtype=dtype, device=DEVICE)"
