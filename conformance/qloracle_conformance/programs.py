@@ -38,18 +38,15 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from qloracle_conformance.books import COUNTERS, SIZES
 from qloracle_conformance.cases import Case
 
 Operation = Sequence[Any]
 Program = list[list[Any]]
 
-COUNTERS = (
-    "faults", "prefetched", "evictions", "host_faults", "host_prefetched", "bytes_to_device",
-    "bytes_to_host",
-)  # fmt: skip
-LOG = ("status", "capacity", "page_bytes", "resident_bytes", *COUNTERS)
+LOG = ("status", *SIZES, *COUNTERS)
 DONE, RAISED, NOT_OFFERED, NOT_REACHED = range(4)
-UNKNOWN = -1
+UNKNOWN = -1  # not shown; what is no whole number is less
 BLOCK = 256  # elements of a block of an 8-bit state
 LR = 0.01
 

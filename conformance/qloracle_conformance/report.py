@@ -223,7 +223,7 @@ def _function_row(judgement: Judgement, name: str) -> dict[str, Any]:
         "name": name,
         "level": FUNCTIONS[name].level,
         "status": status,
-        "scope": judgement.scopes.get(name, ""),
+        "scope": judgement.scopes.get(name, "") or _all_but(valued),
         "dialect": {view: label for view, label in labels.items() if label},
         "comparisons": comparisons,
         "cases": sum(check.cases for check in valued),
@@ -231,6 +231,13 @@ def _function_row(judgement: Judgement, name: str) -> dict[str, Any]:
         "floor": floor,
         "failed_checks": [check.id for check in checks if check.status in BAD + BROKEN],
     }
+
+
+def _all_but(checks: Sequence[CheckRun]) -> str:
+    """The scope of a function that declares none: what compared nothing, of rules that did."""
+    judged = {check.rule for check in checks if check.comparisons}
+    idle = [c for c in checks if c.status == "UNSUPPORTED" and c.rule in judged and not c.table]
+    return f"all but {', '.join(c.id.rpartition('/')[2] for c in idle)}" if idle else ""
 
 
 def worst(statuses: Iterable[str]) -> str:
@@ -386,7 +393,9 @@ def _array_text(array: np.ndarray) -> str:
     shape = "x".join(str(n) for n in array.shape)
     text = f"{array.dtype.name}[{shape}]"
     flat = array.reshape(-1)
-    if flat.size and flat.size > 1 and (flat == flat[0]).all():
+    with np.errstate(invalid="ignore"):  # NaNs of bfloat16
+        equal = flat.size > 1 and bool((flat == flat[0]).all())
+    if equal:
         return f"{show(flat[0])} everywhere, {text}"
     if flat.size > 8:
         used = np.flatnonzero(flat)

@@ -207,6 +207,15 @@ FAULTS = {
     ),
     "a refusal": ("new[...] = values", "assert values.size != 33\n        new[...] = values",
                   "S12", "AssertionError"),
+    "counters begin below 0": (
+        "dict.fromkeys(NAMES.split(), 0)", "dict.fromkeys(NAMES.split(), -9)", "S12b counters",
+        "due at least 0",
+    ),
+    "a free counts as faults": (
+        "        del self.home[handle.key]",
+        '        del self.home[handle.key]\n        self.counters["faults"] += 5',
+        "S12b freed", "faults is ",
+    ),
     "the capacity is a page too large": (
         "self.capacity // self.page_bytes", "self.capacity // self.page_bytes + 1", "S12b",
         "resident_bytes is ",
@@ -410,6 +419,65 @@ class Hidden:
     def __init__(self, pager):
         self.empty, self.use, self.free = pager.empty, pager.use, pager.free
         self.prefetch = pager.prefetch
+
+
+class Grudging(Hidden):
+    """One whose books cannot be read, and which has little of what it need not have."""
+
+    capacity = float("inf")
+
+    def __init__(self, pager):
+        super().__init__(pager)
+        self._empty, self.empty = pager.empty, self._or_memory_error
+
+    def _or_memory_error(self, shape, dtype):
+        try:
+            return self._empty(shape, dtype)
+        except ValueError:
+            raise MemoryError from None
+
+    @property
+    def counters(self):
+        raise NotImplementedError("nothing is counted here")
+
+    @property
+    def resident_bytes(self):
+        raise RuntimeError("the driver does not tell")
+
+    def shrink(self, capacity):
+        raise NotImplementedError("a card has what it has")
+
+    def advise(self, handle, advice):
+        raise AssertionError("it was not asked in its own words")
+
+
+def test_a_pager_is_judged_by_its_bytes_whatever_it_does_not_show():
+    pager = types.SimpleNamespace(
+        make_pager=lambda *args, **named: Grudging(paging.make_pager(*args, **named))
+    )
+    found = runs(pager, searching=False)
+    assert {run.status for run in found.values() if run.rule == "S12"} == {"PASS"}
+    assert {run.status for run in found.values() if run.rule == "S12b"} == {"UNSUPPORTED"}
+
+
+def test_what_compared_nothing_is_named_in_the_scope():
+    class OneAtATime(Hidden):
+        def __init__(self, pager):
+            super().__init__(pager)
+            self._use, self.use = pager.use, self._one
+
+        def _one(self, *handles):
+            if len(handles) > 1:
+                raise NotImplementedError("one at a time")
+            return self._use(*handles)
+
+    target = types.SimpleNamespace(
+        make_pager=lambda *args, **named: OneAtATime(paging.make_pager(*args, **named))
+    )
+    judgement = Judgement("one", profile="smoke")
+    judge(LocalCaller(target), judgement, "smoke", 0, {}, "")
+    (row,) = (row for row in function_rows(judgement) if row["name"] == "make_pager")
+    assert row["scope"] == "all but sharing, adam, adam_8bit, resume"
 
 
 def test_sizes_that_a_pager_cannot_have_are_unsupported():

@@ -119,14 +119,18 @@ def delicate(dtype: str, nbytes: int) -> Array:
 
 
 def many(plan: Plan) -> Iterator[Case]:
-    """More pages than 8 bits can count, on a device of a few, written and read by both sides."""
+    """More pages than 8 bits can count, on a device of a few; beside them other arrays' pages."""
     rng = plan.rng
     for frames, page in ((3, 64), (100, 64), (8, 4096)):
-        draft = Draft(frames * page, page).new("a", drawn(rng, (270 * page + 1,), "uint8"))
+        draft = Draft(frames * page, page)
+        for name, size in (("a", 270 * page + 1), ("b", 3 * page), ("c", 270 * page + 1)):
+            draft.new(name, drawn(rng, (size,), "uint8"), "device")
         draft.read("a", side="device").write("a", drawn(rng, (9,), "uint8"), (3, 12), "device")
         low = 256 * page - 2
         draft.write("a", drawn(rng, (5,), "uint8"), (low, low + 5)).read("a", side="device")
-        yield draft.read("a").case("271 pages")
+        for name in "cab":
+            draft.read(name)
+        yield draft.case("two arrays of 271 pages, and one of 3")
 
 
 def sharing(plan: Plan) -> Iterator[Case]:

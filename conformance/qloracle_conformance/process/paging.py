@@ -13,17 +13,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, partial
-from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qloracle_conformance import programs
+from qloracle_conformance import books, programs
+from qloracle_conformance.books import COUNTERS
 from qloracle_conformance.cases import Case, decode, encode
 from qloracle_conformance.process import frameworks, steps
 from qloracle_conformance.programs import (
-    COUNTERS,
     DONE,
     LOG,
     LR,
@@ -50,11 +49,19 @@ class Tools(NamedTuple):
     load: Callable[..., tuple[dict[str, Any], dict[str, str]]] | None = None
 
     def dtype(self, name: str) -> Any:
-        """A type by its name, the framework's own."""
-        if self.framework in ("torch", "jax"):
-            module = __import__("torch" if self.framework == "torch" else "jax.numpy", fromlist="_")
-            return getattr(module, name)
-        return programs.dtype_of(name)
+        """A type by its name, the framework's own; NotImplementedError where it has another."""
+        if self.framework == "jax":
+            import jax
+
+            found = getattr(jax.numpy, name)
+            if jax.dtypes.canonicalize_dtype(found) != found:
+                raise NotImplementedError(f"JAX has no {name} here (jax_enable_x64)")
+            return found
+        return (
+            frameworks.dtype(name, "torch")
+            if self.framework == "torch"
+            else programs.dtype_of(name)
+        )
 
     def given(self, values: np.ndarray, side: str) -> Any:
         """An array as the host or the device writes it."""
@@ -177,12 +184,7 @@ class Running:
         return status
 
     def _row(self, status: int) -> list[int]:
-        pager, counters = self._pager, getattr(self._pager, "counters", None)
-        shown = [
-            getattr(pager, name, None) for name in ("capacity", "page_bytes", "resident_bytes")
-        ]
-        shown += [_entry(counters, name) for name in COUNTERS]
-        return [status, *(UNKNOWN if value is None else int(value) for value in shown)]
+        return [status, *books.books_of(self._pager).values()]
 
     @cached_property
     def _folder(self) -> Path:
@@ -247,18 +249,14 @@ class Running:
     def _prefetch(self, name: str, to: str) -> Any:
         if to == "device":
             return self._pager.prefetch(self._handles[name])
-        if "to" not in signature(self._pager.prefetch).parameters:
-            return NotImplemented
-        return self._pager.prefetch(self._handles[name], to=to)
+        return books.if_offered(self._pager, "prefetch", self._handles[name], to=to)
 
     def _advise(self, name: str, preferred: str | None, mostly: bool) -> Any:
-        if not hasattr(self._pager, "advise"):
-            return NotImplemented
-        handle = self._handles[name]
-        return self._pager.advise(handle, preferred=preferred, read_mostly=mostly)
+        advice = {"preferred": preferred, "read_mostly": mostly}
+        return books.if_offered(self._pager, "advise", self._handles[name], **advice)
 
     def _shrink(self, capacity: int) -> Any:
-        return self._pager.shrink(capacity) if hasattr(self._pager, "shrink") else NotImplemented
+        return books.if_offered(self._pager, "shrink", capacity)
 
     def _free(self, name: str) -> None:
         self._pager.free(self._handles[name])
@@ -276,7 +274,7 @@ class Running:
         return json.dumps([sorted(self._handles), dict(words)])
 
     def _counters(self) -> None:
-        if getattr(self._pager, "counters", None) is None:
+        if set(self._row(DONE)[-len(COUNTERS) :]) == {UNKNOWN}:
             raise NotImplementedError("the pager shows no counters")
 
 
@@ -289,13 +287,6 @@ def _said(word: object) -> str:
     if isinstance(word, Exception):
         return f"{type(word).__name__}: {' '.join(str(word).split())}"[:SAID]
     return word if isinstance(word, str) else ""
-
-
-def _entry(counters: Any, name: str) -> Any:
-    """A counter: of a mapping or an object."""
-    if isinstance(counters, Mapping):
-        return counters.get(name)
-    return getattr(counters, name, None)
 
 
 # ---- saving, where an implementation does not offer it -------------------------------------------

@@ -84,8 +84,8 @@ def _program(case: Case) -> programs.Program:
 
 
 def _refusal(operation: programs.Operation, number: int, status: int, word: str) -> Outcome:
-    """An error is due, and it says something."""
-    if status == RAISED and word.partition(": ")[2]:
+    """An error is due, and it says something; Python's own MemoryError has no text."""
+    if status == RAISED and (word.partition(": ")[2] or word == "MemoryError: "):
         return Outcome(1)
     if status not in (DONE, RAISED):
         return Outcome(0)

@@ -16,10 +16,11 @@ operation:
 
 * The capacity is the one that was asked for, down to whole pages, and no more bytes are resident.
 * No more pages are resident than the arrays that are alive have: freed ones have come back.
-* No counter shrinks.
+* What is shown is a whole number, and no counter shrinks.
 * While nothing is advised, a page lies on one side.  So what is resident has come (faults,
   prefetched), has not gone (evictions, host_faults, host_prefetched), and was not freed; no page
   moves without a copy of it at most; and what the device has just touched is resident.
+* The device does not fault where it touches nothing.
 * What one side has written and the other one has read was copied, at least once, and so was what
   the device alone has written and cannot hold.  These are bytes, under any advice and any order of
   eviction.
@@ -28,6 +29,9 @@ operation:
   if all that is alive fits.
 
 A pager that state is loaded into begins new books, and they say the same: a resumed state is paged.
+
+A pager that brings whole arrays when a `use` begins, and takes them back when it ends, has no pages
+in this sense, and should show no counters: its bytes are judged all the same.
 
 Which page goes first is nobody's business, nor whether a page that nobody has written is copied.
 """
@@ -42,6 +46,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance import programs
+from qloracle_conformance.books import COUNTERS
 from qloracle_conformance.cases import Case
 from qloracle_conformance.checks import Check, Plan
 from qloracle_conformance.inputs import counted_programs as inputs
@@ -52,6 +57,7 @@ from qloracle_conformance.views import View
 
 CAME, WENT = ("faults", "prefetched"), ("evictions", "host_faults", "host_prefetched")
 OPTIONAL = ("advise", "shrink", "prefetch")  # operations that a pager may not have
+IDLE = ("shrink", "free")  # the device touches nothing
 Mask = NDArray[np.bool_]
 
 
@@ -171,6 +177,7 @@ class Books:
         self._arrays: dict[str, Bytes] = {}
         self._rows: dict[str, int] = {}  # bytes of a row of the first axis
         self._freed = 0  # pages that left the device because they were freed
+        self._leaving = 0  # pages of the array that was freed last
         self._to_device = self._to_host = 0  # bytes that were copied, at least
         self._advised = False
         self._fetched: set[str] = set()
@@ -184,8 +191,9 @@ class Books:
             yield Law("status", "==", DONE, str(DONE), "the operation was performed")
         if after.status != DONE:
             return
-        self._page = after.page_bytes if after.page_bytes != UNKNOWN else self._page
-        self._own = None if after.capacity == UNKNOWN else after.capacity
+        yield from _of_numbers(after)
+        self._page = after.page_bytes if after.page_bytes > 0 else self._page
+        self._own = after.capacity if after.capacity >= 0 else None
         touched = self._touched(operation)
         fetched = bool(touched) and touched <= self._fetched
         getattr(self, f"_{verb}", self._nothing)(*arguments)
@@ -196,7 +204,8 @@ class Books:
         yield from self._of_capacity(after)
         yield from self._of_copies(after)
         if verb != "load":
-            yield from self._of_changes(before, after, fetched)
+            idle = verb in IDLE or (verb in ("read", "write") and operation[-1] == "host")
+            yield from self._of_changes(before, after, idle or (fetched and not self._advised))
         if self._page and not self._advised:
             yield from self._of_pages(after, bool(touched))
 
@@ -223,17 +232,21 @@ class Books:
         if line.bytes_to_device != UNKNOWN:
             least = max(self._to_device, 0)
             yield Law("bytes_to_device", ">=", least, str(least), why)
-        if UNKNOWN not in (line.bytes_to_host, line.resident_bytes):
-            least = self._to_host + max(alone - line.resident_bytes, 0)
-            formula = f"{self._to_host} + max({alone} - now.resident_bytes, 0)"
-            yield Law("bytes_to_host", ">=", least, formula, f"{why}, or is not resident")
+        if line.bytes_to_host == UNKNOWN:
+            return
+        least, formula = self._to_host, str(self._to_host)
+        if line.resident_bytes != UNKNOWN:
+            least += max(alone - line.resident_bytes, 0)
+            formula += f" + max({alone} - now.resident_bytes, 0)"
+            why += ", or is not resident"
+        yield Law("bytes_to_host", ">=", least, formula, why)
 
-    def _of_changes(self, before: Line, after: Line, fetched: bool) -> Iterator[Law]:
-        for column in programs.COUNTERS:
+    def _of_changes(self, before: Line, after: Line, there: bool) -> Iterator[Law]:
+        for column in COUNTERS:
             was = getattr(before, column)
             yield Law(column, ">=", was, f"before.{column}", "no counter shrinks")
-        if after.faults != UNKNOWN and fetched and not self._advised:
-            why = "as before: what it touched was prefetched, and fits"
+        if after.faults != UNKNOWN and there:
+            why = "as before: the device has touched nothing, or what was prefetched and fits"
             yield Law("faults", "==", before.faults, "before.faults", why)
         if after.evictions != UNKNOWN and self._fits():
             why = "as before: all that is alive fits"
@@ -242,10 +255,20 @@ class Books:
     def _of_pages(self, line: Line, touched: bool) -> Iterator[Law]:
         """A page lies on one side, and a page that moves is copied at most."""
         page, came, went = self._page or 0, line.came, line.went
-        for column, moved, how in (
-            ("bytes_to_device", came, "came"), ("bytes_to_host", went, "went"),
-        ):  # fmt: skip
-            if moved is not None and getattr(line, column) != UNKNOWN:
+        for column, columns, copied, how in (
+            ("bytes_to_device", CAME, self._to_device, "came"),
+            ("bytes_to_host", WENT, self._to_host, "went"),
+        ):
+            moved = line.sum_of(*columns)
+            if moved is None:
+                continue
+            first, *others = columns
+            pages = -(-max(copied, 0) // page)
+            formula = " - ".join([str(pages), *(f"now.{other}" for other in others)])
+            least = pages - sum(getattr(line, other) for other in others)
+            why = f"{pages} pages {how} at least: so much was written on the other side"
+            yield Law(first, ">=", least, formula, why)
+            if getattr(line, column) != UNKNOWN:
                 why = f"pages that {how}: {moved}"
                 yield Law(column, "<=", moved * page, f"{page} * {how}", why)
         if line.resident_bytes == UNKNOWN:
@@ -276,7 +299,7 @@ class Books:
             return
         moved = [(line.came or 0) - (line.went or 0) for line in (before, after)]
         lost = (before.resident_bytes - after.resident_bytes) // self._page
-        self._freed += max(lost + moved[1] - moved[0], 0)
+        self._freed += min(max(lost + moved[1] - moved[0], 0), self._leaving)
 
     # ---- operations: where bytes must have been --------------------------------------------------
 
@@ -350,6 +373,7 @@ class Books:
         self._fetched.clear()
 
     def _free(self, name: str) -> None:
+        self._leaving = self._pages({name})
         del self._arrays[name], self._rows[name]
         self._fetched.discard(name)
 
@@ -364,6 +388,12 @@ class Books:
         for name, (row, size) in self._files[file].items():
             self._rows[name] = row
             self._arrays[name] = Bytes(np.ones(size, np.bool_), np.zeros(size, np.bool_))
+
+
+def _of_numbers(line: Line) -> Iterator[Law]:
+    for column, value in zip(Line._fields[1:], line[1:], strict=True):
+        if value != UNKNOWN:
+            yield Law(column, ">=", 0, "0", "what is shown is a whole number")
 
 
 # ---- the checks ----------------------------------------------------------------------------------

@@ -8,10 +8,12 @@ statements make of plain arrays.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from qloracle_conformance import plain_arrays, programs
+from qloracle_conformance.books import COUNTERS, SIZES, books_of, if_offered, whole_number
 from qloracle_conformance.cases import Case
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.process import steps
@@ -95,19 +97,27 @@ def load_state(file, pager):
 
 """
 
-SHOWN = """\
-COLUMNS = (
-    "faults", "prefetched", "evictions", "host_faults", "host_prefetched", "bytes_to_device",
-    "bytes_to_host",
-)
+SHOWN = f"""\
+SIZES = {SIZES}
+COUNTERS = {COUNTERS}
 
+
+{inspect.getsource(books_of)}
+
+{inspect.getsource(whole_number)}
 
 def shown(pager):
-    counters = pager.counters
-    get = counters.get if hasattr(counters, "get") else lambda name: getattr(counters, name, None)
-    found = {name: get(name) for name in COLUMNS}
-    found |= {n: getattr(pager, n, None) for n in ("capacity", "page_bytes", "resident_bytes")}
-    return types.SimpleNamespace(**{n: -1 if v is None else int(v) for n, v in found.items()})
+    return types.SimpleNamespace(**books_of(pager))
+
+
+"""
+
+FREED = """\
+def pages_freed(before, after, page, pages):
+    lost = (before.resident_bytes - after.resident_bytes) // page
+    moved = [x.faults + x.prefetched - x.evictions - x.host_faults - x.host_prefetched
+             for x in (before, after)]
+    return min(max(lost + moved[1] - moved[0], 0), pages)
 
 
 """
@@ -121,9 +131,13 @@ class Script:
         self.program = programs.program_of(case)
         self.read = "np.array" if framework == "numpy" else "take"
         self.alive: list[str] = []
+        self._nbytes: dict[str, int] = {}
 
-    def lines(self, upto: int, books: bool = False) -> Lines:
-        """The function `program`: the first `upto` operations; with `books` what was shown."""
+    def lines(self, upto: int, books: bool = False, freed: bool = False) -> Lines:
+        """The function `program`: the first `upto` operations; with `books` what was shown.
+
+        With `freed` the resident pages that were freed are counted.
+        """
         sizes = [
             f"{name}={value}" for name, value in self.case.options.items() if name != "program"
         ]
@@ -132,7 +146,8 @@ class Script:
         for number, operation in enumerate(self.program[:upto]):
             last = books and number == upto - 1
             body += ["before = shown(pager)"] * last
-            body += self._freeing(operation) if books else self._statements(operation)
+            body += self._freeing(operation) if freed else self._statements(operation)
+            body += ["freed = 0"] * (books and operation[0] == "load")
         body += ["return before, shown(pager), freed"] if books else ["return found"]
         return ["def program(make_pager):", *(f"    {line}" for line in body)]
 
@@ -141,13 +156,16 @@ class Script:
         lines = self._statements(operation)
         if operation[0] != "free":
             return lines
-        count = "freed += (there - pager.resident_bytes) // shown(pager).page_bytes"
-        return ["there = pager.resident_bytes", *lines, count]
+        page = self.case.options.get("page_bytes", "shown(pager).page_bytes")
+        pages = f"max(-(-{self._nbytes[operation[1]]} // page), 1)"
+        count = f"freed += pages_freed(there, shown(pager), page, {pages})"
+        return ["there = shown(pager)", *lines, f"page = {page}", count]
 
     def _statements(self, operation: Operation) -> Lines:
         match operation:
             case ["empty", name, shape, dtype]:
                 self.alive.append(name)
+                self._nbytes[name] = math.prod(shape) * programs.dtype_of(dtype).itemsize
                 return [f"{name} = pager.empty({tuple(shape)}, {self._dtype(dtype)})"]
             case ["write", name, start, stop, values, side]:
                 given = (
@@ -184,12 +202,12 @@ class Script:
             case ["prefetch", name, "device"]:
                 return [f"pager.prefetch({name})"]
             case ["prefetch", name, "host"]:
-                return [f'pager.prefetch({name}, to="host")']
+                return [f'if_offered(pager, "prefetch", {name}, to="host")']
             case ["advise", name, preferred, mostly]:
                 words = f"preferred={preferred!r}, read_mostly={mostly}"
-                return ['if hasattr(pager, "advise"):', f"    pager.advise({name}, {words})"]
+                return [f'if_offered(pager, "advise", {name}, {words})']
             case ["shrink", capacity]:
-                return ['if hasattr(pager, "shrink"):', f"    pager.shrink({capacity})"]
+                return [f'if_offered(pager, "shrink", {capacity})']
             case ["free", name]:
                 self.alive.remove(name)
                 return [f"pager.free({name})"]
@@ -240,28 +258,32 @@ class Script:
 
     # ---- the functions around it ---------------------------------------------------------------
 
-    def functions(self, books: bool) -> Lines:
+    def functions(self, program: Lines, books: bool) -> Lines:
         """What the statements call."""
         verbs = {operation[0] for operation in self.program}
-        text = ""
-        if "step" in verbs:
-            used = [op[1] for op in self.program if op[0] == "step" and op[1] not in self.offers]
-            needed = {"adam_step", *used} if used else set()
-            sources = (inspect.getsource(getattr(steps, name)) for name in sorted(needed))
-            text += "".join(f"{source}\n\n" for source in sources)
-            text += ON_NUMPY if used and self.framework != "numpy" else ""
-            empty = "np.zeros(shape, dtype)"
-            if self.framework != "numpy":
-                empty = f"{self.framework}.zeros(shape, dtype=dtype, device=DEVICE)"
-                empty = empty.replace(", device=DEVICE", "") if self.framework == "cupy" else empty
-            text += STEPS.format(lr=LR, empty=empty)
+        text = self._stepping() if "step" in verbs else ""
         if "save" in verbs:
             torch = self.framework == "torch"
             of_type = "getattr(torch, str(values.dtype))" if torch else "values.dtype"
             filled = FILES.replace("EMPTY", of_type).replace("READ", self.read)
             text += filled.replace("GIVE", "give(values)" if torch else "values")
+        if any("if_offered(" in line for line in program):
+            text += f"{inspect.getsource(if_offered)}\n\n"
         text += SHOWN if books else ""
+        text += FREED if any("pages_freed(" in line for line in program) else ""
         return text.splitlines()
+
+    def _stepping(self) -> str:
+        """The steps that the implementation does not offer, and the loop over slices."""
+        used = {op[1] for op in self.program if op[0] == "step" and op[1] not in self.offers}
+        needed = {"adam_step", *used} if used else set()
+        text = "".join(f"{inspect.getsource(getattr(steps, name))}\n\n" for name in sorted(needed))
+        text += ON_NUMPY if used and self.framework != "numpy" else ""
+        empty = "np.zeros(shape, dtype)"
+        if self.framework != "numpy":
+            empty = f"{self.framework}.zeros(shape, dtype=dtype, device=DEVICE)"
+            empty = empty.replace(", device=DEVICE", "") if self.framework == "cupy" else empty
+        return text + STEPS.format(lr=LR, empty=empty)
 
 
 def _where(start: int | None, stop: int | None) -> str:
@@ -293,7 +315,7 @@ def body(check: CheckRun, failure: Failure, framework: str, offers: list[str]) -
 
 def _assembled(script: Script, program: Lines, main: Lines, books: bool = False) -> Lines:
     indented = [f"    {line}" for line in main]
-    return [*script.functions(books), *program, "", "", "def main():", *indented]
+    return [*script.functions(program, books), *program, "", "", "def main():", *indented]
 
 
 def _element(failure: Failure, script: Script) -> Lines:
@@ -358,7 +380,8 @@ def _law(failure: Failure, script: Script) -> Lines:
         f'print(f"{law.column} is {{got}}, due {s12b_books.RELATIONS[law.relation]}{{due}}")',
         f"return int(not got {law.relation} due)",
     ]
-    return _assembled(script, script.lines(broken.number + 1, books=True), main, books=True)
+    program = script.lines(broken.number + 1, books=True, freed="freed" in law.formula)
+    return _assembled(script, program, main, books=True)
 
 
 def _sums(formula: str) -> Lines:
