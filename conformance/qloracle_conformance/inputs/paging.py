@@ -123,7 +123,7 @@ def many(plan: Plan) -> Iterator[Case]:
     rng = plan.rng
     for frames, page in ((3, 64), (100, 64), (8, 4096)):
         draft = Draft(frames * page, page)
-        for name, size in (("a", 270 * page + 1), ("b", 3 * page), ("c", 270 * page + 1)):
+        for name, size in (("a", 270 * page + 9), ("b", 3 * page), ("c", 270 * page + 9)):
             draft.new(name, drawn(rng, (size,), "uint8"), "device")
         draft.read("a", side="device").write("a", drawn(rng, (9,), "uint8"), (3, 12), "device")
         low = 256 * page - 2
