@@ -65,6 +65,11 @@ class Check:
         return f"{self.rule}/{view.name}/{self.layer}"
 
 
+def no_cases(plan: Plan) -> Iterator[Case]:
+    """The directed cases of a check whose cases are drawn."""
+    return iter(())
+
+
 def layers(
     rule: str,
     function: str,
@@ -84,7 +89,7 @@ def layers(
         for name, make in cases.items()
     ]
     if search is not None:
-        edits = (rule, "edits", function, lambda _: iter(()), judge, judged, tables)
+        edits = (rule, "edits", function, no_cases, judge, judged, tables)
         found.append(Check(*edits, search=search, directed=False))
     return tuple(found)
 

@@ -57,11 +57,9 @@ class Tools(NamedTuple):
             if jax.dtypes.canonicalize_dtype(found) != found:
                 raise NotImplementedError(f"JAX has no {name} here (jax_enable_x64)")
             return found
-        return (
-            frameworks.dtype(name, "torch")
-            if self.framework == "torch"
-            else programs.dtype_of(name)
-        )
+        if self.framework == "torch":
+            return frameworks.dtype(name, "torch")
+        return programs.dtype_of(name)
 
     def given(self, values: np.ndarray, side: str) -> Any:
         """An array as the host or the device writes it."""

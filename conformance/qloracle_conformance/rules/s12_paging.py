@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from qloracle_conformance import plain_arrays, programs
 from qloracle_conformance.cases import Case
-from qloracle_conformance.checks import Check, Plan
+from qloracle_conformance.checks import Check, no_cases
 from qloracle_conformance.inputs import paging as inputs
 from qloracle_conformance.judging import Mismatch, Outcome, Values, show
 from qloracle_conformance.plain_arrays import Read
@@ -140,12 +140,9 @@ def _checks() -> Iterator[Check]:
     for name, cases in inputs.DIRECTED.items():
         yield Check("S12", name, "make_pager", cases, judge, (READ,))
     yield Check(
-        "S12", "search", "make_pager", _none, judge, (READ,), search=inputs.search, directed=False
-    )
-
-
-def _none(plan: Plan) -> Iterator[Case]:
-    return iter(())
+        "S12", "search", "make_pager", no_cases, judge, (READ,), search=inputs.search,
+        directed=False,
+    )  # fmt: skip
 
 
 CHECKS = tuple(_checks())

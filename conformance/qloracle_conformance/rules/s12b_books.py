@@ -48,7 +48,7 @@ from numpy.typing import NDArray
 from qloracle_conformance import programs
 from qloracle_conformance.books import COUNTERS
 from qloracle_conformance.cases import Case
-from qloracle_conformance.checks import Check, Plan
+from qloracle_conformance.checks import Check, no_cases
 from qloracle_conformance.inputs import counted_programs as inputs
 from qloracle_conformance.judging import Mismatch, Outcome, Values
 from qloracle_conformance.programs import DONE, LOGGED, NOT_OFFERED, RAISED, UNKNOWN, Operation
@@ -403,13 +403,9 @@ def _checks() -> Iterator[Check]:
     for name, cases in inputs.DIRECTED.items():
         yield Check("S12b", name, "make_pager", cases, judge, (LOGGED,))
     yield Check(  # smoke draws programs once, for S12
-        "S12b", "search", "make_pager", _none, judge, (LOGGED,), search=inputs.search,
+        "S12b", "search", "make_pager", no_cases, judge, (LOGGED,), search=inputs.search,
         directed=False, profiles=("standard", "exhaustive"),
     )  # fmt: skip
-
-
-def _none(plan: Plan) -> Iterator[Case]:
-    return iter(())
 
 
 CHECKS = tuple(_checks())
