@@ -6,8 +6,8 @@ Nothing in the kit names these cases.  The first depends on the processor: it ne
 import numpy as np
 import pytest
 
-from qloracle_conformance import dialects
-from qloracle_conformance.verification import verify
+from qloracle_conformance.contract import dialects
+from qloracle_conformance.running.verify import verify
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")

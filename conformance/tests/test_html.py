@@ -12,13 +12,13 @@ from html.parser import HTMLParser
 import pytest
 
 from qloracle_conformance import reports
-from qloracle_conformance.known import Known
-from qloracle_conformance.report import level_lines, worst
+from qloracle_conformance.engine.verdicts import level_lines, worst
 from qloracle_conformance.reports import failures, files, html
 from qloracle_conformance.reports.files import printable
 from qloracle_conformance.reports.page import drawings
 from qloracle_conformance.reports.page.markup import verbatim
-from qloracle_conformance.verification import verify
+from qloracle_conformance.running.known import Known
+from qloracle_conformance.running.verify import verify
 
 # The scale of the short last block is that of the block before; a tie goes up; swapped nibbles.
 KERNEL = r"""

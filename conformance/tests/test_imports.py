@@ -134,7 +134,7 @@ def test_a_module_named_like_a_framework_is_found(tmp_path, file):
     assert shadows(tmp_path) == [file]
 
 
-@pytest.mark.parametrize("module", [*PACKAGES, "qloracle_conformance.cli"])
+@pytest.mark.parametrize("module", [*PACKAGES, "qloracle_conformance.commands.main"])
 def test_importing_a_package_loads_no_framework(module):
     assert loaded_by(module, REPOSITORY) == set()
 

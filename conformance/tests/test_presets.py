@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from qloracle_conformance import api, dialects
-from qloracle_conformance.errors import UsageError
-from qloracle_conformance.mutants import lawful, parts
+from qloracle_conformance import api
+from qloracle_conformance.contract import dialects
+from qloracle_conformance.contract.errors import UsageError
+from qloracle_conformance.mutants import parts
+from qloracle_conformance.mutants.codes import lawful
 
 
 def packed_low_first(quantize):

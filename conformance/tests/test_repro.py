@@ -15,16 +15,16 @@ import pytest
 from hypothesis import given, settings
 
 import qloracle
-from qloracle_conformance.cases import Case
+from qloracle_conformance.calling.callers import LocalCaller
+from qloracle_conformance.calling.loading import load
+from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.engine.runs import CheckRun, Failure
-from qloracle_conformance.judging import Mismatch, show
-from qloracle_conformance.process.callers import LocalCaller
-from qloracle_conformance.process.loading import load
-from qloracle_conformance.report import Judgement
+from qloracle_conformance.engine.verdicts import Judgement
+from qloracle_conformance.judging.compare import Mismatch, show
+from qloracle_conformance.judging.views import View
 from qloracle_conformance.reports import repro
 from qloracle_conformance.reports.repro import literals, loaders, verdicts
-from qloracle_conformance.verification import judge, verify
-from qloracle_conformance.views import View
+from qloracle_conformance.running.verify import judge, verify
 
 RUN = """
 import runpy, sys

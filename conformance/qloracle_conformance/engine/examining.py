@@ -8,16 +8,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qloracle_conformance.cases import Answer, Case
-from qloracle_conformance.checks import Check
-from qloracle_conformance.dialects import BY_NAME
+from qloracle_conformance.calling.calls import Calls
+from qloracle_conformance.contract.cases import Answer, Case
+from qloracle_conformance.contract.dialects import BY_NAME
+from qloracle_conformance.contract.protocol import FUNCTIONS
+from qloracle_conformance.contract.scope import Scope
 from qloracle_conformance.engine.maps import ErrorMap, error_map
 from qloracle_conformance.engine.runs import CheckRun, Failure
-from qloracle_conformance.judging import Mismatch, Outcome, Values, exact
-from qloracle_conformance.process.calling import Calls
-from qloracle_conformance.protocol import FUNCTIONS
-from qloracle_conformance.scope import Scope
-from qloracle_conformance.views import Finding, View
+from qloracle_conformance.judging.checks import Check
+from qloracle_conformance.judging.compare import Mismatch, Outcome, Values, exact
+from qloracle_conformance.judging.views import Finding, View
 
 FAILING_CASES = 6  # after so many failing cases a check has said enough
 PRODUCTS = ("S9", "S10")  # rules whose fields belong to one of their layers

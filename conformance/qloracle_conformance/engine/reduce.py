@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from qloracle_conformance.cases import Case
-from qloracle_conformance.dialects import ADAPTERS, OPTIMIZERS, PACKED
-from qloracle_conformance.engine import smaller_adam, smaller_products, smaller_programs
-from qloracle_conformance.engine.plainer import complexity, rounder, zeroed
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.dialects import ADAPTERS, OPTIMIZERS, PACKED
+from qloracle_conformance.families.adam import smaller as smaller_adam
+from qloracle_conformance.families.paging import smaller as smaller_programs
+from qloracle_conformance.families.products import smaller as smaller_products
+from qloracle_conformance.judging.plainer import complexity, rounder, zeroed
 
 SECONDS = 2.0
 CALLS = 400

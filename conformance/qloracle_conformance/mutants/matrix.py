@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from qloracle_conformance.cases import digest
+from qloracle_conformance.calling import loading
+from qloracle_conformance.calling.callers import LocalCaller
+from qloracle_conformance.calling.calls import declarations, offered
+from qloracle_conformance.contract.cases import digest
 from qloracle_conformance.engine import Engine
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.mutants import LAWFUL, MUTANTS, here, story
 from qloracle_conformance.mutants.parts import Right
-from qloracle_conformance.process import loading
-from qloracle_conformance.process.callers import LocalCaller
-from qloracle_conformance.process.calling import declarations, offered
 
 WRONG = ("FAIL", "ERROR", "CRASH", "TIMEOUT")
 BOUNDED = ("S8", "S9", "S10", "S11", "S11b")  # rules that allow an error, with a derived bound
@@ -82,7 +82,7 @@ def spec_of(mutant: type | str) -> str:
     """The text IMPL by which a mutant is loaded, in this process or in another one.
 
     >>> spec_of(MUTANTS[0])
-    'qloracle_conformance.mutants.l0.tables:FourDecimals'
+    'qloracle_conformance.mutants.codes.tables:FourDecimals'
     """
     if isinstance(mutant, str):
         return mutant

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qloracle_conformance import rules
-from qloracle_conformance.report import BAD, BROKEN
+from qloracle_conformance import families
+from qloracle_conformance.engine.verdicts import BAD, BROKEN
 
 Check = Mapping[str, Any]
 
@@ -56,7 +56,7 @@ def statement(rule: str) -> str:
     >>> statement("S4")
     'absmax = max |x| of the block, exact, in float32; 0 stays 0.'
     """
-    words = " ".join(rules.statement(rule).split()).removeprefix(f"{rule}. ")
+    words = " ".join(families.statement(rule).split()).removeprefix(f"{rule}. ")
     return re.split(r"(?<=\.) ", words, maxsplit=1)[0]
 
 

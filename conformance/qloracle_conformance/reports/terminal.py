@@ -14,9 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from qloracle_conformance import rules
-from qloracle_conformance.protocol import FUNCTIONS, LEVELS
-from qloracle_conformance.report import BAD, BROKEN, level_lines, worst
+from qloracle_conformance import families
+from qloracle_conformance.contract.protocol import FUNCTIONS, LEVELS
+from qloracle_conformance.engine.verdicts import BAD, BROKEN, level_lines, worst
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.failures import Entry
 from qloracle_conformance.reports.files import printable
@@ -111,7 +111,7 @@ def _functions(page: _Page, implementation: Data) -> None:
     levels = {row["level"] for row in offered}  # a level that is missing whole has said so
     absent = [row for row in implementation["functions"] if row["status"] == "MISSING"]
     missing = [row["name"] for row in absent if row["level"] in levels]
-    names = [rule for rule in rules.ROOMS if rule[0] == "P"]
+    names = [rule for rule in families.ROOMS if rule[0] == "P"]
     if offered:
         page.line()
         _function(page, "function", "verdict", names, "comparisons")
@@ -135,7 +135,7 @@ def _views(page: _Page, implementation: Data, level: str) -> None:
     views = [v for v in implementation["dialects"] if FUNCTIONS[v["function"]].level == level]
     functions = {view["function"] for view in views}
     seen = {c["rule"] for c in implementation["checks"] if c["function"] in functions}
-    names = [rule for rule in rules.ROOMS if rule[0] == "S" and rule in seen]
+    names = [rule for rule in families.ROOMS if rule[0] == "S" and rule in seen]
     if names:
         page.line()
         page.row(f"{level:<{NAME}}", [(rule, CELL) for rule in names])

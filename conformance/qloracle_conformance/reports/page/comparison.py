@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qloracle_conformance.protocol import FUNCTIONS
+from qloracle_conformance.contract.protocol import FUNCTIONS
+from qloracle_conformance.families import ROOMS
 from qloracle_conformance.reports.page.markup import (
     Markup,
     join,
@@ -16,7 +17,6 @@ from qloracle_conformance.reports.page.markup import (
 )
 from qloracle_conformance.reports.page.subject import Data, Subject, View
 from qloracle_conformance.reports.page.verdicts import dialect
-from qloracle_conformance.rules import ROOMS
 
 CALM = {"PASS", "MISSING", "UNSUPPORTED", ""}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qloracle_conformance.report import level_lines
+from qloracle_conformance.engine.verdicts import level_lines
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.failures import Entry
 from qloracle_conformance.reports.page.markup import Markup, join, link, status, tag

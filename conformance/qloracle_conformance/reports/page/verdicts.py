@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qloracle_conformance.protocol import LEVELS
+from qloracle_conformance.contract.protocol import LEVELS
 from qloracle_conformance.reports.page.drawings import bound_use
 from qloracle_conformance.reports.page.markup import (
     Markup,

@@ -10,11 +10,11 @@ import re
 from pathlib import Path
 
 import qloracle
-from qloracle_conformance.cases import Case, digest
+from qloracle_conformance.calling.calls import keywords
+from qloracle_conformance.contract.cases import Case, digest
+from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS
 from qloracle_conformance.engine.runs import CheckRun, Failure
-from qloracle_conformance.process.calling import keywords
-from qloracle_conformance.protocol import FLOAT_TYPES, FUNCTIONS
-from qloracle_conformance.report import BAD, BROKEN, Judgement
+from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement
 from qloracle_conformance.reports.failures import statement
 from qloracle_conformance.reports.files import write
 from qloracle_conformance.reports.repro import handing, literals, loaders, programs, verdicts

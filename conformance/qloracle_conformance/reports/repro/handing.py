@@ -5,10 +5,10 @@ A script for an implementation on NumPy arrays needs none of this: its `fresh` g
 
 from __future__ import annotations
 
-from qloracle_conformance.cases import Case
+from qloracle_conformance.calling.frameworks import DELAY, OFFSET, POISON, device_for
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.protocol import due_results
 from qloracle_conformance.engine.runs import Failure
-from qloracle_conformance.process.frameworks import DELAY, OFFSET, POISON, device_for
-from qloracle_conformance.protocol import due_results
 from qloracle_conformance.reports.repro.literals import string, type_name
 
 MOVE = {

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from qloracle_conformance import judging
+from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine.runs import CheckRun, Failure
-from qloracle_conformance.protocol import FUNCTIONS
-from qloracle_conformance.report import BROKEN
+from qloracle_conformance.engine.verdicts import BROKEN
+from qloracle_conformance.families.calls.p1_form import EXACT_SHAPE
+from qloracle_conformance.judging import compare as judging
+from qloracle_conformance.judging.views import View
 from qloracle_conformance.reports.repro.literals import number, wrapped
-from qloracle_conformance.rules.p1_form import EXACT_SHAPE
-from qloracle_conformance.views import View
 
 Lines = list[str]
 
