@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from qloracle_conformance import adapters
 from qloracle_conformance.contract.protocol import LEVELS
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.failures import Fault
@@ -72,7 +73,9 @@ class Screen:
     def _title(self, data: Data) -> None:
         """Its name, what it runs on, and how long it took."""
         versions = ", ".join(failures.versions(data))
-        left = f"{data['name']}   {versions}".rstrip()
+        adapter = adapters.find(data["name"])
+        note = f"{adapter.note}   " if adapter and adapter.note else ""
+        left = f"{data['name']}   {note}{versions}".rstrip()
         right = f"{data['seconds']:.1f} s"
         gap = self._width - len(left) - len(right)
         if data["status"] == "NOT_RUN" or gap < 2:

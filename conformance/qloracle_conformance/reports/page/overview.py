@@ -15,13 +15,12 @@ Data = Mapping[str, Any]
 
 
 def head(report: Data) -> Markup:
-    """The exit code and its meaning, and what belongs to the run as a whole."""
-    code = failures.exit_code(report)
-    title = tag("h1", tag("span.code" if code else "span", f"Exit code {code}"))
-    meaning = tag("p.meaning", f"{failures.MEANINGS[code]}.".capitalize())
+    """The verdict in words, and what belongs to the run as a whole."""
+    words, _, code = failures.outcome(report).rpartition(": ")
+    title = tag("h1", tag("span.code" if code != "exit code 0" else "span", words))
     noted = [tag("li", note) for note in notes(report)]
     listed = tag("ul.notes", *noted) if noted else ""
-    return tag("header", tag("p.run", run(report)), title, meaning, listed)
+    return tag("header", tag("p.run", run(report)), title, tag("p.meaning", code), listed)
 
 
 def notes(report: Data) -> list[str]:
@@ -52,7 +51,22 @@ def _subject(subject: Subject) -> Markup:
     if subject.data["message"]:
         lines = [tag("p.message", subject.data["message"]), *(lines if subject.judged else [])]
     found = [_line(subject, n, entry) for n, entry in enumerate(subject.entries)]
-    return tag("div.subject", title, *lines, tag("ol.found", *found) if found else "")
+    listed = tag("ol.found", *found) if found else ""
+    return tag("div.subject", title, *lines, _counterexample(subject), listed)
+
+
+def _counterexample(subject: Subject) -> Markup:
+    """The input that shows the first fault: the call, what came, what was expected."""
+    failure = subject.entries[0].first["failure"] if subject.entries else None
+    if failure is None:
+        return Markup()
+    rows = [(name, failure[name]) for name in ("call", "got", "expected", "reason")]
+    parts = [
+        tag(f"div.{name}", tag("dt", "because" if name == "reason" else name), tag("dd", text))
+        for name, text in rows
+        if text
+    ]
+    return tag("dl.counterexample", *parts)
 
 
 def _line(subject: Subject, n: int, entry: Entry) -> Markup:
