@@ -24,6 +24,7 @@ MOST = 40  # lines of failures in a run
 EACH = 10  # lines that an implementation with a fault may have, whatever comes after it
 TALL = 3  # lines of one call, or of one reason
 INDENT = 8
+WIDE = 20  # columns of a name in the table
 
 Data = Mapping[str, Any]
 Likely = Callable[[str], Sequence[str]]  # a check id: stories of faults that give the same results
@@ -93,13 +94,13 @@ class Screen:
             room = budget - used - (len(found) - shown > 1)
             if sum(map(self._height, rows)) + 1 > room:
                 rows = rows[:1]
-            if self._height(rows[0]) > room and shown:
+            if self._height(rows[0]) > room:
                 break
             used += sum(map(self._print, rows))
             for story in likely(fault.first.first["id"])[:1] if rows[1:] else ():
                 used += self._print(Row(f"looks like: {story}"))
             shown += 1
-        if found[shown:]:
+        if found[shown:] and used < budget:
             used += self._print(Row(_left_out(found[shown:], bool(files)), "red", 2))
         return used
 
@@ -114,14 +115,15 @@ class Screen:
 
     def table(self, report: Data) -> None:
         """One line an implementation: the verdict on each level."""
-        width = max((len(i["name"]) for i in report["implementations"]), default=0) + 2
+        names = [_short_name(data["name"]) for data in report["implementations"]]
+        width = max(map(len, names), default=0) + 2
         self._lines.line()
         self._lines.cells(" " * width, LEVELS, 8)
-        for data in report["implementations"]:
+        for name, data in zip(names, report["implementations"], strict=True):
             words = {row["level"]: row["status"] for row in data["levels"]}
             cells = [words.get(level, "-") for level in LEVELS]
             cells = ["-" if word == "MISSING" else word for word in cells]
-            self._lines.cells(f"{data['name']:<{width}}", cells, 8, _count(data))
+            self._lines.cells(f"{name:<{width}}", cells, 8, _count(data))
 
     def ending(self, report: Data) -> None:
         """What was asked for and is not there, and one sentence with the exit code."""
@@ -163,6 +165,11 @@ def _rows(fault: Fault, name: str, files: Mapping[str, Path]) -> Iterator[Row]:
         yield Row(f"it builds on {fault.after}, which fails too")
     for path in failures.scripts(name, entry, files)[:1]:
         yield Row(f"reproduce with NumPy alone: {path}")
+
+
+def _short_name(name: str) -> str:
+    """A name that leaves room for a table: of a path its last part."""
+    return name if len(name) <= WIDE else f"...{name[-WIDE + 3 :]}"
 
 
 def _short(text: str) -> str:

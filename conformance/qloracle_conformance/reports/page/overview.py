@@ -51,13 +51,12 @@ def _subject(subject: Subject) -> Markup:
     if subject.data["message"]:
         lines = [tag("p.message", subject.data["message"]), *(lines if subject.judged else [])]
     found = [_line(subject, n, entry) for n, entry in enumerate(subject.entries)]
-    listed = tag("ol.found", *found) if found else ""
-    return tag("div.subject", title, *lines, _counterexample(subject), listed)
+    return tag("div.subject", title, *lines, tag("ol.found", *found) if found else "")
 
 
-def _counterexample(subject: Subject) -> Markup:
-    """The input that shows the first fault: the call, what came, what was expected."""
-    failure = subject.entries[0].first["failure"] if subject.entries else None
+def _counterexample(entry: Entry) -> Markup:
+    """The input that shows a fault: the call, what came, what was expected."""
+    failure = entry.first["failure"]
     if failure is None:
         return Markup()
     rows = [(name, failure[name]) for name in ("call", "got", "expected", "reason")]
@@ -72,7 +71,8 @@ def _counterexample(subject: Subject) -> Markup:
 def _line(subject: Subject, n: int, entry: Entry) -> Markup:
     title = link(entry.title, f"#{subject.place(n)}")
     words = join(status(entry.first["status"]), " ", title)
-    return tag("li", words, " ", tag("span.brief", entry.brief))
+    shown = _counterexample(entry) if n == 0 else ""  # the first fault is shown at once
+    return tag("li", words, " ", tag("span.brief", entry.brief), shown)
 
 
 def foot(report: Data) -> Markup:
