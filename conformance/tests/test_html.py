@@ -668,7 +668,8 @@ def copied(browser):
 def due(report, scripts):
     """The scripts of the page in its order, each failure's own."""
     for implementation in report["implementations"]:
-        for entry in failures.entries(implementation):
+        entries = [entry for fault in failures.faults(implementation) for entry in fault.entries]
+        for entry in entries:
             keys = [failures.key(implementation["name"], check["id"]) for check in entry.checks]
             yield from dict.fromkeys(scripts[k] for k in keys if k in scripts)
 
@@ -684,8 +685,8 @@ def test_a_button_copies_where_the_clipboard_is_refused(show, page, report, scri
     plain = {name: text.replace("\r", "") for name, text in scripts.items()}
     wanted = [["Copied.", text] for text in due(report, plain)]
     text = html.text(report, plain)
-    assert copied(show(text, opened=REFUSED)) == wanted
-    browser = show(text, opened=f"{REFUSED} document.execCommand = () => false;")
+    assert copied(show(text, opened=f"{OPENED}; {REFUSED}")) == wanted
+    browser = show(text, opened=f"{OPENED}; {REFUSED} document.execCommand = () => false;")
     assert {words for words, _ in copied(browser)} == {
         "Could not copy: open the script and select its text."
     }
