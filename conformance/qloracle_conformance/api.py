@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qloracle_conformance.calling import objects
-from qloracle_conformance.contract import dialects
+from qloracle_conformance.contract import dialects, presets
 from qloracle_conformance.contract.errors import CannotRun, UsageError
 from qloracle_conformance.contract.protocol import FUNCTIONS, LEVELS
 from qloracle_conformance.engine.verdicts import Judgement
@@ -117,7 +117,7 @@ def conformance_tests(
 
 def _declaration(dialect: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
     """A preset by its name, or a declaration as an implementation would have it."""
-    declared = dialects.preset(dialect) if isinstance(dialect, str) else dialect or {}
+    declared = presets.preset(dialect) if isinstance(dialect, str) else dialect or {}
     dialects.check_declaration(declared)
     return declared
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
+from qloracle_conformance.families.nested import shared_rules
 from qloracle_conformance.judging.checks import Check
 
 ROOMS = {
@@ -48,4 +49,6 @@ def all_checks() -> list[Check]:
     found: list[Check] = []
     for rule in ROOMS:
         found += getattr(room(rule), "CHECKS", ())
-    return found
+    found += shared_rules.CHECKS
+    order = list(ROOMS)
+    return sorted(found, key=lambda check: order.index(check.rule))

@@ -32,7 +32,8 @@ from qloracle_conformance.families.adam import inputs as adam
 from qloracle_conformance.families.adam import s11_adam as s11
 from qloracle_conformance.families.adam import s11b_adam_8bit as s11b
 from qloracle_conformance.families.codes import s03_blocks as s3
-from qloracle_conformance.families.codes.s02_thresholds import encode_case
+from qloracle_conformance.families.codes.cases import encode_case
+from qloracle_conformance.families.codes.judge import judge_decoded, judge_encoded
 from qloracle_conformance.families.lora import inputs as lora
 from qloracle_conformance.families.lora import s10_lora as s10
 from qloracle_conformance.families.nested import s08_nested as s8
@@ -40,13 +41,7 @@ from qloracle_conformance.families.products import inputs as products
 from qloracle_conformance.families.products import s09_products as s9
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.checks import Check, Plan
-from qloracle_conformance.judging.compare import (
-    Judge,
-    Outcome,
-    Values,
-    judge_decoded,
-    judge_encoded,
-)
+from qloracle_conformance.judging.compare import Judge, Outcome, Values
 from qloracle_conformance.judging.views import View
 
 SHAPES = ((192,), (2, 128), (3, 130), (5, 7, 9), (128, 128))

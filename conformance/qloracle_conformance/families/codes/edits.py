@@ -64,7 +64,7 @@ def encoded(plan: Plan) -> st.SearchStrategy[Case]:
 def _encode(
     plan: Plan, size: int, n: int, dtype: str, place: int, anchor: float, changes: list[Any]
 ) -> Case:
-    from qloracle_conformance.families.codes.s02_thresholds import encode_case
+    from qloracle_conformance.families.codes.cases import encode_case
 
     x = np.zeros(n, np.float32)
     with np.errstate(all="ignore"):
@@ -99,7 +99,7 @@ def decoded(plan: Plan) -> st.SearchStrategy[Case]:
 def _decode(
     plan: Plan, shape: tuple[int, ...], size: int, dtype: str, anchor: float, changes: list[Any]
 ) -> Case:
-    from qloracle_conformance.families.codes.s03_blocks import packed_case
+    from qloracle_conformance.families.codes.cases import packed_case
 
     blocks = expected.blocks_of(shape, size, plan.view.dialect["layout"])
     n, levels = blocks.index.size, plan.view.levels

@@ -6,9 +6,9 @@ import numpy as np
 
 from qloracle_conformance.contract.dialects import BY_NAME
 from qloracle_conformance.families.asking import UNNAMED, Asker, Found
-from qloracle_conformance.families.codes import values
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import View
 
 
@@ -81,7 +81,7 @@ def _recipe(ask: Asker, view: View) -> Found:
     rng = np.random.default_rng(7)
     dtype = ask.dtype(view, "bfloat16", "float16")
     codes = rng.integers(0, view.levels.size, 64 * 16).astype(np.uint8)
-    scale = values.full_mantissa(rng, 16, -3, 3)
+    scale = full_mantissa(rng, 16, -3, 3)
     got = ask.decode(view, codes, scale, (16, 64), dtype, 64)
     if got is None or dtype == "float32":
         return {}

@@ -11,6 +11,7 @@ from qloracle_conformance.families.asking import UNNAMED, Asker, Found
 from qloracle_conformance.families.codes import values
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.expected import Coder, Float32, f32
+from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import View, specified_levels
 
 
@@ -63,7 +64,7 @@ def _layout(ask: Asker, view: View) -> Found:
 
 def _absmax_type(ask: Asker, view: View) -> Found:
     size = ask.blocksize(view)
-    scale = values.full_mantissa(np.random.default_rng(3), 16, -3, 3)
+    scale = full_mantissa(np.random.default_rng(3), 16, -3, 3)
     scale = expected.round_to(
         scale, ask.dtype(view)
     )  # what 16-bit input can hold, if it must be so

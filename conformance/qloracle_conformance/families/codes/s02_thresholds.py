@@ -16,20 +16,11 @@ import numpy as np
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.codes import values
+from qloracle_conformance.families.codes.cases import encode_case
+from qloracle_conformance.families.codes.judge import judge_codes
 from qloracle_conformance.judging.checks import Check, Plan
-from qloracle_conformance.judging.compare import judge_codes
 from qloracle_conformance.judging.expected import Float32, unordered
 from qloracle_conformance.judging.views import MAPS, QUANT_TYPES
-
-
-def encode_case(plan: Plan, x: np.ndarray, blocksize: int, note: str = "") -> Case:
-    """A quantizer's call on x for the view of a plan."""
-    view = plan.view
-    if view.quant_type:
-        options = {"blocksize": blocksize, "quant_type": view.table}
-        return Case("quantize_4bit", {"x": x}, options, note)
-    arrays = {"x": x, "codebook": view.levels}
-    return Case("quantize_blockwise", arrays, {"blocksize": blocksize}, note)
 
 
 def candidates(plan: Plan, scale: Float32) -> Float32:

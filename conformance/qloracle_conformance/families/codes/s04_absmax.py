@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.codes import values
-from qloracle_conformance.families.codes.s02_thresholds import encode_case
+from qloracle_conformance.families.codes.cases import encode_case
+from qloracle_conformance.families.codes.judge import judge_absmax
 from qloracle_conformance.judging.checks import Plan, layers
-from qloracle_conformance.judging.compare import judge_absmax
+from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import MAPS, QUANT_TYPES
 
 
@@ -52,7 +53,7 @@ def positions(plan: Plan) -> Iterator[Case]:
 
 def scales(plan: Plan) -> Iterator[Case]:
     """Edges of float32 and full mantissas; 16-bit types, all their magnitudes."""
-    scale = np.concatenate([values.extremes(), values.full_mantissa(plan.rng, 64, -100, 100)])
+    scale = np.concatenate([values.extremes(), full_mantissa(plan.rng, 64, -100, 100)])
     pattern = np.linspace(-0.9, 0.9, 64, dtype=np.float32)
     pattern[17] = -1
     yield encode_case(plan, scale[:, None] * pattern, 64, "edges of the scale")

@@ -26,12 +26,10 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.codes import values
-from qloracle_conformance.families.codes.s02_thresholds import encode_case
-from qloracle_conformance.families.nested import inputs as roundtrip_inputs
-from qloracle_conformance.families.nested.roundtrip import judge_values, judge_zeros
+from qloracle_conformance.families.codes.cases import encode_case
+from qloracle_conformance.families.codes.judge import judge_codes
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.checks import Plan, layers
-from qloracle_conformance.judging.compare import judge_codes
 from qloracle_conformance.judging.expected import f32
 from qloracle_conformance.judging.views import MAPS, QUANT_TYPES
 
@@ -126,37 +124,6 @@ def edits(plan: Plan) -> Any:
     return encoded(plan)
 
 
-def nested_zeros(plan: Plan) -> Iterator[Case]:
-    """Blocks of zeros whose coded scale is not zero: beside others, and beside a huge one."""
-    for outlier in (1.0, 10.0, 100.0):
-        x = np.outer(roundtrip_inputs.scales(), np.linspace(-1, 1, 64)).astype(np.float32)
-        x[7], x[100:103] = x[7] * np.float32(outlier), 0
-        yield roundtrip_inputs.case(x, "blocks of zeros among others")
-    yield roundtrip_inputs.case(np.zeros((256, 64), np.float32), "zeros")
-
-
-def nested_full(plan: Plan) -> Iterator[Case]:
-    """There and back: values for which dividing and multiplying differ; scales below zero."""
-    for _ in range(plan.pick(2, 8)):
-        x = roundtrip_inputs.candidates(plan.rng, plan.view.coder.cuts, 64)
-        yield roundtrip_inputs.case(x, "around the cuts")
-    yield roundtrip_inputs.case(roundtrip_inputs.outlier(), "scales that come back negative")
-
-
-def nested_halves(plan: Plan) -> Iterator[Case]:
-    """There and back: all 16-bit values from -1 to 1."""
-    for dtype in ("float16", "bfloat16"):
-        yield roundtrip_inputs.case(roundtrip_inputs.all_halves(dtype), f"all {dtype} values")
-
-
-def nested_volume(plan: Plan) -> Iterator[Case]:
-    """There and back: normal weights in all types."""
-    for dtype in FLOAT_TYPES.values():
-        x = plan.rng.standard_normal((plan.pick(256, 2048), 64)) * 0.02
-        yield roundtrip_inputs.case(x.astype(dtype), "random volume")
-
-
-NESTED = {"full": nested_full, "16bit": nested_halves, "volume": nested_volume}
 LAYERS = {
     "zeros": zeros,
     "full": full_scales,
@@ -169,6 +136,4 @@ CHECKS = (
     *layers("S5", "quantize_4bit", QUANT_TYPES, judge_codes, LAYERS, search=edits),
     *layers("S5", "quantize_blockwise", MAPS, judge_codes, LAYERS, search=edits),
     *layers("S5", "quantize_blockwise", MAPS[:1], judge_codes, {"maps": other_maps}),
-    *layers("S5", "quantize_nested", QUANT_TYPES[:1], judge_values, NESTED),
-    *layers("S5", "quantize_nested", QUANT_TYPES[:1], judge_zeros, {"zeros": nested_zeros}),
 )

@@ -16,17 +16,11 @@ import numpy as np
 
 import qloracle
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.families.codes.s02_thresholds import encode_case
+from qloracle_conformance.families.codes.cases import encode_case
+from qloracle_conformance.families.codes.judge import judge_decoded
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.checks import Check, Plan
-from qloracle_conformance.judging.compare import (
-    Mismatch,
-    Outcome,
-    Values,
-    Wrong,
-    judge_decoded,
-    show,
-)
+from qloracle_conformance.judging.compare import Mismatch, Outcome, Values, Wrong, show
 from qloracle_conformance.judging.views import QUANT_TYPES, View
 
 

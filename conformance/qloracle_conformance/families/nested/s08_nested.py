@@ -42,6 +42,7 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Arrays, Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES, GROUP_SIZES
 from qloracle_conformance.families.codes import values as values_passed_in
+from qloracle_conformance.families.codes.judge import compare_codes, own_absmax
 from qloracle_conformance.families.nested import inputs as roundtrip_inputs
 from qloracle_conformance.families.nested.probe import nested_candidates
 from qloracle_conformance.families.nested.roundtrip import judge_scales
@@ -51,9 +52,7 @@ from qloracle_conformance.judging.compare import (
     Mismatch,
     Outcome,
     Values,
-    compare_codes,
     exact,
-    own_absmax,
     show,
     under_its_map,
 )
