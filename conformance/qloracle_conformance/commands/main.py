@@ -251,9 +251,9 @@ def probe(
 @app.command()
 def explain(rule: Annotated[str, typer.Argument(metavar="RULE")]) -> None:
     """Print a rule: what it demands, why, and by which checks it is tried."""
-    name = next((room for room in families.ROOMS if room.lower() == rule.lower()), rule)
-    if name not in families.ROOMS:
-        raise UsageError(f"no rule {rule!r}; there are {', '.join(families.ROOMS)}")
+    name = next((name for name in families.RULES if name.lower() == rule.lower()), rule)
+    if name not in families.RULES:
+        raise UsageError(f"no rule {rule!r}; there are {', '.join(families.RULES)}")
     console.print(families.statement(name), markup=False, highlight=False, soft_wrap=True)
     tried = [check for check in all_checks() if check.rule == name]
     fields = [f for f in dialects.FIELDS if f.rule == name]

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from qloracle_conformance.contract.errors import UsageError
+from qloracle_conformance.contract.protocol import TABLE
 
 
 class Field(NamedTuple):
@@ -36,10 +37,10 @@ class Field(NamedTuple):
 QUANTIZERS = ("quantize_4bit", "quantize_blockwise")
 DECODERS = ("dequantize_4bit", "dequantize_blockwise")
 CODERS = (*QUANTIZERS, "quantize_absmax", "quantize_nested")
-LINEAR = ("matmul_4bit", "matmul_4bit_backward")
-PACKED = (*LINEAR, "qlora_forward", "qlora_backward")
-ADAPTERS = ("lora_forward", "lora_backward", "qlora_forward", "qlora_backward")
-OPTIMIZERS = ("adam_step", "adam_step_8bit")
+LINEAR = tuple(f.name for f in TABLE if f.family == "products")
+LORA = tuple(f.name for f in TABLE if f.family == "lora" and "x" in f.arrays)
+PACKED = (*LINEAR, *(f.name for f in TABLE if f.name in LORA and "packed" in f.arrays))
+OPTIMIZERS = tuple(f.name for f in TABLE if f.family == "adam")
 NORMALISATIONS = (
     "divide",
     "reciprocal",
@@ -149,7 +150,7 @@ FIELDS = (
         "a float32 bias is added as it is, or rounded to the type of x first",
     ),
     Field(
-        "accumulate", "rounding", ("float32", "truncated"), (*PACKED, *ADAPTERS[:2]),
+        "accumulate", "rounding", ("float32", "truncated"), (*PACKED, *LORA[:2]),
         "S9/weights",
         "sums in float32, each addition rounded to nearest, or cut off as tensor cores do",
     ),
@@ -161,7 +162,7 @@ FIELDS = (
         "the order of summation; one that is declared has a tighter bound, and is not probed",
     ),
     Field(
-        "lora_rounding", "rounding", ("once", "hidden", "separate"), ADAPTERS,
+        "lora_rounding", "rounding", ("once", "hidden", "separate"), LORA,
         "S10/rounding",
         "what is rounded to a 16-bit type: the result alone, also the hidden h, or the result of "
         "every step",

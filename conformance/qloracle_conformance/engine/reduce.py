@@ -7,15 +7,10 @@ smaller block.  A neighbour that still fails is taken; when none does, the case 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.dialects import ADAPTERS, OPTIMIZERS, PACKED
-from qloracle_conformance.families.adam import smaller as smaller_adam
-from qloracle_conformance.families.codes import smaller as smaller_codes
-from qloracle_conformance.families.nested import smaller as smaller_nested
-from qloracle_conformance.families.paging import smaller as smaller_programs
-from qloracle_conformance.families.products import smaller as smaller_products
+from qloracle_conformance.families import MEMBERS
 
 SECONDS = 2.0
 CALLS = 400
@@ -39,7 +34,7 @@ def reduce(case: Case, index: int, fails: Fails, hints: list[Case]) -> Case:
     improved = True
     while improved:
         improved = False
-        for candidate in smaller(case, index):
+        for candidate in MEMBERS[case.function].smaller(case, index):
             calls += 1
             if calls > CALLS * share or time.monotonic() > deadline:
                 return case
@@ -48,23 +43,3 @@ def reduce(case: Case, index: int, fails: Fails, hints: list[Case]) -> Case:
                 case, index, improved = candidate, found, True
                 break
     return case
-
-
-def smaller(case: Case, index: int) -> Iterator[Case]:
-    """Smaller neighbours of a case, the boldest first."""
-    if case.function == "make_pager":
-        yield from smaller_programs.smaller(case)
-    elif case.function in OPTIMIZERS:
-        yield from smaller_adam.smaller(case, index)
-    elif case.function in (*PACKED, *ADAPTERS):
-        yield from smaller_products.smaller(case, index)
-    elif case.function == "quantize_nested":
-        yield from smaller_nested.smaller_state(case, index)
-    elif "x" in case.arrays:
-        yield from smaller_codes.smaller_x(case, index)
-    elif case.function == "quantize_absmax":
-        yield from smaller_nested.smaller_absmax(case, index)
-    elif case.function == "dequantize_absmax":
-        yield from smaller_nested.smaller_codes(case, index)
-    elif "shape" in case.options:
-        yield from smaller_codes.smaller_codes(case, index)

@@ -18,6 +18,7 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.expected import Blocks
+from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 Values = tuple[NDArray[Any], ...]
@@ -89,19 +90,6 @@ class Outcome:
 NOTHING = Outcome(0)
 
 Judge = Callable[[Case, Values, View], Outcome]
-
-
-def show(value: Any) -> str:
-    """Write a number so that it can be read and reproduced: decimal and hex float.
-
-    >>> show(np.float32(0.1)), show(np.uint8(7))
-    ('0.1 (0x1.99999a0000000p-4)', '7')
-    """
-    if np.issubdtype(np.asarray(value).dtype, np.integer):
-        return str(int(value))
-    if not np.isfinite(np.float64(value)) or float(value) == round(float(value), 3):
-        return str(float(value))
-    return f"{np.float32(value)!s} ({float(value).hex()})"
 
 
 def exact(name: str, got: NDArray[Any], due: NDArray[Any], reason: str = "") -> Outcome:

@@ -75,7 +75,7 @@ def _encode(
         typed = x.astype(FLOAT_TYPES[dtype])
     if not np.isfinite(typed.astype(np.float32)).all():  # beyond float16: stay in float32
         typed = x
-    return encode_case(plan, typed, size, "anchored edits")
+    return encode_case(plan.view, typed, size, "anchored edits")
 
 
 def decoded(plan: Plan) -> st.SearchStrategy[Case]:
@@ -109,4 +109,4 @@ def _decode(
     with np.errstate(all="ignore"):
         scale = np.arange(1, blocks.sizes.size + 1, dtype=np.float32) * np.float32(anchor)
     scale = np.where(np.isfinite(scale), scale, np.float32(1))
-    return packed_case(plan, codes, scale, shape, size, dtype, "anchored edits")
+    return packed_case(plan.view, codes, scale, shape, size, dtype, "anchored edits")

@@ -22,10 +22,10 @@ from qloracle_conformance.judging.compare import (
     Wrong,
     blocks_of,
     exact,
-    show,
     under_its_map,
 )
 from qloracle_conformance.judging.expected import Blocks, Float32
+from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 

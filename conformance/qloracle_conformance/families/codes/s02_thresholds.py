@@ -34,13 +34,15 @@ def candidates(plan: Plan, scale: Float32) -> Float32:
 def at_powers(plan: Plan) -> Iterator[Case]:
     """All candidates at every power of two, the simplest scale first."""
     one = np.ones(1, np.float32)
-    yield encode_case(plan, values.anchored(candidates(plan, one), one, 64), 64, "thresholds at 1")
+    yield encode_case(
+        plan.view, values.anchored(candidates(plan, one), one, 64), 64, "thresholds at 1"
+    )
     many = plan.view.coder.cuts.size > 15
     exponents = values.NORMAL_POWERS[:: 8 if many and not plan.deep else 1]
     for powers in (exponents, values.SUBNORMAL_POWERS):
         scale = values.powers(powers)
         x = values.anchored(candidates(plan, scale), scale, 64)
-        yield encode_case(plan, x, 64, "thresholds at powers of two")
+        yield encode_case(plan.view, x, 64, "thresholds at powers of two")
 
 
 def all_of_float32(plan: Plan) -> Iterator[Case]:
@@ -48,7 +50,9 @@ def all_of_float32(plan: Plan) -> Iterator[Case]:
     last, step = 0x3F800000, 63 << 15
     for start in range(-last, last + 1, step):
         q = unordered(np.arange(start, min(start + step, last + 1), dtype=np.int64))
-        yield encode_case(plan, values.anchored(q[None, :], np.ones(1, np.float32), 64), 64, "all")
+        yield encode_case(
+            plan.view, values.anchored(q[None, :], np.ones(1, np.float32), 64), 64, "all"
+        )
 
 
 CHECKS = (

@@ -47,13 +47,13 @@ def encode_shapes(plan: Plan) -> Iterator[Case]:
     """Quantize every shape of the lattice."""
     for shape, blocksize, dtype in places(plan):
         x = ramp(plan, shape, blocksize).astype(FLOAT_TYPES[dtype])
-        yield encode_case(plan, x, blocksize, f"shape {shape}, blocks of {blocksize}")
+        yield encode_case(plan.view, x, blocksize, f"shape {shape}, blocks of {blocksize}")
 
 
 def encode_many(plan: Plan) -> Iterator[Case]:
     """More than 65,536 blocks."""
     shape, blocksize = shapes.MANY_BLOCKS
-    yield encode_case(plan, ramp(plan, shape, blocksize), blocksize, "more than 65,536 blocks")
+    yield encode_case(plan.view, ramp(plan, shape, blocksize), blocksize, "more than 65,536 blocks")
 
 
 def ramp(plan: Plan, shape: Shape, blocksize: int) -> NDArray[np.float32]:
@@ -95,7 +95,7 @@ def decode_case(plan: Plan, shape: Shape, blocksize: int, dtype: str, note: str 
     top, bottom = int(np.argmax(view.levels)), int(np.argmin(view.levels))
     n = blocks.index.size
     codes = np.where(np.arange(n) % 3 == 1, bottom, top).astype(np.uint8)
-    return packed_case(plan, codes, scale, shape, blocksize, dtype, note)
+    return packed_case(plan.view, codes, scale, shape, blocksize, dtype, note)
 
 
 CHECKS = (

@@ -35,7 +35,7 @@ def every_code(plan: Plan, scale: Float32, note: str) -> Iterator[Case]:
     codes = np.tile(np.resize(np.arange(size, dtype=np.uint8), width), (scale.size, 1)).copy()
     for dtype in FLOAT_TYPES:
         yield packed_case(
-            plan, codes.reshape(-1), scale.astype(np.float32), codes.shape, width, dtype, note
+            plan.view, codes.reshape(-1), scale.astype(np.float32), codes.shape, width, dtype, note
         )
 
 
@@ -67,7 +67,9 @@ def other_maps(plan: Plan) -> Iterator[Case]:
     for codebook in values.maps():
         codes = plan.rng.integers(0, codebook.size, 300).astype(np.uint8)
         scale = full_mantissa(plan.rng, 5, -3, 3)
-        case = packed_case(plan, codes, scale, (300,), 64, "float32", f"{codebook.size} levels")
+        case = packed_case(
+            plan.view, codes, scale, (300,), 64, "float32", f"{codebook.size} levels"
+        )
         yield case.with_arrays(codebook=codebook)
 
 
@@ -79,7 +81,7 @@ def volume(plan: Plan) -> Iterator[Case]:
             n = plan.pick(1 << 14, 1 << 19)
             codes = rng.integers(0, levels.size, n).astype(np.uint8)
             scale = np.exp(rng.normal(-3, 1, -(-n // blocksize))).astype(np.float32)
-            yield packed_case(plan, codes, scale, (n,), blocksize, dtype, "random volume")
+            yield packed_case(plan.view, codes, scale, (n,), blocksize, dtype, "random volume")
 
 
 def edits(plan: Plan) -> Any:

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Arrays, Case
-from qloracle_conformance.families.asking import UNNAMED, Asker, Found
 from qloracle_conformance.families.codes.probe_quantizers import name_zero
 from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.expected import Float32
 from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import View

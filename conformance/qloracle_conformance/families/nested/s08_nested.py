@@ -48,15 +48,9 @@ from qloracle_conformance.families.nested.probe import nested_candidates
 from qloracle_conformance.families.nested.roundtrip import judge_scales
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.checks import Check, Plan
-from qloracle_conformance.judging.compare import (
-    Mismatch,
-    Outcome,
-    Values,
-    exact,
-    show,
-    under_its_map,
-)
+from qloracle_conformance.judging.compare import Mismatch, Outcome, Values, exact, under_its_map
 from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 U = 2.0**-24
