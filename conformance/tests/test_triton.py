@@ -1,4 +1,4 @@
-"""The Triton kernel of docs/kernels.md passes in the interpreter, and what is said of that is so."""
+"""The Triton kernel of docs/kernels.md passes in the interpreter, and what the page says is so."""
 
 import os
 import re

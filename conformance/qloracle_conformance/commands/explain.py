@@ -24,7 +24,7 @@ ABOUT = {
 
 def explain(name: str, console: Console) -> None:
     """Print what a name means; UsageError if it means nothing."""
-    rules = {rule.lower(): rule for rule in families.ROOMS}
+    rules = {rule.lower(): rule for rule in families.RULES}
     functions = {function.lower(): function for function in FUNCTIONS}
     if not name:
         _everything(console)
@@ -36,7 +36,7 @@ def explain(name: str, console: Console) -> None:
         _function(FUNCTIONS[functions[name.lower()]], console)
     else:
         raise UsageError(
-            f"{name!r} is no rule, level or function; rules: {', '.join(families.ROOMS)}; levels: "
+            f"{name!r} is no rule, level or function; rules: {', '.join(families.RULES)}; levels: "
             f"{', '.join(LEVELS)}; functions: {', '.join(FUNCTIONS)}"
         )
 
@@ -52,7 +52,7 @@ def _everything(console: Console) -> None:
         _print(console, f"  {level}  {ABOUT[level]}: {', '.join(names)}")
     _print(console)
     _print(console, "Rules: what is demanded (P of every call, S of the numbers)", "bold")
-    for rule in sorted(families.ROOMS, key=lambda rule: rule[0]):
+    for rule in sorted(families.RULES, key=lambda rule: rule[0]):
         _print(console, f"  {rule:<5} {statement(rule)}")
     _print(console)
     _print(console, "More: qloracle explain S5, qloracle explain L2, qloracle explain matmul_4bit")

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import qloracle
 from qloracle.memory import MODELS
-from qloracle_conformance.contract import dialects
+from qloracle_conformance.contract import presets
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.contract.protocol import LEVELS
 from qloracle_conformance.engine.verdicts import BAD, BROKEN
@@ -121,7 +121,7 @@ def verify(
         with Watcher() as watch:
             result = verification.verify(
                 impl or verification.found_here(), profile=profile, seed=_seed(seed),
-                require=require, dialect=dialects.preset(dialect) if dialect else None, only=only,
+                require=require, dialect=presets.preset(dialect) if dialect else None, only=only,
                 device=device, known=read(known) if known else (), limit=limit, watch=watch,
                 processes=_count("--processes", processes), opened=places.__setitem__,
             )  # fmt: skip

@@ -65,7 +65,7 @@ def _functions(page: Lines, implementation: Data) -> None:
     levels = {row["level"] for row in offered}  # a level that is missing whole has said so
     absent = [row for row in implementation["functions"] if row["status"] == "MISSING"]
     missing = [row["name"] for row in absent if row["level"] in levels]
-    names = [rule for rule in families.ROOMS if rule[0] == "P"]
+    names = [rule for rule in families.RULES if rule[0] == "P"]
     if offered:
         page.line()
         _function(page, "function", "verdict", names, "comparisons")
@@ -89,7 +89,7 @@ def _views(page: Lines, implementation: Data, level: str) -> None:
     views = [v for v in implementation["dialects"] if FUNCTIONS[v["function"]].level == level]
     functions = {view["function"] for view in views}
     seen = {c["rule"] for c in implementation["checks"] if c["function"] in functions}
-    names = [rule for rule in families.ROOMS if rule[0] == "S" and rule in seen]
+    names = [rule for rule in families.RULES if rule[0] == "S" and rule in seen]
     if names:
         page.line()
         page.row(f"{level:<{NAME}}", [(rule, CELL) for rule in names])

@@ -23,16 +23,6 @@ CAUSES = (
     "P1", "S4", "S6", "S3", "S7", "S1", "S2", "S5", "S8", "S9", "S10", "S11", "S11b", "S12", "S12b",
     "P2", "P3", "P4", "P5",
 )  # fmt: skip
-BUILDS_ON = {
-    "quantize_absmax": ("quantize_blockwise",),
-    "dequantize_absmax": ("dequantize_blockwise",),
-    "quantize_nested": ("quantize_4bit", "dequantize_4bit", "quantize_absmax", "dequantize_absmax"),
-    "matmul_4bit": ("dequantize_4bit",),
-    "matmul_4bit_backward": ("dequantize_4bit",),
-    "qlora_forward": ("matmul_4bit", "lora_forward", "dequantize_4bit"),
-    "qlora_backward": ("matmul_4bit_backward", "lora_backward", "dequantize_4bit"),
-    "adam_step_8bit": ("quantize_blockwise", "dequantize_blockwise", "adam_step"),
-}
 
 MEANINGS = {
     0: "every function offered passed within its printed scope",
@@ -221,7 +211,7 @@ def _kind(entry: Entry) -> tuple[Any, ...]:
 
 def _base(function: str, broken: set[str]) -> str:
     """A function that fails and that this one builds on."""
-    return next((base for base in BUILDS_ON.get(function, ()) if base in broken), "")
+    return next((base for base in families.MEMBERS[function].builds_on if base in broken), "")
 
 
 def _rank(fault: Fault) -> tuple[int, int]:

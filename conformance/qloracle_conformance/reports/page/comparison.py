@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qloracle_conformance.contract.protocol import FUNCTIONS
-from qloracle_conformance.families import ROOMS
+from qloracle_conformance.families import RULES
 from qloracle_conformance.reports.page.markup import (
     Markup,
     join,
@@ -68,7 +68,7 @@ def _rules(subjects: Sequence[Subject]) -> list[Markup]:
     trouble: dict[View, list[Markup]] = {}
     calm: dict[View, list[Markup]] = {}
     for view in dict.fromkeys(view for subject in subjects for view in subject.views):
-        for rule in ROOMS:
+        for rule in RULES:
             words = {subject.word(view, rule) for subject in subjects}
             if words <= {"", "MISSING", "UNSUPPORTED"}:
                 continue

@@ -75,7 +75,7 @@ class Subject:
     def rules(self) -> list[str]:
         """The rules of its checks, in the order of the specification."""
         seen = {check["rule"] for check in self.data["checks"]}
-        return sorted(seen, key=lambda rule: (rule[0] == "P", list(families.ROOMS).index(rule)))
+        return sorted(seen, key=lambda rule: (rule[0] == "P", list(families.RULES).index(rule)))
 
     def word(self, view: View, rule: str) -> str:
         """The status of a rule on a function and table, or why there is none."""
