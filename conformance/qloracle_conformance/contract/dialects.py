@@ -152,7 +152,7 @@ FIELDS = (
     Field(
         "accumulate", "rounding", ("float32", "truncated"), (*PACKED, *LORA[:2]),
         "S9/weights",
-        "sums in float32, each addition rounded to nearest, or cut off as tensor cores do",
+        "sums in float32, each addition rounded to nearest, or truncated, as tensor cores do",
     ),
     Field(
         "order", "rounding",

@@ -201,7 +201,7 @@ def _edited_8bit(n: int, edits: list[Any], types: tuple[str, str], options: dict
 
 
 def _named(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a call; a decay of zero is none."""
+    """The options of a call; a decay of zero is left out."""
     beta1, beta2 = options["betas"]
     others = {name: value for name, value in options.items() if name != "betas"}
     if not others["weight_decay"]:

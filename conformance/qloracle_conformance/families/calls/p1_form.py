@@ -1,4 +1,4 @@
-"""P1. The form of a result: as many arrays as are due, each of the due type and shape.
+"""P1. The form of a result: as many arrays as the protocol says, each of its type and shape.
 
 `quantize_4bit` returns packed uint8[ceil(n/2)] and absmax float32[ceil(n/blocksize)],
 `dequantize_4bit` an array of exactly the shape and dtype asked for, and so on: the table is

@@ -28,7 +28,7 @@ def candidates(plan: Plan, scale: Float32) -> Float32:
     coder = plan.view.coder
     levels = scale[:, None] * coder.levels[None, :]
     zeros = np.zeros((scale.size, 1), np.float32)
-    return np.concatenate([zeros, values.around(coder.cuts, scale), levels], axis=1)
+    return np.concatenate([zeros, values.around(coder.thresholds, scale), levels], axis=1)
 
 
 def at_powers(plan: Plan) -> Iterator[Case]:
@@ -37,7 +37,7 @@ def at_powers(plan: Plan) -> Iterator[Case]:
     yield encode_case(
         plan.view, values.anchored(candidates(plan, one), one, 64), 64, "thresholds at 1"
     )
-    many = plan.view.coder.cuts.size > 15
+    many = plan.view.coder.thresholds.size > 15
     exponents = values.NORMAL_POWERS[:: 8 if many and not plan.deep else 1]
     for powers in (exponents, values.SUBNORMAL_POWERS):
         scale = values.powers(powers)

@@ -42,18 +42,25 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Arrays, Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES, GROUP_SIZES
 from qloracle_conformance.families.codes import values as values_passed_in
-from qloracle_conformance.families.codes.judge import compare_codes, own_absmax
+from qloracle_conformance.families.codes.judge import compare_codes
 from qloracle_conformance.families.nested import inputs as roundtrip_inputs
 from qloracle_conformance.families.nested.probe import nested_candidates
 from qloracle_conformance.families.nested.roundtrip import judge_scales
 from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.bounds import TINY, gamma
 from qloracle_conformance.judging.checks import Check, Plan
-from qloracle_conformance.judging.compare import Mismatch, Outcome, Values, exact, under_its_map
+from qloracle_conformance.judging.compare import (
+    Mismatch,
+    Outcome,
+    Values,
+    exact,
+    own_scales,
+    under_its_map,
+)
 from qloracle_conformance.judging.expected import Float32
 from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
-U = 2.0**-24
 EDGES = (range(4), range(15, 18), range(62, 67), range(127, 130), range(254, 259), range(511, 514))
 SIZES = (*chain(*EDGES), 770)
 
@@ -95,10 +102,12 @@ def groups(plan: Plan) -> Iterator[Case]:
 
 def residuals(plan: Plan) -> Iterator[Case]:
     """Residuals at the outer thresholds, equal values, one large among small, zero blocks."""
-    rng, cuts = plan.rng, plan.view.coder.cuts
+    rng, thresholds = plan.rng, plan.view.coder.thresholds
     for size in (256, 255, 64, 512):
         for _ in range(plan.pick(8, 64)):
-            yield quantize_case(nested_candidates(rng, cuts, size), "residuals near thresholds")
+            yield quantize_case(
+                nested_candidates(rng, thresholds, size), "residuals near thresholds"
+            )
     yield quantize_case(np.full(700, 0.1, np.float32), "all equal")
     spike = np.full(257, 0.001, np.float32)
     spike[256] = 1000
@@ -121,9 +130,11 @@ def judge_nested(case: Case, values: Values, view: View) -> Outcome:
         residual = absmax - (offset if np.isfinite(offset) else np.float32(0))
     blocks = expected.blocks_of((absmax.size,), size)
     plain = {"subnormal_input": "kept", "absmax_type": "float32"}
-    due = expected.absmax_of(residual, blocks, plain)
-    outcome = exact("nested_absmax", values[1], due, "the largest |absmax - offset| of the group")
-    scale = own_absmax(residual, values[1], blocks, plain)
+    correct = expected.absmax_of(residual, blocks, plain)
+    outcome = exact(
+        "nested_absmax", values[1], correct, "the largest |absmax - offset| of the group"
+    )
+    scale = own_scales(values[1], correct)
     codes = values[0].reshape(-1)
     own = under_its_map(case, view)
     return outcome + compare_codes("code", codes, residual, scale, blocks, own)
@@ -151,7 +162,7 @@ def judge_offset(case: Case, values: Values, view: View) -> Outcome:
     n = absmax.size
     mean = math.fsum(absmax) / n if n else 0.0
     simple = case.note.startswith("integers") or n == 0
-    bound = 0.0 if simple else (n + 1) * U / (1 - (n + 1) * U) * mean + 2.0**-150
+    bound = 0.0 if simple else float(gamma(n + 1)) * mean + TINY["float32"]
     error = abs(got - mean)
     use = error / bound if bound else 0.0
     if error <= bound:
@@ -210,8 +221,8 @@ def judge_denested(case: Case, values: Values, view: View) -> Outcome:
     blocks = expected.blocks_of(case.arrays["codes"].shape, case.options["blocksize"])
     levels = under_its_map(case, view).levels[case.arrays["codes"]]
     scale = case.arrays["nested_absmax"][blocks.index]
-    due = expected.nested_value(levels, scale, float(case.arrays["offset"]), view.dialect)
-    return exact("absmax", values[0], due, "level * nested_absmax + offset, rounded twice")
+    correct = expected.nested_value(levels, scale, float(case.arrays["offset"]), view.dialect)
+    return exact("absmax", values[0], correct, "level * nested_absmax + offset, rounded twice")
 
 
 def round_trips(plan: Plan) -> Iterator[Case]:
