@@ -65,7 +65,7 @@ from qloracle_conformance.families.adam.inputs import (
     typed,
 )
 from qloracle_conformance.judging.bounds import within
-from qloracle_conformance.judging.checks import Plan, layers
+from qloracle_conformance.judging.checks import Plan, in_every_form, layers
 from qloracle_conformance.judging.compare import NOTHING, Outcome, Values
 from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
@@ -245,6 +245,19 @@ def judge_all(case: Case, values: Values, view: View) -> Outcome:
     return judge_moments(case, values, view) + judge_step(case, values, view)
 
 
+# ---- rule P5, on data that no lawful rounding can move -------------------------------------------
+
+
+def forms(plan: Plan) -> Iterator[Case]:
+    """A step of Adam on vectors and matrices, and on equal numbers."""
+    for shape in ((257,), (33, 17), (4, 128)):
+        for types in (("float32", "float32"), ("bfloat16", "float32"), ("float16", "float16")):
+            case = ordinary(plan.rng, shape, f"shape {shape}", step=3, weight_decay=0.1)
+            yield typed(case, *types)
+    one, half = np.ones((4, 128), np.float32), np.full((4, 128), 0.5, np.float32)
+    yield stepped(one, half, half, half, "all equal", step=3)
+
+
 CHECKS = (
     *layers("S11", "adam_step", (), judge_moments, {"moments": moments}, judged=(1, 2)),
     *layers(
@@ -256,4 +269,5 @@ CHECKS = (
         {"decay": decay, "zeros": zeros, "shapes": shapes, "types": types, "volume": volume},
         judged=(0, 1, 2), search=edits,
     ),
+    *in_every_form("adam_step", forms, judge_all, (0, 1, 2)),
 )  # fmt: skip

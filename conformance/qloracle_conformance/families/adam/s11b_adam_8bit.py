@@ -51,7 +51,7 @@ from qloracle_conformance.families.adam.inputs import (
     typed,
 )
 from qloracle_conformance.judging.bounds import Bounded, within
-from qloracle_conformance.judging.checks import Plan, layers
+from qloracle_conformance.judging.checks import Plan, in_every_form, layers
 from qloracle_conformance.judging.compare import (
     NOTHING,
     Mismatch,
@@ -284,6 +284,18 @@ def judge_all(case: Case, values: Values, view: View) -> Outcome:
 
 STATE = ("m_codes", "m_absmax", "v_codes", "v_absmax")
 
+
+# ---- rule P5, on data that no lawful rounding can move -------------------------------------------
+
+
+def forms(plan: Plan) -> Iterator[Case]:
+    """A step on states of one block and of a few, and on equal numbers."""
+    for shape in ((257,), (256,), (33, 17), (4, 256)):
+        yield ordinary_8bit(plan.rng, shape, f"shape {shape}", step=3)
+    one, zero = np.ones((2, 256), np.float32), fresh(512)
+    yield coded(one, one, zero, "all equal")
+
+
 CHECKS = (
     *layers(
         "S11b", "adam_step_8bit", (), judge_states, {"states": states, "codes": codes},
@@ -298,4 +310,5 @@ CHECKS = (
         {"zeros": zeros, "blocks": blocks, "maps": maps, "types": types, "volume": volume},
         judged=(0, 1, 2, 3, 4), search=edits,
     ),
+    *in_every_form("adam_step_8bit", forms, judge_all, (0, 1, 2, 3, 4)),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qloracle_conformance.contract.dialects import BY_NAME
-from qloracle_conformance.families.codes.probing import decode
+from qloracle_conformance.families.codes.cases import decode
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.expected import Float32

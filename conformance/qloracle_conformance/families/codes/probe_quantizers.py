@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.dialects import BANDS, BY_NAME
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.codes import values
-from qloracle_conformance.families.codes.probing import encode, typed_case
+from qloracle_conformance.families.codes.cases import encode, typed_case
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.expected import Coder, Float32, f32

@@ -36,10 +36,10 @@ from collections.abc import Callable, Iterator
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.dialects import LORA
-from qloracle_conformance.contract.protocol import FUNCTIONS
+from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS
 from qloracle_conformance.families.lora import bounds, inputs
 from qloracle_conformance.judging.bounds import Bounded, within
-from qloracle_conformance.judging.checks import Check, Plan, layers
+from qloracle_conformance.judging.checks import Check, Plan, in_every_form, layers
 from qloracle_conformance.judging.compare import NOTHING, Outcome, Values
 from qloracle_conformance.judging.views import View
 
@@ -86,7 +86,19 @@ def _checks(function: str) -> tuple[Check, ...]:
     return (
         *layers("S10", function, tables, judge_only_results, only, judged=judged),
         *layers("S10", function, tables, judge_layer, LAYERS, judged=judged, search=inputs.edits),
+        *in_every_form(function, forms, judge_only_results, tables=tables),
     )
+
+
+# ---- rule P5, on data that no lawful rounding can move -------------------------------------------
+
+
+def forms(plan: Plan) -> Iterator[Case]:
+    """Whole numbers through a LoRA layer, with a mask and without."""
+    for dtype in FLOAT_TYPES:
+        for masked in (False, True):
+            yield inputs.whole(plan.rng, plan.view, (12, 5, 2, (4,), 2, 1), dtype, masked)
+            yield inputs.whole(plan.rng, plan.view, (70, 17, 2, (2, 3), 1, 1), "float32", masked)
 
 
 CHECKS = tuple(check for function in LORA for check in _checks(function))

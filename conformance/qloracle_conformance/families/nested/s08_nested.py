@@ -48,7 +48,7 @@ from qloracle_conformance.families.nested.probe import nested_candidates
 from qloracle_conformance.families.nested.roundtrip import judge_scales
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.bounds import TINY, gamma
-from qloracle_conformance.judging.checks import Check, Plan
+from qloracle_conformance.judging.checks import Check, Plan, in_every_form
 from qloracle_conformance.judging.compare import (
     Mismatch,
     Outcome,
@@ -242,6 +242,29 @@ def round_trips(plan: Plan) -> Iterator[Case]:
             yield roundtrip_inputs.case((body * scale[:, None]).astype("f4").astype(dtype), note)
 
 
+# ---- rule P5, on data that no lawful rounding can move -------------------------------------------
+
+
+def forms_of_scales(plan: Plan) -> Iterator[Case]:
+    """Double quantization of a full group, of more than one, and of fewer than a vector's lanes."""
+    for n in (256, 600, 5):
+        yield quantize_case(group_ramp(plan.rng, n), f"{n} absmax")
+    yield quantize_case(np.full(70, 0.5, np.float32), "all equal")
+
+
+def forms_of_codes(plan: Plan) -> Iterator[Case]:
+    """The same sizes back."""
+    for n in (256, 600, 5):
+        yield decode_case(plan, n, 256, None)
+    case = decode_case(plan, 600, 256, None)
+    yield case.with_arrays(nested_absmax=np.full(3, 0.5, np.float32))
+
+
+def judge_all(case: Case, values: Values, view: View) -> Outcome:
+    """All of S8: offset, scales and codes."""
+    return judge_nested(case, values, view) + judge_offset(case, values, view)
+
+
 CHECKS = (
     Check("S8", "scales", "quantize_nested", round_trips, judge_scales, tables=("nf4",)),
     Check("S8", "groups", "quantize_absmax", groups, judge_nested, (0, 1)),
@@ -249,4 +272,6 @@ CHECKS = (
     Check("S8", "offset", "quantize_absmax", offsets, judge_offset, (2,)),
     Check("S8", "groups", "dequantize_absmax", decode_groups, judge_denested),
     Check("S8", "volume", "dequantize_absmax", decode_volume, judge_denested, directed=False),
+    *in_every_form("quantize_absmax", forms_of_scales, judge_all, (0, 1, 2), axes=False),
+    *in_every_form("dequantize_absmax", forms_of_codes, judge_denested, axes=False),
 )

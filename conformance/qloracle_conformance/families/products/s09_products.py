@@ -32,10 +32,11 @@ import numpy as np
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.dialects import LINEAR
-from qloracle_conformance.contract.protocol import FUNCTIONS
+from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS
 from qloracle_conformance.families.products import bounds, inputs
+from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.bounds import U, within
-from qloracle_conformance.judging.checks import Check, Plan, layers
+from qloracle_conformance.judging.checks import Check, Plan, in_every_form, layers
 from qloracle_conformance.judging.compare import NOTHING, Mismatch, Outcome, Values
 from qloracle_conformance.judging.views import QUANT_TYPES, View
 
@@ -87,11 +88,7 @@ def place(case: Case) -> Callable[[int], str]:
     return lambda i: f"row {i // columns}, column {i % columns} of W [{out}, {into}]"
 
 
-LAYERS = {
-    "one_hot": inputs.one_hot,
-    "swamped": inputs.swamped,
-    "shapes": inputs.shapes,
-}
+LAYERS = {"one_hot": inputs.one_hot, "swamped": inputs.swamped, "shapes": inputs.shapes}
 WEIGHTS: dict[str, Callable[[Plan], Iterator[Case]]] = {"weights": inputs.weights}
 
 
@@ -102,7 +99,25 @@ def _checks(function: str) -> tuple[Check, ...]:
         *layers("S9", function, main, judge_only_result, {"integers": inputs.integers}),
         *layers("S9", function, main, judge_product, LAYERS, search=inputs.edits),
         *layers("S9", function, main, judge_moment, {"moment": inputs.symmetric}),
+        *in_every_form(function, forms, judge_only_result, (0,), main),
     )
+
+
+# ---- rule P5, on data that no lawful rounding can move -------------------------------------------
+
+
+def forms(plan: Plan) -> Iterator[Case]:
+    """Whole numbers through a 4-bit layer, with rows and without, with a bias and without."""
+    rng, view = plan.rng, plan.view
+    for columns, others, lead in ((70, 17, (5,)), (64, 8, (2, 3)), (130, 5, ())):
+        shape = inputs.facing(view, columns, others)
+        codes = rng.choice(inputs.whole_codes(view), shape[0] * shape[1]).astype(np.uint8)
+        weight = inputs.layer(view, codes, expected.f32(1, 2, 4), shape, 64)
+        for dtype in FLOAT_TYPES.values():
+            x = rng.integers(-3, 4, (*lead, columns)).astype(dtype)
+            bias = None if inputs.backward(view) else np.arange(others).astype(dtype)
+            yield inputs.call(view, x, weight, f"whole numbers {[*lead, columns]}", bias)
+    yield inputs.call(view, np.ones((3, columns), np.float32), weight, "all equal")
 
 
 CHECKS = tuple(check for function in LINEAR for check in _checks(function))
