@@ -58,6 +58,7 @@ class Member:
     settled: the part of a result that the rules settle
     repeats: how many of its first results an equal call must give again; None: all
     wrong_form: what stands in for rule P1's own comparison
+    builds_on: functions whose faults may show in this one as well
     """
 
     function: str
@@ -71,3 +72,4 @@ class Member:
     settled: Callable[[Case, NDArray[Any]], NDArray[Any]] = all_of_it
     repeats: int | None = None
     wrong_form: Callable[[Case, Values], Mismatch | None] | None = None
+    builds_on: tuple[str, ...] = ()

@@ -22,5 +22,6 @@ MEMBERS = (
     Member("adam_step", inputs.plain, smaller, probe.step),
     Member(
         "adam_step_8bit", inputs.plain_8bit, smaller, probe.step_8bit, owns=as_8_bits_show,
+        builds_on=("quantize_blockwise", "dequantize_blockwise", "adam_step"),
     ),
 )  # fmt: skip

@@ -22,10 +22,10 @@ MEMBERS = (
     Member("lora_backward", inputs.plain, smaller, probe.kept, owns=by_rounding),
     Member(
         "qlora_forward", inputs.plain, smaller, probe.packed, ("nf4",), "dequantize_4bit",
-        by_rounding,
+        by_rounding, builds_on=("matmul_4bit", "lora_forward", "dequantize_4bit"),
     ),
     Member(
         "qlora_backward", inputs.plain, smaller, probe.packed, ("nf4",), "dequantize_4bit",
-        by_rounding,
+        by_rounding, builds_on=("matmul_4bit_backward", "lora_backward", "dequantize_4bit"),
     ),
 )  # fmt: skip

@@ -27,14 +27,16 @@ def all_of_s8(check: Check, field: Field) -> bool:
 MEMBERS = (
     Member(
         "dequantize_absmax", inputs.plain_codes, smaller.smaller_codes, probe.decoder,
-        owns=all_of_s8, script=script,
+        owns=all_of_s8, script=script, builds_on=("dequantize_blockwise",),
     ),
     Member(
         "quantize_absmax", inputs.plain_absmax, smaller.smaller_absmax, probe.quantizer,
         decoder="dequantize_absmax", owns=all_of_s8, script=script,
+        builds_on=("quantize_blockwise",),
     ),
     Member(
         "quantize_nested", inputs.plain_state, smaller.smaller_state, probe_roundtrip.nested,
         ("nf4",), owns=all_of_s8,
+        builds_on=("quantize_4bit", "dequantize_4bit", "quantize_absmax", "dequantize_absmax"),
     ),
 )  # fmt: skip

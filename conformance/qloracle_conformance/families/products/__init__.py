@@ -22,10 +22,10 @@ def by_weights(check: Check, field: Field) -> bool:
 MEMBERS = (
     Member(
         "matmul_4bit", inputs.plain, smaller, probe.forward, QUANT_TYPES, "dequantize_4bit",
-        owns=by_weights, script=script,
+        owns=by_weights, script=script, builds_on=("dequantize_4bit",),
     ),
     Member(
         "matmul_4bit_backward", inputs.plain, smaller, probe.backward, QUANT_TYPES,
-        "dequantize_4bit", owns=by_weights, script=script,
+        "dequantize_4bit", owns=by_weights, script=script, builds_on=("dequantize_4bit",),
     ),
 )  # fmt: skip

@@ -42,8 +42,13 @@ class Subject:
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """Its failures."""
-        return failures.entries(self.data)
+        """Its failures, causes before what may follow from them."""
+        return [entry for fault in failures.faults(self.data) for entry in fault.entries]
+
+    @property
+    def missing(self) -> list[str]:
+        """The functions that it does not offer."""
+        return [row["name"] for row in self.data["functions"] if row["status"] == "MISSING"]
 
     def place(self, entry: int) -> str:
         """The id of a failure."""
