@@ -1,7 +1,7 @@
-"""Calls of Adam: parameters, gradients and states that are as wide as real ones, and edits.
+"""Calls of Adam: parameters, gradients and states over the decades of real ones, and edits.
 
-No number is subnormal, nor are the moments and steps that follow from it (but where a test says
-so): whether a kernel flushes them is not Adam's question.
+No number is subnormal, nor are the moments and steps that follow from it (except where a check says
+so): whether a kernel flushes subnormals is not Adam's question.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What an optimizer shows: its betas, its corrections, how it decays, how it keeps 8-bit states.
 
-Each value of a field is a bound.  A value is adopted if its bound holds, the specification's first:
-another one is found only where that of the specification fails.
+Each value of a field implies a bound.  The first value whose bound holds is adopted, beginning with
+the specification's.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 m has the signed dynamic map and v the unsigned one (or `m_codebook` and `v_codebook`), 256 elements
 a block.  p moves by m' and v' as they are before they are coded.
 
-m' and v' themselves are not to be seen, so everything is judged by intervals.  The decoded states
+m' and v' themselves are not visible, so everything is judged by intervals.  The decoded states
 are exact numbers; around the exact m' and v' stand S11's bounds.
 
 absmax.  The largest |m'| of a block lies between the largest of the lower ends and the largest of

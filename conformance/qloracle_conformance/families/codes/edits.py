@@ -1,7 +1,7 @@
 """Anchored edits for Hypothesis: a block of zeros, an anchor that is its absmax, a few edits.
 
-Hypothesis draws structure only (shape, block size, type, where and what the edits are), so that a
-failure shrinks to one or two elements that are not zero.
+Hypothesis draws structure only (shape, block size, type, the places and values of the edits), so
+that a failure shrinks to one or two elements that are not zero.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ A tie takes the lower code.  (FP4: on the eight magnitudes.)  Judged at power-of
 2^-149 to 2^127, where x / absmax and x * (1 / absmax) are the same number, so that nothing but the
 threshold can move a code: every threshold and its neighbours up to 2 ulps, every level, zero.
 
-Other sets are dialects if they have a name (nearest, literal, cuda); a set that equals no named one
-fails here, and `>=` is no dialect.
+Other sets are dialects if they have a name (nearest, literal, cuda); a set without a name fails
+here, and `>=` is not a dialect.
 """
 
 from __future__ import annotations

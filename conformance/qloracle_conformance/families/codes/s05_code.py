@@ -4,15 +4,15 @@ A tie takes the lower code.  absmax = 0: q is +0 for the whole block, so a block
 in NF4; with a nested absmax any other code would decode to non-zero.  FP4: m = |q| is coded on the
 magnitudes, bit 3 = (q < 0), and codes 0 and 8 are one level.
 
-Codes are judged on the implementation's own absmax.  Multiplying by the rounded reciprocal is
-another number than dividing, and lawful: it is found by the probe (apart for full and for short
-blocks), adopted, printed, and then demanded exactly.  Judged at full-mantissa scales on values for
-which the two differ, on all 65,536 values of both 16-bit types, on blocks of zeros, on small edits
-drawn by Hypothesis, and on random volume.
+Codes are judged on the implementation's own absmax.  Multiplying by the rounded reciprocal gives
+other numbers than dividing, and is lawful: the probe finds it (separately for full and for short
+blocks), it is printed, and from then on demanded exactly.  Judged at full-mantissa scales on values
+for which the two differ, on all 65,536 values of both 16-bit types, on blocks of zeros, on small
+edits drawn by Hypothesis, and on random volume.
 
 Where a state cannot be taken apart (`quantize_nested`), the largest element of a block shows the
-scale, and every other value must be its level times that scale; a block of zeros must
-decode to zeros, although its scale may not.
+scale, and every other value must be its level times that scale; a block of zeros must decode to
+zeros, although its scale may not be zero.
 """
 
 from __future__ import annotations

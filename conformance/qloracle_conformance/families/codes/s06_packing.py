@@ -4,8 +4,8 @@ The spare nibble after an odd last element is written as the code of q = +0 and 
 decoder must not read it.  Each direction is judged on its own, because a swap in both cancels in a
 round trip: all pairs of levels to their bytes, all 256 bytes to their levels.
 
-Low nibble first is a format dialect: bytes cannot be exchanged.  Undeclared it fails here, with the
-line that would declare it, and the other rules are judged under what was found.
+Low nibble first is a format dialect: such bytes cannot be exchanged with others.  Undeclared it
+fails here, with the line that would declare it; the other rules are judged under what was found.
 """
 
 from __future__ import annotations

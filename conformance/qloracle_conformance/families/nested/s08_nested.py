@@ -7,10 +7,10 @@ small absmax may come back negative.  n = 0: offset 0.0.
 Offset.  Any order of summing n non-negative numbers makes an error of at most gamma_(n-1) times
 the sum (each of n - 1 additions rounds once); the division by n, or the product with a rounded
 1/n, adds at most two roundings.  So |offset - mean| <= gamma_(n+1) mean + 2^-150, with
-gamma_k = k u / (1 - k u), u = 2^-24.  The bound is nearly reached by sequential summation of equal
-terms at stagnation, and it is blind to a bfloat16 offset for large n.  So beside it stand data on
-which every order is exact (small integers times 2^k, n a power of two): there the offset must be
-exact to the bit.
+gamma_k = k u / (1 - k u), u = 2^-24.  Sequential summation of equal terms at stagnation
+nearly reaches the bound, which for large n does not see a bfloat16 offset.  So there are also data
+on which every order is exact (small integers times 2^k, n a power of two), where the offset must
+be exact to the bit.
 
 Codes and nested_absmax are judged against the implementation's own offset, the decoder against the
 codes that it is given, with its own default map or a map passed in.
@@ -26,7 +26,7 @@ decoded residual, and for the map its level and its threshold: k = 4 or 6 number
 the sum is rounded, and a 16-bit result once more, by u'.  With nine underflows
 |s - a| <= (h + k u) (m + e) + (u + u') (a + m + e) + 9 tiny.  A small scale may come back negative.
 The probe names the scheme from scales whose mean is exact: another than the dynamic map is a
-finding.  The scales of a layer of tiny weights differ by little: what is kept of 128 / m in float16
+finding.  The scales of a layer of tiny weights differ little, so 128 / m, if it is kept in float16,
 must not overflow.
 """
 
