@@ -14,7 +14,7 @@ from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.engine.verdicts import BROKEN
 from qloracle_conformance.families import MEMBERS
-from qloracle_conformance.families.calls.p1_form import EXACT_SHAPE
+from qloracle_conformance.families.calls.p1_form import LOOSE_SHAPE
 from qloracle_conformance.judging.compare import Mismatch
 from qloracle_conformance.judging.members import Shown
 from qloracle_conformance.judging.text import number, value_of
@@ -188,7 +188,7 @@ def _form(failure: Failure, read: str) -> Lines:
     """Type and shape of a result; an axis of length 1 is allowed, except on decoded values."""
     mismatch = failure.mismatch
     dtype, _, shape = mismatch.expected.partition("[")
-    exact = mismatch.result in EXACT_SHAPE
+    exact = not mismatch.result.endswith(LOOSE_SHAPE)
     expected = [n for n in ast.literal_eval(f"[{shape}") if exact or n != 1]
     kept = "list(result.shape)" if exact else "[n for n in result.shape if n != 1]"
     got = f"{mismatch.result} is {{result.dtype}}{{list(result.shape)}}"
