@@ -401,7 +401,7 @@ def test_a_failure_is_small_and_names_operation_array_and_element(tmp_path):
     assert len(run.failure.case.options["program"]) <= 4
     assert sum(array.size for array in run.failure.case.arrays.values()) <= 4
     assert run.message == str(run.failure.mismatch)
-    assert ", due " in run.message
+    assert ", expected " in run.message
     assert "a[...]" in run.message
     assert "operation 2 of 3" in run.message
 

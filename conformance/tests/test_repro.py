@@ -87,18 +87,18 @@ def in_the_buffer(absmax):
 
 # name: (the right line, the wrong one, the checks that are run, what the script prints)
 FAULTS = {
-    "a code": ('side="left"', 'side="right"', "S2", "got 1, due 0"),
+    "a code": ('side="left"', 'side="right"', "S2", "got 1, expected 0"),
     "an absmax": (
         "    return packed[", "    absmax[absmax == 0] = 1\n    return packed[", "S4",
-        "got 1.0 (0x1.0000000000000p+0), due 0.0",
+        "got 1.0 (0x1.0000000000000p+0), expected 0.0",
     ),
     "a packed byte": (
         "codes[0::2] << 4 | codes[1::2]", "codes[1::2] << 4 | codes[0::2]", "S6/quantize_4bit*",
-        "got 0x70, due 0xf0",
+        "got 0x70, expected 0xf0",
     ),
     "a value": ("np.arange(n) // blocksize", "np.arange(n) // 64", "S3/deq*", "got "),
     "a value of bfloat16": (
-        ".astype(dtype)", ".astype(np.float16).astype(dtype)", "S7/*/extremes", "inf), due ",
+        ".astype(dtype)", ".astype(np.float16).astype(dtype)", "S7/*/extremes", "inf), expected ",
     ),
     "a shape": (".reshape(shape)", ".reshape(1, n)", "P1,S3/deq*", "due float32["),
     "a type": (

@@ -12,6 +12,7 @@ from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.engine import reduce
 from qloracle_conformance.engine.verdicts import Judgement
 from qloracle_conformance.families.nested import inputs, roundtrip
+from qloracle_conformance.families.nested.smaller import smaller_state
 from qloracle_conformance.judging.views import View
 from qloracle_conformance.mutants.matrix import own_part
 from qloracle_conformance.mutants.nested import opaque as nested
@@ -239,13 +240,13 @@ class TestReduction:
 
         small = reduce.reduce(inputs.case(x, ""), 130, fails, []).arrays["x"].reshape(-1)
         assert np.flatnonzero(small).tolist() == [128, 130]
-        boldest = itertools.islice(reduce.smaller(inputs.case(x, ""), 130), 6)  # calls are dear
+        boldest = itertools.islice(smaller_state(inputs.case(x, ""), 130), 6)  # calls are dear
         assert [128, 130] in [np.flatnonzero(case.arrays["x"]).tolist() for case in boldest]
 
     @pytest.mark.parametrize("index", [0, 5, 64, 16383])
     def test_every_neighbour_is_another_case(self, index):
         case = inputs.case(np.arange(1, 16385, dtype=np.float32), "")
-        for other in reduce.smaller(case, index):
+        for other in smaller_state(case, index):
             assert not np.array_equal(other.arrays["x"], case.arrays["x"])
 
 

@@ -1,6 +1,6 @@
 """Dialect fields: the lawful ways in which implementations differ, each a closed list of values.
 
-A *format* field decides whether bytes can be exchanged.  One that differs from the specification
+A *format* field decides whether bytes can be exchanged.  A value other than the specification's
 must be declared; undeclared it fails, and judging goes on under what was found.  A *rounding*
 field is found by the probe, adopted and printed, as in ``PASS[full: reciprocal]``.
 
@@ -152,7 +152,7 @@ FIELDS = (
     Field(
         "accumulate", "rounding", ("float32", "truncated"), (*PACKED, *LORA[:2]),
         "S9/weights",
-        "sums in float32, each addition rounded to nearest, or cut off as tensor cores do",
+        "sums in float32, each addition rounded to nearest, or truncated, as tensor cores do",
     ),
     Field(
         "order", "rounding",

@@ -76,7 +76,7 @@ PRESETS = (
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Return a named dialect; UsageError, with the meaning of each, if there is none of that name.
+    """Return a named dialect; UsageError, with the meaning of each, if no preset has that name.
 
     >>> preset("openvino")["nibble_order"]
     'low_first'

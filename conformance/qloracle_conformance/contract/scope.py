@@ -109,8 +109,8 @@ def check_limits(limits: Any) -> None:
 
 def _limits_of(limits: Mapping[str, Any], function: str) -> dict[str, Any]:
     """A function's own limits and those of all functions, which are about arrays: no tool's."""
-    common = {} if FUNCTIONS[function].tool else limits
-    merged = {k: v for k, v in common.items() if k not in FUNCTIONS} | limits.get(function, {})
+    own, common = limits.get(function, {}), {} if FUNCTIONS[function].tool else limits
+    merged = {**{k: v for k, v in common.items() if k not in FUNCTIONS}, **own}
     return {k: v if k in NUMBERS or isinstance(v, list | tuple) else [v] for k, v in merged.items()}
 
 
@@ -138,22 +138,16 @@ def _outside(case: Case, key: str, allowed: Any) -> str:
             return "" if value is None or value in allowed else f"{key} {value}"
         case "dtype":
             value = case.options.get("dtype", first.dtype.name)
-            return (
-                ""
-                if value in allowed or (first.dtype == np.uint8 and "dtype" not in case.options)
-                else str(value)
-            )
+            coded = first.dtype == np.uint8 and "dtype" not in case.options
+            return "" if value in allowed or coded else str(value)
         case "multiple":
             return "" if element_count(shape) % allowed == 0 else f"n {element_count(shape)}"
         case "row_multiple":
             row = shape[-1] if shape else 1
             return "" if row % allowed == 0 else f"rows of {row}"
         case "ndim":
-            return (
-                ""
-                if len(shape) in allowed or not case.function.endswith(("bit", "wise"))
-                else f"{len(shape)} dimensions"
-            )
+            meant = case.function.endswith(("bit", "wise"))
+            return f"{len(shape)} dimensions" if meant and len(shape) not in allowed else ""
         case "max_elements":
             return "" if element_count(shape) <= allowed else f"n {element_count(shape)}"
         case "codebook":

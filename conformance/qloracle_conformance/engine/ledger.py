@@ -99,8 +99,8 @@ def _form(ledger: Ledger, run: CheckRun, reduced: Reduce) -> None:
         return Outcome(1, int(wrong is not None), wrong)
 
     failure = reduced(case, values, mismatch, judge)
-    told = failure.mismatch
-    text = f"{told.result} is {told.got}, due {told.expected}"
+    first = failure.mismatch
+    text = f"{first.result} is {first.got}, expected {first.expected}"
     run.fail(text, failure, ledger.wrong_forms)
 
 

@@ -1,7 +1,7 @@
-"""Make a failing case small, by plain greedy steps that know what the arrays mean.
+"""Make a failing case small, by greedy steps.
 
-Each function of the protocol has smaller neighbours: fewer elements, more zeros, rounder numbers, a
-smaller block.  A neighbour that still fails is taken; when none does, the case is reported.
+Each family knows the smaller neighbours of its cases: fewer elements, more zeros, rounder numbers,
+a smaller block.  A neighbour that still fails is taken; when none does, the case is reported.
 """
 
 from __future__ import annotations

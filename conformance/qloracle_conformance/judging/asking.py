@@ -17,7 +17,7 @@ UNNAMED = "none of the named"
 
 
 class Asker:
-    """Calls within the declared scope; None stands for every question without an answer."""
+    """Asks by calls within the declared scope; a question without an answer gives None."""
 
     def __init__(self, call: Call, scope: Scope) -> None:
         self._call, self._scope = call, scope

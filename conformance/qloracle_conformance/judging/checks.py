@@ -46,7 +46,7 @@ class Check:
     `judged` are the results whose values it judges: the self-control replaces them by zeros,
     constants and shuffled values, and a check that would accept those on its own data is no check.
     `search` marks cases drawn by Hypothesis, which shrinks its own failures.  `form` is the form in
-    which all its cases are called (rule P5): it answers only for what is right in the plain form.
+    which all its cases are called (rule P5): what is wrong in the plain form does not count.
     """
 
     rule: str

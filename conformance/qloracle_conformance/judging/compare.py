@@ -1,8 +1,7 @@
 """Comparisons, element by element: each one exact, within its band, or wrong.
 
 A judge takes a case, the results that came back and the view under which they are judged, and
-returns an Outcome.  Codes are judged on the implementation's own absmax, so that one fault does
-not show twice.
+returns an Outcome.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FUNCTIONS
-from qloracle_conformance.judging import expected
-from qloracle_conformance.judging.expected import Blocks
+from qloracle_conformance.judging.expected import Blocks, Float32
+from qloracle_conformance.judging.expected import blocks_of as lay_blocks
 from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
@@ -26,7 +25,7 @@ Values = tuple[NDArray[Any], ...]
 
 @dataclass(frozen=True)
 class Mismatch:
-    """One wrong element: where, what came, what is due, and why."""
+    """One wrong element: where, what came, what was expected, and why."""
 
     result: str
     index: int
@@ -42,7 +41,7 @@ class Mismatch:
         return self.observed / self.bound if self.bound else float("inf")
 
     def __str__(self) -> str:
-        text = f"{self.result}[{self.index}] is {self.got}, due {self.expected}"
+        text = f"{self.result}[{self.index}] is {self.got}, expected {self.expected}"
         return f"{text}: {self.reason}" if self.reason else text
 
 
@@ -50,13 +49,13 @@ class Mismatch:
 class Wrong:
     """The wrong elements of one result: flat indices among `size`.
 
-    Of codes also the level that is due for each, by its rank, and the code that came.
+    For codes also the expected level of each, by its rank, and the code that came.
     """
 
     result: str
     size: int
     at: NDArray[np.intp]
-    due: NDArray[np.int64] | None = None
+    expected: NDArray[np.int64] | None = None
     got: NDArray[Any] | None = None
 
 
@@ -92,33 +91,42 @@ NOTHING = Outcome(0)
 Judge = Callable[[Case, Values, View], Outcome]
 
 
-def exact(name: str, got: NDArray[Any], due: NDArray[Any], reason: str = "") -> Outcome:
-    """Every element equal by value (zeros whatever their sign, NaN only where NaN is due)."""
-    if got.size != due.size:
+def exact(name: str, got: NDArray[Any], expected: NDArray[Any], reason: str = "") -> Outcome:
+    """Every element equal by value (zeros whatever their sign, NaN only where NaN is expected)."""
+    if got.size != expected.size:
         return NOTHING  # the form check (P1) reports it; nothing here can be compared
-    got, due = got.reshape(-1), due.reshape(-1)
+    got, expected = got.reshape(-1), expected.reshape(-1)
     with np.errstate(all="ignore"):
-        bad = ~(got.astype(np.float64) == due.astype(np.float64))
-        bad &= ~(np.isnan(got.astype(np.float64)) & np.isnan(due.astype(np.float64)))
+        bad = ~(got.astype(np.float64) == expected.astype(np.float64))
+        bad &= ~(np.isnan(got.astype(np.float64)) & np.isnan(expected.astype(np.float64)))
     if not bad.any():
         return Outcome(got.size)
     at = np.flatnonzero(bad)
     i = int(at[0])
-    error = abs(float(got[i]) - float(due[i]))
-    first = Mismatch(name, i, show(got[i]), show(due[i]), reason, 0.0, error)
+    error = abs(float(got[i]) - float(expected[i]))
+    first = Mismatch(name, i, show(got[i]), show(expected[i]), reason, 0.0, error)
     return Outcome(got.size, at.size, first, where=Wrong(name, got.size, at))
 
 
 def blocks_of(case: Case, view: View) -> Blocks:
-    """The blocks that a case's array or shape is cut into."""
+    """The blocks into which a case's array or shape falls."""
     shape = case.options.get("shape")
     if shape is None:
         shape = next(iter(case.arrays.values())).shape
     size = case.options.get("blocksize", FUNCTIONS[case.function].options["blocksize"])
-    return expected.blocks_of(tuple(shape), size, view.dialect.get("layout", "flat"))
+    return lay_blocks(tuple(shape), size, view.dialect.get("layout", "flat"))
 
 
 def under_its_map(case: Case, view: View) -> View:
     """The view with the levels of the codebook that a case passes in."""
     levels = case.arrays.get("codebook", view.levels)
     return view if levels is view.levels else replace(view, levels=levels)
+
+
+def own_scales(got: NDArray[Any], expected: Float32) -> Float32:
+    """The implementation's own scales; the expected one where its own is negative or not finite."""
+    if got.size != expected.size:
+        return expected
+    with np.errstate(all="ignore"):
+        own = got.reshape(-1).astype(np.float32)
+    return np.where(np.isfinite(own) & (own >= 0), own, expected)

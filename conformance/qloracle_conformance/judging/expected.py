@@ -1,7 +1,7 @@
-"""What each rule demands, under any dialect: the expected values that the judges compare with.
+"""Expected values: what each rule demands, under any dialect.
 
-Written apart from the reference's own functions (whose tables it uses), because the reference is
-itself judged.  `rational` is the third, exact voice.
+Written independently of the reference, of which only the tables are used: the reference is judged,
+too.  `exact` is a second opinion that shares nothing with either.
 """
 
 from __future__ import annotations
@@ -106,15 +106,15 @@ def scaled(x: NDArray[Any], absmax: Float32, blocks: Blocks, dialect: Dialect) -
 
 @dataclass(frozen=True, eq=False)
 class Coder:
-    """Sorted distinct levels, the cuts between them, and the level (rank) that each code names."""
+    """Sorted distinct levels, the thresholds between them, and the level (rank) of each code."""
 
     levels: Float32
-    cuts: Float32
+    thresholds: Float32
     rank_of_code: NDArray[np.int64]
 
     def ranks(self, q: Float32) -> NDArray[np.int64]:
-        """S5: the number of cuts that lie below q."""
-        return np.searchsorted(self.cuts, q, side="left").astype(np.int64)
+        """S5: the number of thresholds below q."""
+        return np.searchsorted(self.thresholds, q, side="left").astype(np.int64)
 
     def ranks_of(self, codes: NDArray[Any]) -> NDArray[np.int64]:
         """The level that each code names, -1 for a code outside the table."""
@@ -147,21 +147,23 @@ def coder(levels: Float32, dialect: Dialect, quant_type: str = "") -> Coder:
 def _coder(table: bytes, kind: str, quant_type: str, ties: str) -> Coder:
     levels = np.frombuffer(table, np.float32)
     distinct, rank_of_code = np.unique(levels, return_inverse=True)
-    cuts = named_cuts(table, quant_type, ties)[kind]
-    return Coder(distinct, cuts, rank_of_code.astype(np.int64))
+    thresholds = named_thresholds(table, quant_type, ties)[kind]
+    return Coder(distinct, thresholds, rank_of_code.astype(np.int64))
 
 
 @lru_cache(maxsize=256)
-def named_cuts(table: bytes, quant_type: str, ties: str) -> Mapping[str, Float32]:
-    """Give every named threshold set of a table; a code is the number of cuts strictly below q."""
+def named_thresholds(table: bytes, quant_type: str, ties: str) -> Mapping[str, Float32]:
+    """Give every named threshold set of a table; a code is the number of thresholds below q."""
     levels = np.unique(np.frombuffer(table, np.float32))
     middle = qloracle.thresholds(levels)
-    sets = {"midpoint": middle, "nearest": nearest_cuts(levels)}
+    sets = {"midpoint": middle, "nearest": nearest_thresholds(levels)}
     if quant_type == "nf4" and middle.size == 15:
         sets["literal"] = shift(middle, [LITERAL_ULPS.get(i, 0) for i in range(15)])
     if quant_type == "fp4" and middle.size == 14:
         sets["cuda"] = shift(middle, [*(-u for u in CUDA_FP4_ULPS[::-1]), *CUDA_FP4_ULPS])
-        if ties == "toward_zero":  # on the negative side a tie goes up: the cut moves below it
+        if (
+            ties == "toward_zero"
+        ):  # on the negative side a tie goes up: the threshold moves below it
             sets = {name: np.where(c < 0, shift(c, [-1] * 14), c) for name, c in sets.items()}
     return sets
 
@@ -174,8 +176,8 @@ def nearest_ranks(q: Float32, levels: Float32, dtype: str) -> NDArray[np.int64]:
     return first
 
 
-def nearest_cuts(levels: Float32) -> Float32:
-    """Find the cuts that argmin over float32 distances has, by bisection over float32's order."""
+def nearest_thresholds(levels: Float32) -> Float32:
+    """Find the thresholds of argmin over float32 distances, by bisection over float32's order."""
     low, high = ordered(levels[:-1]), ordered(levels[1:])
     with np.errstate(all="ignore"):
         while (high - low > 1).any():
@@ -211,8 +213,8 @@ def shift(values: NDArray[Any], ulps: Any) -> Float32:
     return unordered(ordered(values) + np.asarray(ulps, np.int64))
 
 
-def band(q: Float32, cuts: Float32, blocks: Blocks, dialect: Dialect) -> NDArray[np.bool_]:
-    """Mark elements so near a cut that an approximate normalisation may take either side."""
+def band(q: Float32, thresholds: Float32, blocks: Blocks, dialect: Dialect) -> NDArray[np.bool_]:
+    """Mark elements so near a threshold that an approximate normalisation may take either side."""
     width = np.where(
         blocks.full,
         BANDS.get(dialect["normalisation_full"], 0),
@@ -220,9 +222,9 @@ def band(q: Float32, cuts: Float32, blocks: Blocks, dialect: Dialect) -> NDArray
     )
     if not width.any():
         return np.zeros(q.shape, np.bool_)
-    right = np.clip(np.searchsorted(cuts, q), 0, cuts.size - 1)
-    near = [cuts[np.maximum(right - 1, 0)], cuts[right]]
-    with np.errstate(all="ignore"):  # beside a cut at 0 the spacing is so small that this overflows
+    right = np.clip(np.searchsorted(thresholds, q), 0, thresholds.size - 1)
+    near = [thresholds[np.maximum(right - 1, 0)], thresholds[right]]
+    with np.errstate(all="ignore"):  # beside a threshold at 0 the spacing is tiny: this overflows
         distance = [np.abs(q - t) / np.spacing(np.abs(t)) for t in near]
     return np.asarray(np.minimum(*distance) <= width)
 

@@ -54,6 +54,24 @@ def simpler(value: float) -> Iterator[float]:
         yield float(np.ldexp(np.round(mantissa * 2**bits), int(exponent) - bits))
 
 
+def shorter(length: int) -> list[int]:
+    """Shorter lengths: few, lanes, blocks and the edges below, then bisection."""
+    edges = {1, 2, 3, 16, 32, 64, length // 4, length // 2, length - length % 16}
+    return sorted(n for n in {*edges, length - 16, length - 2, length - 1} if 0 < n < length)
+
+
+def simpler_scales(scale: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
+    """Scales that are easier to read: all 1, or 1, 2, 3 and on."""
+    ramp = np.arange(1, scale.size + 1, dtype=np.float32)
+    yield from (simple for simple in (np.ones_like(scale), ramp) if _read(simple) < _read(scale))
+
+
+def _read(scale: NDArray[np.floating]) -> tuple[int, float]:
+    """How much there is to read in an array."""
+    parts = [complexity(float(v)) for v in scale[:64]]
+    return sum(bits for bits, _ in parts), sum(rest for _, rest in parts)
+
+
 def complexity(value: float) -> tuple[int, float]:
     """Order numbers by how much there is to read in them: mantissa bits, distance from 1, sign."""
     if value == 0:

@@ -1,4 +1,4 @@
-"""A view: one function under one table, the dialect found for it, and what was found undeclared."""
+"""A view: one function under one table, its dialect, and what the probe found undeclared."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class View:
 
     @property
     def coder(self) -> Coder:
-        """Levels and cuts that codes are judged by."""
+        """Levels and thresholds that codes are judged by."""
         return oracle.coder(self.levels, self.dialect, self.quant_type)
 
     @property

@@ -125,7 +125,7 @@ class Entry:
         failure = self.first["failure"]
         if failure is None or failure["result"] == "call":
             return str(self.first["message"])
-        text = f"{_place(self.first)} is {failure['got']}, due {failure['expected']}"
+        text = f"{_place(self.first)} is {failure['got']}, expected {failure['expected']}"
         form = failure["input"].get("form", "")
         return f"{text} ({form.replace('_', ' ')})" if form else text
 

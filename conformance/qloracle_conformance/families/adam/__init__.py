@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from qloracle_conformance.contract.dialects import Field
-from qloracle_conformance.families.adam import forms, inputs, probe, s11_adam, s11b_adam_8bit
+from qloracle_conformance.families.adam import inputs, probe, s11_adam, s11b_adam_8bit
 from qloracle_conformance.families.adam.smaller import smaller
 from qloracle_conformance.judging.checks import Check
 from qloracle_conformance.judging.members import Member
 
 RULES = {"S11": s11_adam, "S11b": s11b_adam_8bit}
-CHECKS = (*s11_adam.CHECKS, *s11b_adam_8bit.CHECKS, *forms.CHECKS)
+CHECKS = (*s11_adam.CHECKS, *s11b_adam_8bit.CHECKS)
 
 
 def as_8_bits_show(check: Check, field: Field) -> bool:

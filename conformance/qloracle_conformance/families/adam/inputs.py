@@ -1,7 +1,7 @@
-"""Calls of Adam: parameters, gradients and states that are as wide as real ones, and edits.
+"""Calls of Adam: parameters, gradients and states over the decades of real ones, and edits.
 
-No number is subnormal, nor are the moments and steps that follow from it (but where a test says
-so): whether a kernel flushes them is not Adam's question.
+No number is subnormal, nor are the moments and steps that follow from it (except where a check says
+so): whether a kernel flushes subnormals is not Adam's question.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def _edited_8bit(n: int, edits: list[Any], types: tuple[str, str], options: dict
 
 
 def _named(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a call; a decay of zero is none."""
+    """The options of a call; a decay of zero is left out."""
     beta1, beta2 = options["betas"]
     others = {name: value for name, value in options.items() if name != "betas"}
     if not others["weight_decay"]:

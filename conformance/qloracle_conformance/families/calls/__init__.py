@@ -12,12 +12,6 @@ from qloracle_conformance.families.calls import (
 from qloracle_conformance.judging.checks import Check
 from qloracle_conformance.judging.members import Member
 
-RULES = {
-    "P1": p1_form,
-    "P2": p2_inputs,
-    "P3": p3_lasting,
-    "P4": p4_repeatable,
-    "P5": p5_arrays,
-}
+RULES = {"P1": p1_form, "P2": p2_inputs, "P3": p3_lasting, "P4": p4_repeatable, "P5": p5_arrays}
 CHECKS: tuple[Check, ...] = ()  # P1 to P4 look at other rules' calls; P5 stands in each family
 MEMBERS: tuple[Member, ...] = ()

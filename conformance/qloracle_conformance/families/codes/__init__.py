@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.codes import (
     cases,
-    forms,
     probe_decoders,
     probe_quantizers,
     s01_codebook,
@@ -33,7 +32,7 @@ RULES = {
     "S6": s06_packing,
     "S7": s07_decode,
 }
-CHECKS = (*(check for rule in RULES.values() for check in rule.CHECKS), *forms.CHECKS)
+CHECKS = tuple(check for rule in RULES.values() for check in rule.CHECKS)
 
 
 def without_spare(case: Case, packed: NDArray[np.uint8]) -> NDArray[np.uint8]:

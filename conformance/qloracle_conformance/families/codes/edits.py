@@ -1,7 +1,7 @@
 """Anchored edits for Hypothesis: a block of zeros, an anchor that is its absmax, a few edits.
 
-Hypothesis draws structure only (shape, block size, type, where and what the edits are), so that a
-failure shrinks to one or two elements that are not zero.
+Hypothesis draws structure only (shape, block size, type, the places and values of the edits), so
+that a failure shrinks to one or two elements that are not zero.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def anchors() -> st.SearchStrategy[float]:
     return st.one_of(st.just(1.0), st.just(2.0), power, full)
 
 
-def relative(cuts: Float32, levels: Float32) -> st.SearchStrategy[tuple[float, int]]:
+def relative(thresholds: Float32, levels: Float32) -> st.SearchStrategy[tuple[float, int]]:
     """A value as a share of the absmax, and the ulps by which it is moved."""
     ulps = st.integers(-2, 2)
     share = st.one_of(
         st.sampled_from([0.0, 1.0, -1.0, 0.5]),
-        st.sampled_from([float(t) for t in cuts]),
+        st.sampled_from([float(t) for t in thresholds]),
         st.sampled_from([float(c) for c in levels]),
         st.floats(-1, 1, width=32, allow_subnormal=False),
     )
@@ -46,7 +46,8 @@ def encoded(plan: Plan) -> st.SearchStrategy[Case]:
     """Calls of a quantizer: an anchor and up to four edits in an array of zeros."""
     coder = plan.view.coder
     edits = st.lists(
-        st.tuples(st.integers(0, 300), relative(coder.cuts, coder.levels)), max_size=MOST_EDITS
+        st.tuples(st.integers(0, 300), relative(coder.thresholds, coder.levels)),
+        max_size=MOST_EDITS,
     )
     return st.builds(
         lambda size, n, dtype, place, anchor, changes: _encode(

@@ -1,4 +1,4 @@
-"""Codes, scales and decoded values, each judged on the implementation's own previous stage.
+"""The judges of codes, scales and decoded values.
 
 Codes are judged on the implementation's own absmax, so that one fault does not show twice.
 """
@@ -22,6 +22,7 @@ from qloracle_conformance.judging.compare import (
     Wrong,
     blocks_of,
     exact,
+    own_scales,
     under_its_map,
 )
 from qloracle_conformance.judging.expected import Blocks, Float32
@@ -31,8 +32,8 @@ from qloracle_conformance.judging.views import View
 
 def judge_absmax(case: Case, values: Values, view: View) -> Outcome:
     """S4: absmax is the largest magnitude of its block, exact."""
-    due = expected.absmax_of(case.arrays["x"], blocks_of(case, view), view.dialect)
-    return exact("absmax", values[1], due, "the largest |x| of the block")
+    correct = expected.absmax_of(case.arrays["x"], blocks_of(case, view), view.dialect)
+    return exact("absmax", values[1], correct, "the largest |x| of the block")
 
 
 def judge_codes(case: Case, values: Values, view: View) -> Outcome:
@@ -41,7 +42,7 @@ def judge_codes(case: Case, values: Values, view: View) -> Outcome:
     codes = codes_in(case, values[0], view)
     if codes is None:
         return NOTHING
-    absmax = own_absmax(x, values[1], blocks, view.dialect)
+    absmax = own_scales(values[1], expected.absmax_of(x, blocks, view.dialect))
     return compare_codes("code", codes, x, absmax, blocks, view)
 
 
@@ -60,16 +61,6 @@ def codes_in(case: Case, raw: NDArray[Any], view: View) -> NDArray[Any] | None:
     return flat if flat.size == n else None
 
 
-def own_absmax(x: NDArray[Any], got: NDArray[Any], blocks: Blocks, dialect: Dialect) -> Float32:
-    """The implementation's absmax where it can serve; S4's where it is negative or not finite."""
-    due = expected.absmax_of(x, blocks, dialect)
-    if got.size != due.size:
-        return due
-    with np.errstate(all="ignore"):
-        own = got.reshape(-1).astype(np.float32)
-    return np.where(np.isfinite(own) & (own >= 0), own, due)
-
-
 def compare_codes(
     name: str, codes: NDArray[Any], x: NDArray[Any], absmax: Float32, blocks: Blocks, view: View
 ) -> Outcome:
@@ -78,14 +69,13 @@ def compare_codes(
         return NOTHING
     coder, dialect = view.coder, view.dialect
     q = expected.scaled(x, absmax, blocks, dialect)
-    due, got = coder.ranks(q), coder.ranks_of(codes)
+    correct, got = coder.ranks(q), coder.ranks_of(codes)
     scale = absmax[blocks.index]
-    due = np.where(scale == 0, coder.zero_rank(dialect.get("zero_block", "zero")), due)
-    bad = got != due
+    correct = np.where(scale == 0, coder.zero_rank(dialect.get("zero_block", "zero")), correct)
+    bad = got != correct
     recorded = bad & _only_recorded(scale, blocks, dialect)
-    near = (
-        bad & ~recorded & (np.abs(got - due) == 1) & expected.band(q, coder.cuts, blocks, dialect)
-    )
+    near = bad & ~recorded & (np.abs(got - correct) == 1)
+    near &= expected.band(q, coder.thresholds, blocks, dialect)
     bad &= ~recorded & ~near
     outcome = Outcome(codes.size, int(bad.sum()), None, int(near.sum()), int(recorded.sum()))
     if not bad.any():
@@ -93,11 +83,11 @@ def compare_codes(
     at = np.flatnonzero(bad)
     i = int(at[0])
     first = Mismatch(
-        name, i, show(codes.reshape(-1)[i].astype(np.uint8)), str(coder.code_of(int(due[i]))),
-        _why(x.reshape(-1)[i], scale[i], q[i], coder, int(due[i])),
-        0.0, abs(int(got[i]) - int(due[i])),
+        name, i, show(codes.reshape(-1)[i].astype(np.uint8)), str(coder.code_of(int(correct[i]))),
+        _why(x.reshape(-1)[i], scale[i], q[i], coder, int(correct[i])),
+        0.0, abs(int(got[i]) - int(correct[i])),
     )  # fmt: skip
-    where = Wrong(name, codes.size, at, due[at], codes.reshape(-1)[at])
+    where = Wrong(name, codes.size, at, correct[at], codes.reshape(-1)[at])
     return replace(outcome, first=first, where=where)
 
 
@@ -115,8 +105,10 @@ def _only_recorded(scale: Float32, blocks: Blocks, dialect: Dialect) -> NDArray[
 
 def _why(x: Any, scale: Any, q: Any, coder: expected.Coder, rank: int) -> str:
     text = f"x = {show(x)}, absmax = {show(scale)}, q = {show(q)}"
-    below = f"t[{rank - 1}] = {show(coder.cuts[rank - 1])} < q" if rank else "q"
-    above = f" <= t[{rank}] = {show(coder.cuts[rank])}" if rank < coder.cuts.size else ""
+    below = f"t[{rank - 1}] = {show(coder.thresholds[rank - 1])} < q" if rank else "q"
+    above = (
+        f" <= t[{rank}] = {show(coder.thresholds[rank])}" if rank < coder.thresholds.size else ""
+    )
     return f"{text}; {below}{above}"
 
 
@@ -129,8 +121,8 @@ def judge_decoded(case: Case, values: Values, view: View) -> Outcome:
     else:
         codes = case.arrays["codes"].reshape(-1)
     levels, scale = view.levels[codes], case.arrays["absmax"][blocks.index]
-    due = expected.product(levels, scale, case.options.get("dtype", "float32"), view.dialect)
-    outcome = exact("values", values[0], due)
+    correct = expected.product(levels, scale, case.options.get("dtype", "float32"), view.dialect)
+    outcome = exact("values", values[0], correct)
     if outcome.first is None:
         return outcome
     i = outcome.first.index

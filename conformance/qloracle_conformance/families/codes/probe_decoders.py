@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qloracle_conformance.contract.dialects import BY_NAME
-from qloracle_conformance.families.codes.probing import decode
+from qloracle_conformance.families.codes.cases import decode
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.expected import Float32
@@ -34,18 +34,18 @@ def _table(ask: Asker, view: View) -> Found:
     if got is None:
         return {}
     dtype, shown = ask.dtype(view), got.astype(np.float32)[: 2 * codes.size : 2]
-    due = expected.round_to(view.levels, dtype)
-    if np.array_equal(due, shown):
+    correct = expected.round_to(view.levels, dtype)
+    if np.array_equal(correct, shown):
         return {}
     kinds = BY_NAME["codebook"].values if view.table == "nf4" else ()
     tables = {kind: expected.four_bit_levels("nf4", {"codebook": kind}) for kind in kinds}
     same = [
         kind for kind, t in tables.items() if np.array_equal(expected.round_to(t, dtype), shown)
     ]
-    wrong = int(np.flatnonzero(~(due == shown))[0])
+    wrong = int(np.flatnonzero(~(correct == shown))[0])
     if np.isfinite(shown).all():  # nothing is judged under a table that is no table
         view.levels = shown
-    why = f"level {wrong} is {shown[wrong]!s}, not {due[wrong]!s}"
+    why = f"level {wrong} is {shown[wrong]!s}, not {correct[wrong]!s}"
     return {"codebook": (same[0] if same else UNNAMED, why)}
 
 
@@ -88,8 +88,8 @@ def _recipe(ask: Asker, view: View) -> Found:
         return {}
     spread = np.repeat(scale, 64)
     for recipe in ("separate", "output_type"):
-        due = expected.product(view.levels[codes], spread, dtype, {"decode": recipe})
-        if np.array_equal(due.astype(np.float32), got.reshape(-1).astype(np.float32)):
+        correct = expected.product(view.levels[codes], spread, dtype, {"decode": recipe})
+        if np.array_equal(correct.astype(np.float32), got.reshape(-1).astype(np.float32)):
             return {"decode": (recipe, f"{dtype} products agree")}
     return {}
 

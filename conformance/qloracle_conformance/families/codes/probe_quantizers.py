@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.dialects import BANDS, BY_NAME
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.codes import values
-from qloracle_conformance.families.codes.probing import encode, typed_case
+from qloracle_conformance.families.codes.cases import encode, typed_case
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.expected import Coder, Float32, f32
@@ -113,27 +113,30 @@ def _thresholds(ask: Asker, view: View) -> Found:
 
 def _named_thresholds(ask: Asker, view: View) -> Found:
     """Bisect every threshold, and name the set."""
-    cuts = _bisect(ask, view)
-    if cuts is None:
+    thresholds = _bisect(ask, view)
+    if thresholds is None:
         return {}
     table, quant_type = view.levels.tobytes(), view.quant_type
     for ties in BY_NAME["fp4_ties"].values if quant_type == "fp4" else ("",):
-        for name, named in expected.named_cuts(table, quant_type, ties or "toward_zero").items():
-            flushed = (named == 0) & (np.abs(cuts) < expected.SMALLEST_NORMAL)
-            if np.array_equal(named, np.where(flushed, named, cuts)):
-                found: Found = {"thresholds": (name, f"all {cuts.size} bisected")}
+        for name, named in expected.named_thresholds(
+            table, quant_type, ties or "toward_zero"
+        ).items():
+            flushed = (named == 0) & (np.abs(thresholds) < expected.SMALLEST_NORMAL)
+            if np.array_equal(named, np.where(flushed, named, thresholds)):
+                found: Found = {"thresholds": (name, f"all {thresholds.size} bisected")}
                 return found | ({"fp4_ties": (ties, "negative midpoints")} if ties else {})
-    middle = expected.named_cuts(table, quant_type, "toward_zero")["midpoint"]
-    off = expected.ordered(cuts) - expected.ordered(middle)
+    middle = expected.named_thresholds(table, quant_type, "toward_zero")["midpoint"]
+    off = expected.ordered(thresholds) - expected.ordered(middle)
     worst = int(np.argmax(np.abs(off)))
     count = int((off != 0).sum())
-    why = f"{count} of {cuts.size} differ, t[{worst}] is {cuts[worst]} ({off[worst]:+,} ulp)"
+    example = f"t[{worst}] is {thresholds[worst]} ({off[worst]:+,} ulp)"
+    why = f"{count} of {thresholds.size} differ, {example}"
     return {"thresholds": (UNNAMED, why)}
 
 
 def _bisect(ask: Asker, view: View) -> Float32 | None:
     """Find, for each threshold, the largest float32 whose code is still the lower one."""
-    count = view.coder.cuts.size
+    count = view.coder.thresholds.size
     low = np.full(count, expected.ordered(f32(-1))[0])
     high = -low
     while (high - low > 1).any():
@@ -178,11 +181,11 @@ def _subnormals(ask: Asker, view: View) -> Found:
 
 def _normalisation(ask: Asker, view: View) -> Found:
     """Full and short blocks at scales where x / a and x * (1 / a) fall on different sides."""
-    size, cuts = ask.blocksize(view), view.coder.cuts
-    x, scale = values.discriminating(np.random.default_rng(5), cuts, 64)
+    size, thresholds = ask.blocksize(view), view.coder.thresholds
+    x, scale = values.discriminating(np.random.default_rng(5), thresholds, 64)
     blocks = values.anchored(x, scale, size)
     full = _recipe(ask, view, [blocks], size)
-    if cuts.size > 15:  # one short block holds all candidates of a scale
+    if thresholds.size > 15:  # one short block holds all candidates of a scale
         wide = values.anchored(x, scale, x.shape[1] + 1)
         partial = _recipe(ask, view, list(wide[:24]), 4096)
     else:
@@ -225,10 +228,10 @@ def _named_recipe(wrong: dict[str, int], deviation: int, asked: int) -> tuple[st
 
 
 def _deviation(q: Float32, coder: Coder, ranks: NDArray[np.int64]) -> int:
-    """How far q lies on the wrong side of the cut that the returned rank implies, in ulps."""
-    upper = np.minimum(ranks - 1, coder.cuts.size - 1)
-    cut = coder.cuts[np.where(ranks > coder.ranks(q), upper, np.maximum(ranks, 0))]
-    return int(np.max(np.ceil(np.abs(q - cut) / np.spacing(np.abs(cut)))))
+    """How far q lies on the wrong side of the threshold that the returned rank implies, in ulps."""
+    upper = np.minimum(ranks - 1, coder.thresholds.size - 1)
+    threshold = coder.thresholds[np.where(ranks > coder.ranks(q), upper, np.maximum(ranks, 0))]
+    return int(np.max(np.ceil(np.abs(q - threshold) / np.spacing(np.abs(threshold)))))
 
 
 def _input_type(ask: Asker, view: View) -> Found:

@@ -43,8 +43,8 @@ def judge_levels(case: Case, values: Values, view: View) -> Outcome:
     declared = view.dialect if not undeclared_table(view) else {}
     levels = expected.four_bit_levels(view.table, declared)
     codes = expected.unpack(case.arrays["packed"], 64, "high_first")
-    due = expected.round_to(levels[codes], case.options["dtype"])
-    return exact("values", values[0].reshape(-1), due, "the level's pinned bits")
+    correct = expected.round_to(levels[codes], case.options["dtype"])
+    return exact("values", values[0].reshape(-1), correct, "the level's pinned bits")
 
 
 def undeclared_table(view: View) -> bool:

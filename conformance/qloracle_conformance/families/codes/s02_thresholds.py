@@ -4,8 +4,8 @@ A tie takes the lower code.  (FP4: on the eight magnitudes.)  Judged at power-of
 2^-149 to 2^127, where x / absmax and x * (1 / absmax) are the same number, so that nothing but the
 threshold can move a code: every threshold and its neighbours up to 2 ulps, every level, zero.
 
-Other sets are dialects if they have a name (nearest, literal, cuda); a set that equals no named one
-fails here, and `>=` is no dialect.
+Other sets are dialects if they have a name (nearest, literal, cuda); a set without a name fails
+here, and `>=` is not a dialect.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def candidates(plan: Plan, scale: Float32) -> Float32:
     coder = plan.view.coder
     levels = scale[:, None] * coder.levels[None, :]
     zeros = np.zeros((scale.size, 1), np.float32)
-    return np.concatenate([zeros, values.around(coder.cuts, scale), levels], axis=1)
+    return np.concatenate([zeros, values.around(coder.thresholds, scale), levels], axis=1)
 
 
 def at_powers(plan: Plan) -> Iterator[Case]:
@@ -37,7 +37,7 @@ def at_powers(plan: Plan) -> Iterator[Case]:
     yield encode_case(
         plan.view, values.anchored(candidates(plan, one), one, 64), 64, "thresholds at 1"
     )
-    many = plan.view.coder.cuts.size > 15
+    many = plan.view.coder.thresholds.size > 15
     exponents = values.NORMAL_POWERS[:: 8 if many and not plan.deep else 1]
     for powers in (exponents, values.SUBNORMAL_POWERS):
         scale = values.powers(powers)

@@ -24,7 +24,7 @@ from qloracle_conformance.families.codes.cases import encode_case, packed_case
 from qloracle_conformance.families.codes.judge import judge_decoded, judge_encoded
 from qloracle_conformance.families.codes.shapes import Shape
 from qloracle_conformance.judging import expected
-from qloracle_conformance.judging.checks import Check, Plan
+from qloracle_conformance.judging.checks import Check, Plan, in_every_form
 from qloracle_conformance.judging.views import MAPS, QUANT_TYPES
 
 TYPES = tuple(FLOAT_TYPES)
@@ -98,6 +98,35 @@ def decode_case(plan: Plan, shape: Shape, blocksize: int, dtype: str, note: str 
     return packed_case(plan.view, codes, scale, shape, blocksize, dtype, note)
 
 
+# ---- rule P5, on data that no lawful rounding can move -------------------------------------------
+
+
+FORMED = ((192,), (2, 128), (3, 130), (5, 7, 9), (128, 128))
+
+
+def encode_forms(plan: Plan) -> Iterator[Case]:
+    """Quantize arrays of one to three axes, with a short last block or without."""
+    for shape in FORMED:
+        for blocksize in (64, 256):
+            x = ramp(plan, shape, blocksize)
+            for dtype in FLOAT_TYPES.values():
+                yield encode_case(plan.view, x.astype(dtype), blocksize, f"shape {shape}")
+    equal = np.full((5, 70), plan.view.levels.max(), np.float32)
+    yield encode_case(plan.view, equal, 64, "all equal")
+
+
+def decode_forms(plan: Plan) -> Iterator[Case]:
+    """Decode into the same shapes and types."""
+    for shape in FORMED:
+        for blocksize in (64, 256):
+            for dtype in FLOAT_TYPES:
+                yield decode_case(plan, shape, blocksize, dtype, f"shape {shape}")
+    case = decode_case(plan, (5, 70), 64, "float32", "all scales equal")
+    yield case.with_arrays(absmax=np.full_like(case.arrays["absmax"], 3))
+
+
+ENCODED = (encode_forms, judge_encoded, (0, 1))
+DECODED = (decode_forms, judge_decoded, (0,))
 CHECKS = (
     Check("S3", "shapes", "quantize_4bit", encode_shapes, judge_encoded, (0, 1), QUANT_TYPES),
     Check("S3", "many", "quantize_4bit", encode_many, judge_encoded, (0, 1), ("nf4",)),
@@ -107,4 +136,8 @@ CHECKS = (
     Check("S3", "many", "quantize_blockwise", encode_many, judge_encoded, (0, 1), ("signed",)),
     Check("S3", "shapes", "dequantize_blockwise", decode_shapes, judge_decoded, (0,), MAPS),
     Check("S3", "many", "dequantize_blockwise", decode_many, judge_decoded, (0,), ("signed",)),
+    *in_every_form("quantize_4bit", *ENCODED, ("nf4",)),
+    *in_every_form("dequantize_4bit", *DECODED, ("nf4",), axes=False),
+    *in_every_form("quantize_blockwise", *ENCODED, ("signed",)),
+    *in_every_form("dequantize_blockwise", *DECODED, ("signed",), axes=False),
 )

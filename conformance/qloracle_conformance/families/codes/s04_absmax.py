@@ -5,8 +5,8 @@ The largest of a list needs no rounding, whatever the order of comparison, so eq
 block and of either sign, at every scale from subnormal to the largest float32, on blocks of zeros,
 full and short, and on random volume.
 
-A block of zeros stores 0: another value would be a scale for what has none, and would enter the
-mean of a double quantization.
+A block of zeros stores 0: any other value would be the scale of nothing, and would enter the mean
+of a double quantization.
 """
 
 from __future__ import annotations

@@ -4,15 +4,15 @@ A tie takes the lower code.  absmax = 0: q is +0 for the whole block, so a block
 in NF4; with a nested absmax any other code would decode to non-zero.  FP4: m = |q| is coded on the
 magnitudes, bit 3 = (q < 0), and codes 0 and 8 are one level.
 
-Codes are judged on the implementation's own absmax.  Multiplying by the rounded reciprocal is
-another number than dividing, and lawful: it is found by the probe (apart for full and for short
-blocks), adopted, printed, and then demanded exactly.  Judged at full-mantissa scales on values for
-which the two differ, on all 65,536 values of both 16-bit types, on blocks of zeros, on small edits
-drawn by Hypothesis, and on random volume.
+Codes are judged on the implementation's own absmax.  Multiplying by the rounded reciprocal gives
+other numbers than dividing, and is lawful: the probe finds it (separately for full and for short
+blocks), it is printed, and from then on demanded exactly.  Judged at full-mantissa scales on values
+for which the two differ, on all 65,536 values of both 16-bit types, on blocks of zeros, on small
+edits drawn by Hypothesis, and on random volume.
 
 Where a state cannot be taken apart (`quantize_nested`), the largest element of a block shows the
-scale, and every other value must be the level that is due times that scale; a block of zeros must
-decode to zeros, although its scale may not.
+scale, and every other value must be its level times that scale; a block of zeros must decode to
+zeros, although its scale may not be zero.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from qloracle_conformance.judging.views import MAPS, QUANT_TYPES
 def full_scales(plan: Plan) -> Iterator[Case]:
     """Full blocks of all sizes at scales where x / a and x * (1 / a) fall on different sides."""
     count = plan.pick(64, 256)
-    x, scale = values.discriminating(plan.rng, plan.view.coder.cuts, count)
+    x, scale = values.discriminating(plan.rng, plan.view.coder.thresholds, count)
     for blocksize in (64, 32, 128, 256, 1024, 4096):
         yield encode_case(plan.view, values.anchored(x, scale, blocksize), blocksize, "full blocks")
-    x, scale = values.discriminating(plan.rng, plan.view.coder.cuts, count, -120, 120)
+    x, scale = values.discriminating(plan.rng, plan.view.coder.thresholds, count, -120, 120)
     yield encode_case(plan.view, values.anchored(x, scale, 64), 64, "full blocks, all binades")
 
 
 def partial_scales(plan: Plan) -> Iterator[Case]:
     """The same values in a short block, alone and after full ones."""
-    x, scale = values.discriminating(plan.rng, plan.view.coder.cuts, 64)
+    x, scale = values.discriminating(plan.rng, plan.view.coder.thresholds, 64)
     size = min(x.shape[1] + 1, 1290)
     rows = values.anchored(x, scale, size)
     blocksize = next(b for b in (128, 256, 512, 1024, 2048, 4096) if b > size)
@@ -85,9 +85,9 @@ def other_maps(plan: Plan) -> Iterator[Case]:
     """Maps of fewer than 256 levels, passed in: their thresholds, and values between them."""
     one = np.ones(1, np.float32)
     for codebook in values.maps():
-        cuts = expected.coder(codebook, plan.view.dialect).cuts
+        thresholds = expected.coder(codebook, plan.view.dialect).thresholds
         between = plan.rng.uniform(-1, 1, (1, 200)).astype(np.float32)
-        x = np.concatenate([values.around(cuts, one), between], axis=1)
+        x = np.concatenate([values.around(thresholds, one), between], axis=1)
         x = values.anchored(x, one, 64)
         case = encode_case(plan.view, x, 64, f"a map of {codebook.size} levels")
         yield case.with_arrays(codebook=codebook)
@@ -96,9 +96,9 @@ def other_maps(plan: Plan) -> Iterator[Case]:
 def edges_of_scale(plan: Plan) -> Iterator[Case]:
     """Subnormal to huge scales, each block a linear ramp and a few thresholds."""
     scale = values.extremes()
-    cuts = np.resize(plan.view.coder.cuts, (1, 30))
+    thresholds = np.resize(plan.view.coder.thresholds, (1, 30))
     x = np.concatenate(
-        [scale[:, None] * np.linspace(-1, 1, 32, dtype="f4"), scale[:, None] * cuts], 1
+        [scale[:, None] * np.linspace(-1, 1, 32, dtype="f4"), scale[:, None] * thresholds], 1
     )
     x = values.anchored(x.astype(np.float32), scale, 64)
     yield encode_case(plan.view, x, 64, "edges of the scale")

@@ -4,8 +4,8 @@ The spare nibble after an odd last element is written as the code of q = +0 and 
 decoder must not read it.  Each direction is judged on its own, because a swap in both cancels in a
 round trip: all pairs of levels to their bytes, all 256 bytes to their levels.
 
-Low nibble first is a format dialect: bytes cannot be exchanged.  Undeclared it fails here, with the
-line that would declare it, and the other rules are judged under what was found.
+Low nibble first is a format dialect: such bytes cannot be exchanged with others.  Undeclared it
+fails here, with the line that would declare it; the other rules are judged under what was found.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def judge_bytes(case: Case, values: Values, view: View) -> Outcome:
     found = [f for f in view.findings if f.field == "nibble_order"]
     order = found[0].expected if found else view.dialect["nibble_order"]
     coder = view.coder
-    due = coder.ranks(case.arrays["x"].reshape(-1))
-    got = coder.ranks_of(expected.unpack(packed.astype(np.uint8), due.size, order))
-    bad = np.flatnonzero(got != due)
+    correct = coder.ranks(case.arrays["x"].reshape(-1))
+    got = coder.ranks_of(expected.unpack(packed.astype(np.uint8), correct.size, order))
+    bad = np.flatnonzero(got != correct)
     if not bad.size:
         return Outcome(packed.size)
     i = int(bad[0] // 2)
-    pair = due[2 * i : 2 * i + 2]
+    pair = correct[2 * i : 2 * i + 2]
     zero = coder.ranks(np.zeros(2 - pair.size, np.float32))  # a spare nibble holds the code of zero
     codes = np.array([coder.code_of(int(rank)) for rank in (*pair, *zero)], np.uint8)
     elements = ", ".join(show(x) for x in case.arrays["x"].reshape(-1)[2 * i : 2 * i + 2])

@@ -19,20 +19,22 @@ def script(shown: Shown) -> list[str] | None:
 def _code(shown: Shown) -> list[str]:
     """A code, unpacked where it was packed, that was judged on the implementation's own scale."""
     levels = shown.case.arrays.get("codebook", shown.view.levels)
-    due = levels == levels[int(value_of(shown.mismatch.expected))]  # FP4's 0 and 8 are one level
+    level = levels[int(value_of(shown.mismatch.expected))]
+    codes = np.flatnonzero(levels == level)  # FP4's 0 and 8 are one level
     order = shown.view.dialect.get("nibble_order", "high_first")
     unpack = ["packed = result.astype(np.uint8)", f"result = {NIBBLES[order]}  # {order}"]
     return [
         *_basis(shown),
         *(unpack if shown.view.quant_type else []),
         f"got = int(result[{shown.mismatch.index}])",
-        f"due = {np.flatnonzero(due).tolist()}",
-        "return int(got not in due), f\"got {got}, due {' or '.join(map(str, due))}\"",
+        f"expected = {codes.tolist()}",
+        "names = ' or '.join(map(str, expected))",
+        'return int(got not in expected), f"got {got}, expected {names}"',
     ]
 
 
 def _basis(shown: Shown) -> list[str]:
-    """With another scale (or offset) than the one it was judged on, another code may be due."""
+    """With another scale (or offset) than it was judged on, another code may be right."""
     case = shown.case
     options = {"blocksize": FUNCTIONS[case.function].options["blocksize"], **case.options}
     blocks = blocks_of(case.with_options(**options), shown.view)
@@ -50,18 +52,16 @@ def _basis(shown: Shown) -> list[str]:
 
 
 def _byte(shown: Shown) -> list[str]:
-    """A packed byte, but for the nibble after an odd last element, which may hold anything."""
-    i, due = shown.mismatch.index, int(value_of(shown.mismatch.expected))
+    """A packed byte, except the nibble after an odd last element, which may hold anything."""
+    i, byte = shown.mismatch.index, int(value_of(shown.mismatch.expected))
     mask = 0xFF
     if 2 * i + 1 == shown.case.arrays["x"].size:
-        found = [
-            finding.expected for finding in shown.view.findings if finding.field == "nibble_order"
-        ]
+        found = [f.expected for f in shown.view.findings if f.field == "nibble_order"]
         order = [*found, shown.view.dialect["nibble_order"]][0]
         mask = 0xF0 if order == "high_first" else 0x0F
     spare = "" if mask == 0xFF else f" & 0x{mask:02x}  # the other nibble is spare"
     return [
         f"got = int(result[{i}]){spare}",
-        f"due = 0x{due & mask:02x}",
-        'return int(got != due), f"got 0x{got:02x}, due 0x{due:02x}"',
+        f"expected = 0x{byte & mask:02x}",
+        'return int(got != expected), f"got 0x{got:02x}, expected 0x{expected:02x}"',
     ]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.judging.numbers import complexity, rounder, zeroed
+from qloracle_conformance.judging.numbers import rounder, shorter, simpler_scales, zeroed
 
 
 def smaller_x(case: Case, index: int, name: str = "x") -> Iterator[Case]:
@@ -99,10 +99,7 @@ def _shapes(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     if len(shape) > 2:
         yield (n // shape[-1] if shape[-1] else 0, shape[-1])
     for axis, length in enumerate(shape):
-        edges = (1, 2, 3, 16, 32, 64, length // 4, length // 2)  # lanes and blocks, then bisection
-        for shorter in sorted({*edges, length - length % 16, length - 16, length - 2, length - 1}):
-            if 0 < shorter < length:
-                yield (*shape[:axis], shorter, *shape[axis + 1 :])
+        yield from ((*shape[:axis], n, *shape[axis + 1 :]) for n in shorter(length))
 
 
 def resized(case: Case, shape: tuple[int, ...]) -> Case:
@@ -120,18 +117,9 @@ def resized(case: Case, shape: tuple[int, ...]) -> Case:
 
 def _simple_scales(case: Case) -> Iterator[Case]:
     scale = case.arrays["absmax"]
-    ramp = np.arange(1, scale.size + 1, dtype=np.float32)
-    for simple in (np.ones_like(scale), ramp):
-        if _plain(scale) > _plain(simple):
-            yield case.with_arrays(absmax=simple)
-    if scale.size == 1:
-        for simple in rounder(scale):
-            yield case.with_arrays(absmax=simple)
-
-
-def _plain(scale: NDArray[np.floating]) -> tuple[int, float]:
-    parts = [complexity(float(v)) for v in scale[:64]]
-    return (sum(part[0] for part in parts), sum(part[1] for part in parts))
+    rounded = rounder(scale) if scale.size == 1 else ()
+    for simple in itertools.chain(simpler_scales(scale), rounded):
+        yield case.with_arrays(absmax=simple)
 
 
 def _simple_codes(case: Case) -> Iterator[Case]:

@@ -1,6 +1,6 @@
 """Directed values: around every threshold, at every scale, and all that 16 bits can hold.
 
-Random data almost never meets a tie or tells a division from a reciprocal.  These do.
+Random data almost never meets a tie, or tells a division from the product with a reciprocal.
 """
 
 from __future__ import annotations
@@ -28,10 +28,13 @@ def powers(exponents: Sequence[int]) -> Float32:
     return np.ldexp(np.ones(len(exponents), np.float32), list(exponents)).astype(np.float32)
 
 
-def around(cuts: Float32, scale: Float32, reach: int = 2) -> Float32:
-    """Every cut times every scale, and its neighbours up to `reach` ulps: [scales, cuts * ulps]."""
+def around(thresholds: Float32, scale: Float32, reach: int = 2) -> Float32:
+    """Every threshold times every scale, and its neighbours up to `reach` ulps.
+
+    Returns [scales, thresholds * ulps].
+    """
     with np.errstate(all="ignore"):
-        middle = (scale[:, None] * cuts[None, :]).astype(np.float32)
+        middle = (scale[:, None] * thresholds[None, :]).astype(np.float32)
     steps = np.arange(-reach, reach + 1)
     moved = shift(middle[:, :, None], steps[None, None, :])
     return np.clip(moved.reshape(scale.size, -1), -scale[:, None], scale[:, None])
@@ -54,22 +57,22 @@ def anchored(values: Float32, scale: Float32, blocksize: int) -> Float32:
 
 
 def discriminating(
-    rng: np.random.Generator, cuts: Float32, count: int, low: int = -20, high: int = 20
+    rng: np.random.Generator, thresholds: Float32, count: int, low: int = -20, high: int = 20
 ) -> tuple[Float32, Float32]:
     """Full-mantissa scales and values for which x / a and x * (1 / a) fall on different sides.
 
-    Returns values [count, m], all candidates around the cuts, and their scales [count]; each row
-    holds at least one value that tells the two apart.
+    Returns values [count, m], all candidates around the thresholds, and their scales [count]; in
+    each row at least one value tells the two apart.
     """
     rows: list[Float32] = []
     scales: list[Float32] = []
     found = 0
     for _ in range(64):
         scale = full_mantissa(rng, count, low, high)
-        x = around(cuts, scale, 3)
-        divide = np.searchsorted(cuts, x / scale[:, None])
+        x = around(thresholds, scale, 3)
+        divide = np.searchsorted(thresholds, x / scale[:, None])
         inverse = (np.float32(1) / scale)[:, None]
-        tells = (divide != np.searchsorted(cuts, x * inverse)).any(axis=1)
+        tells = (divide != np.searchsorted(thresholds, x * inverse)).any(axis=1)
         rows.append(x[tells])
         scales.append(scale[tells])
         found += int(tells.sum())

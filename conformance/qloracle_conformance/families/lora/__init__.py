@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from qloracle_conformance.contract.dialects import Field
-from qloracle_conformance.families.lora import forms, inputs, probe, s10_lora
+from qloracle_conformance.families.lora import inputs, probe, s10_lora
 from qloracle_conformance.families.products.smaller import smaller
 from qloracle_conformance.judging.checks import Check
 from qloracle_conformance.judging.members import Member
 
 RULES = {"S10": s10_lora}
-CHECKS = (*s10_lora.CHECKS, *forms.CHECKS)
+CHECKS = s10_lora.CHECKS
 
 
 def by_rounding(check: Check, field: Field) -> bool:

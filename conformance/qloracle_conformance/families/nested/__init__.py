@@ -5,7 +5,6 @@ from __future__ import annotations
 from qloracle_conformance.contract.dialects import Field
 from qloracle_conformance.families.codes.script import script
 from qloracle_conformance.families.nested import (
-    forms,
     inputs,
     probe,
     probe_roundtrip,
@@ -17,7 +16,7 @@ from qloracle_conformance.judging.checks import Check
 from qloracle_conformance.judging.members import Member, owns
 
 RULES = {"S8": s08_nested}
-CHECKS = (*shared_rules.CHECKS, *s08_nested.CHECKS, *forms.CHECKS)
+CHECKS = (*shared_rules.CHECKS, *s08_nested.CHECKS)
 
 
 def all_of_s8(check: Check, field: Field) -> bool:

@@ -60,9 +60,9 @@ def levels(table: Float32) -> Iterator[Case]:
         yield case(x.astype(dtype), "each level in each block")
 
 
-def candidates(rng: np.random.Generator, cuts: Float32, count: int) -> Float32:
+def candidates(rng: np.random.Generator, thresholds: Float32, count: int) -> Float32:
     """Values for which x / a and x * (1 / a) fall on different sides; rows of 64 led by a."""
-    x, scale = values.discriminating(rng, cuts, count, 0, 2)
+    x, scale = values.discriminating(rng, thresholds, count, 0, 2)
     return whole_groups(values.anchored(x, scale, BLOCK))
 
 

@@ -35,8 +35,8 @@ def levels_map(plan: Plan) -> Iterator[Case]:
 def judge_map(case: Case, values: Values, view: View) -> Outcome:
     """The pinned signed map, or the declared baseline one."""
     baseline = view.dialect.get("map_8bit") == "baseline" and not undeclared_table(view)
-    due = expected.baseline_map() if baseline else qloracle.dynamic_codebook()
-    return exact("absmax", values[0], due, "the level of this code")
+    correct = expected.baseline_map() if baseline else qloracle.dynamic_codebook()
+    return exact("absmax", values[0], correct, "the level of this code")
 
 
 def levels_round_trip(plan: Plan) -> Iterator[Case]:
@@ -78,8 +78,8 @@ def nested_zeros(plan: Plan) -> Iterator[Case]:
 def nested_full(plan: Plan) -> Iterator[Case]:
     """There and back: values for which dividing and multiplying differ; scales below zero."""
     for _ in range(plan.pick(2, 8)):
-        x = inputs.candidates(plan.rng, plan.view.coder.cuts, 64)
-        yield inputs.case(x, "around the cuts")
+        x = inputs.candidates(plan.rng, plan.view.coder.thresholds, 64)
+        yield inputs.case(x, "around the thresholds")
     yield inputs.case(inputs.outlier(), "scales that come back negative")
 
 

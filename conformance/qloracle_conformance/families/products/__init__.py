@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qloracle_conformance.contract.dialects import Field
-from qloracle_conformance.families.products import forms, inputs, probe, s09_products
+from qloracle_conformance.families.products import inputs, probe, s09_products
 from qloracle_conformance.families.products.script import script
 from qloracle_conformance.families.products.smaller import smaller
 from qloracle_conformance.judging.checks import Check
@@ -11,7 +11,7 @@ from qloracle_conformance.judging.members import Member
 from qloracle_conformance.judging.views import QUANT_TYPES
 
 RULES = {"S9": s09_products}
-CHECKS = (*s09_products.CHECKS, *forms.CHECKS)
+CHECKS = s09_products.CHECKS
 
 
 def by_weights(check: Check, field: Field) -> bool:

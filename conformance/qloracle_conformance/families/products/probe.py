@@ -1,4 +1,4 @@
-"""The dialect of a product: which weights it uses, how they lie, and whether sums are cut off."""
+"""The dialect of a product: which weights it uses, how they lie, and whether sums are truncated."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def _values(ask: Asker, case: Case) -> NDArray[np.generic] | None:
 
 
 def _explains(view: View, case: Case, got: NDArray[np.generic]) -> bool:
-    due = bounds.only_result(case, view).exact.reshape(-1)
-    return got.size == due.size and bool((got.astype(np.float64) == due).all())
+    correct = bounds.only_result(case, view).exact.reshape(-1)
+    return got.size == correct.size and bool((got.astype(np.float64) == correct).all())
 
 
 def bias(ask: Asker, view: View) -> Found:
@@ -102,7 +102,7 @@ def bias(ask: Asker, view: View) -> Found:
 
 
 def sums(ask: Asker, view: View, worn: Worn = same) -> Found:
-    """1 + 1.5 * 2^-24 is 1 + 2^-23 when it is rounded, and 1 when it is cut off."""
+    """1 + 1.5 * 2^-24 is 1 + 2^-23 when it is rounded, and 1 when it is truncated."""
     size = ask.blocksize(view)
     if ask.dtype(view) != "float32":
         return {}

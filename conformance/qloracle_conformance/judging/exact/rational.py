@@ -1,4 +1,4 @@
-"""The second oracle: rules S1 to S8 in exact integer arithmetic.
+"""A second opinion: rules S1 to S8 in exact integer arithmetic.
 
 It shares no code with the reference. Where the two differ, one of them is wrong.
 

@@ -1,7 +1,7 @@
-"""A script for each failing check, which needs NumPy and the implementation and nothing of ours.
+"""A script for each failing check, which needs NumPy and the implementation, but not this kit.
 
-It holds the input to the bit, calls the implementation, and prints what came and what is due.  Exit
-code 1: the fault is still there; 0: it is gone; 2: it could not be tried.
+It holds the exact input, calls the implementation, and prints what came back and what was expected.
+Exit code 1: the fault is still there; 0: it is gone; 2: it could not be tried.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def write_all(directory: Path, judgement: Judgement) -> dict[str, Path]:
 
 
 def script(judgement: Judgement, check: CheckRun) -> str:
-    """The script of a failing check; "" if it has no input, or the implementation no name."""
+    """The script of a failing check; "" without an input, or a name to load by."""
     failure, load = check.failure, loaders.load(judgement)
     if failure is None or not load or failure.mismatch.result == "second oracle":
-        return ""  # (a second oracle that fails is no fault of the implementation's)
+        return ""  # a second opinion that fails is not the implementation's fault
     views = [v for v in judgement.views if (v.function, v.table) == (check.function, check.table)]
     framework = judgement.declared.get("arrays") or "numpy"
     if FUNCTIONS[check.function].tool:
@@ -135,7 +135,7 @@ def _inputs(case: Case) -> list[str]:
 
 
 def _varied(case: Case) -> list[str]:
-    """The arrays that may be others in another call: a table stays a table."""
+    """The arrays that other calls may replace: all but codebooks."""
     return [name for name in FUNCTIONS[case.function].arrays if "codebook" not in name]
 
 

@@ -1,6 +1,6 @@
 """The part of a repro script that hands arrays over to a framework and reads its results.
 
-A script for an implementation on NumPy arrays needs none of this: its `fresh` gives copies.
+A script for an implementation on NumPy arrays needs nothing of this: there `fresh` makes copies.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STRIDED = """\
     view = whole[..., ::2]
 """
 SHIFTED = """\
-    whole = move(poisoned(array.size + {room}, array.dtype))
+    whole = move(poisoned(array.size + {padding}, array.dtype))
     view = whole[{start} : {start} + array.size].reshape(array.shape)
 """
 GIVE = """\
@@ -126,7 +126,7 @@ def _give(framework: str, case: Case) -> str:
         case "offset" | "unaligned":
             start = OFFSET[case.form]
             return POISONED + GIVE.format(
-                scalar="", view=SHIFTED.format(start=start, room=2 * start)
+                scalar="", view=SHIFTED.format(start=start, padding=2 * start)
             )
         case "side_stream":
             return f"give = move\n\n\n{SIDE_STREAM}"

@@ -1,6 +1,6 @@
 """The part of a repro script that compares: the function `main`, which returns the exit code.
 
-What is due is in the script as a number, together with the rule's formula and its values.
+The expected value is in the script as a number, with the rule's formula and its values beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.engine.verdicts import BROKEN
 from qloracle_conformance.families import MEMBERS
-from qloracle_conformance.families.calls.p1_form import EXACT_SHAPE
+from qloracle_conformance.families.calls.p1_form import LOOSE_SHAPE
 from qloracle_conformance.judging.compare import Mismatch
 from qloracle_conformance.judging.members import Shown
 from qloracle_conformance.judging.text import number, value_of
@@ -185,17 +185,17 @@ def _answer(check: CheckRun, failure: Failure, how: Mapping[str, str]) -> Lines:
 
 
 def _form(failure: Failure, read: str) -> Lines:
-    """Type and shape of a result; an axis of length 1 is allowed but on decoded values."""
+    """Type and shape of a result; an axis of length 1 is allowed, except on decoded values."""
     mismatch = failure.mismatch
     dtype, _, shape = mismatch.expected.partition("[")
-    exact = mismatch.result in EXACT_SHAPE
-    due = [n for n in ast.literal_eval(f"[{shape}") if exact or n != 1]
+    exact = not mismatch.result.endswith(LOOSE_SHAPE)
+    expected = [n for n in ast.literal_eval(f"[{shape}") if exact or n != 1]
     kept = "list(result.shape)" if exact else "[n for n in result.shape if n != 1]"
     got = f"{mismatch.result} is {{result.dtype}}{{list(result.shape)}}"
     return [
         f"result = {read}(results[{_place(failure)}])",
-        f'wrong = (str(result.dtype), {kept}) != ("{dtype}", {due})',
-        f'return int(wrong), f"{got}, due {mismatch.expected}"',
+        f'wrong = (str(result.dtype), {kept}) != ("{dtype}", {expected})',
+        f'return int(wrong), f"{got}, expected {mismatch.expected}"',
     ]
 
 
@@ -214,11 +214,12 @@ def _element(failure: Failure, view: View, read: str) -> Lines:
 def _number(mismatch: Mismatch) -> Lines:
     """A number is exact, or within its bound."""
     bound = number(np.float64(mismatch.bound))
-    wrong = f"not abs(got - due) <= {bound}" if mismatch.bound else "got != due"
+    wrong = f"not abs(got - expected) <= {bound}" if mismatch.bound else "got != expected"
     return [
         f"got = float(result[{mismatch.index}])",
-        f"due = {number(np.float64(value_of(mismatch.expected)))}",
-        f'return int({wrong}), f"got {{got}} ({{got.hex()}}), due {{due}} ({{due.hex()}})"',
+        f"expected = {number(np.float64(value_of(mismatch.expected)))}",
+        'text = f"got {got} ({got.hex()}), expected {expected} ({expected.hex()})"',
+        f"return int({wrong}), text",
     ]
 
 
