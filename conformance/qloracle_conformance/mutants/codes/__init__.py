@@ -3,3 +3,7 @@
 Each is the reference with one step replaced.  The docstring is the story and its source, `kills`
 the rule that must notice it.
 """
+
+from qloracle_conformance.mutants.codes import blocks, codes, decoding, lawful, scales, tables
+
+MODULES = (tables, blocks, scales, codes, decoding, lawful)

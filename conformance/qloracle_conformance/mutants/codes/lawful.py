@@ -51,6 +51,7 @@ def _flushed(values: Array) -> Array:
 class Reciprocal(Right):
     """x * (1 / absmax), as CUDA kernels scale when they are compiled without fast math."""
 
+    lawful = True
     adopts = "reciprocal"
     quantize_4bit = staticmethod(encoder(scale=inverted))
     quantize_blockwise = staticmethod(encoder_8bit(scale=inverted))
@@ -59,6 +60,7 @@ class Reciprocal(Right):
 class FullAndPartial(Right):
     """Full blocks by the reciprocal, a short one by division (bitsandbytes' default backend)."""
 
+    lawful = True
     adopts = "full: reciprocal, partial: divide"
 
     @staticmethod
@@ -74,6 +76,7 @@ class FullAndPartial(Right):
 class ApproximateReciprocal(Right):
     """A reciprocal rounded up instead of to nearest: within the ulp of PTX's rcp.approx.f32."""
 
+    lawful = True
     adopts = "approx(rcp)"
 
     @staticmethod
@@ -89,6 +92,7 @@ class ApproximateReciprocal(Right):
 class ScaledThresholds(Right):
     """No division: x is compared with threshold * absmax, off by less than an ulp."""
 
+    lawful = True
     adopts = "approx"
 
     @staticmethod
@@ -105,6 +109,7 @@ class ScaledThresholds(Right):
 class OwnType(Right):
     """16-bit input is divided in its own type (torchao's nf4tensor.py)."""
 
+    lawful = True
     adopts = "input_type: own"
 
     @staticmethod
@@ -122,6 +127,7 @@ class OwnType(Right):
 class InputFlushed(Right):
     """Subnormal elements count as zero (hardware that flushes its operands)."""
 
+    lawful = True
     adopts = "subnormal_input: flushed"
     quantize_4bit = staticmethod(encoder(widen=lambda x: _flushed(widened(x))))
 
@@ -129,6 +135,7 @@ class InputFlushed(Right):
 class ScaleFlushed(Right):
     """A subnormal absmax counts as zero when the block is scaled (flush-to-zero on the divisor)."""
 
+    lawful = True
     adopts = "subnormal_scale: flushed"
 
     @staticmethod
@@ -153,6 +160,7 @@ def _literal(table: Array) -> Array:
 class LiteralThresholds(Right):
     """The published decimals, rounded once by a C compiler (onnxruntime's bnb4 quantizer)."""
 
+    lawful = True
     adopts = "thresholds: literal"
     quantize_4bit = staticmethod(encoder(cuts=_literal))
 
@@ -160,6 +168,7 @@ class LiteralThresholds(Right):
 class Nearest(Right):
     """argmin of float32 distances: another answer at 6 of the 15 midpoints (web-rwkv, torchao)."""
 
+    lawful = True
     adopts = "thresholds: nearest"
 
     @staticmethod
@@ -174,6 +183,7 @@ class Nearest(Right):
 class CudaFP4(Right):
     """FP4 by the decimals in bitsandbytes' CUDA source, up to 14 ulp from the midpoints."""
 
+    lawful = True
     adopts = "thresholds: cuda"
 
     @staticmethod
@@ -187,6 +197,7 @@ class CudaFP4(Right):
 class LowerSignedTies(Right):
     """FP4 by its signed levels: a negative tie goes away from zero (bitsandbytes' default)."""
 
+    lawful = True
     adopts = "fp4_ties: lower_signed"
 
     @staticmethod
@@ -202,6 +213,8 @@ class LowerSignedTies(Right):
 
 class MinusZero(Right):
     """FP4's two codes of zero, 0 and 8, are exchanged (bitsandbytes' default backend)."""
+
+    lawful = True
 
     @staticmethod
     def quantize_4bit(
@@ -220,6 +233,7 @@ class MinusZero(Right):
 class LowNibbleFirst(Right):
     """The low nibble first, declared (OpenVINO's nf4)."""
 
+    lawful = True
     dialect: ClassVar = {"nibble_order": "low_first"}
     adopts = "nibble_order: low_first"
     quantize_4bit = codes.SwappedBoth.quantize_4bit
@@ -229,6 +243,7 @@ class LowNibbleFirst(Right):
 class BlocksRestart(Right):
     """Blocks that start again at each row, declared (onnxruntime's integer formats)."""
 
+    lawful = True
     dialect: ClassVar = {
         "quantize_4bit": {"layout": "per_row"},
         "dequantize_4bit": {"layout": "per_row"},
@@ -241,6 +256,7 @@ class BlocksRestart(Right):
 class DeclaredFloat16Scales(Right):
     """The absmax stored in float16, declared."""
 
+    lawful = True
     dialect: ClassVar = {"quantize_4bit": {"absmax_type": "float16"}}
     adopts = "absmax_type: float16"
     quantize_4bit = scales.Float16Scales.quantize_4bit
@@ -249,6 +265,7 @@ class DeclaredFloat16Scales(Right):
 class DeclaredBFloat16Scales(Right):
     """The absmax stored in bfloat16, declared."""
 
+    lawful = True
     dialect: ClassVar = {"quantize_4bit": {"absmax_type": "bfloat16"}}
     adopts = "absmax_type: bfloat16"
     quantize_4bit = scales.BFloat16Scales.quantize_4bit
@@ -257,6 +274,7 @@ class DeclaredBFloat16Scales(Right):
 class ZerosFirst(Right):
     """A block of zeros has code 0, declared (bitsandbytes on CUDA)."""
 
+    lawful = True
     dialect: ClassVar = {
         "quantize_4bit": {"zero_block": "first"},
         "quantize_blockwise": {"zero_block": "first"},
@@ -269,6 +287,7 @@ class ZerosFirst(Right):
 class EqualScalesFirst(Right):
     """A group of zeros, which equal scales leave, has code 0, declared (bitsandbytes on CPU)."""
 
+    lawful = True
     dialect: ClassVar = {"quantize_absmax": {"zero_block": "first"}}
     adopts = "zero_block: first"
     quantize_absmax = l1.EqualScalesAreNaN.quantize_absmax
@@ -277,6 +296,7 @@ class EqualScalesFirst(Right):
 class DeclaredFourDecimals(Right):
     """The table with four decimals, declared (torchao)."""
 
+    lawful = True
     dialect: ClassVar = {"dequantize_4bit[nf4]": {"codebook": "four_decimals"}}
     adopts = "codebook: four_decimals"
     quantize_4bit = tables.FourDecimals.quantize_4bit
@@ -286,6 +306,7 @@ class DeclaredFourDecimals(Right):
 class DeclaredBaselineMap(Right):
     """The 8-bit map of a PyTorch without fused arithmetic, declared."""
 
+    lawful = True
     dialect: ClassVar = {"map_8bit": "baseline"}
     adopts = "map_8bit: baseline"
     quantize_absmax = l1.BaselineMap.quantize_absmax
@@ -295,6 +316,7 @@ class DeclaredBaselineMap(Right):
 class BlocksOf64Only(Right):
     """One block size and one type, declared as limits; everything else is refused."""
 
+    lawful = True
     limits: ClassVar = {"quantize_4bit": {"blocksize": [64], "dtype": ["bfloat16"]}}
 
     @staticmethod
@@ -312,6 +334,7 @@ class BlocksOf64Only(Right):
 class OutputType(Right):
     """Level and absmax are rounded to the output type and multiplied there (bitsandbytes' SIMT)."""
 
+    lawful = True
     adopts = "decode: output_type"
 
     @staticmethod
@@ -325,6 +348,7 @@ class OutputType(Right):
 class OutputFlushed(Right):
     """Subnormal products come back as zero (flush-to-zero)."""
 
+    lawful = True
     adopts = "subnormal_output: flushed"
 
     @staticmethod
@@ -338,6 +362,7 @@ class OutputFlushed(Right):
 class BFloat16Flushed(Right):
     """Only the conversion to bfloat16 flushes (AVX-512's instruction does)."""
 
+    lawful = True
     adopts = "subnormal_output: flushed_bfloat16"
 
     @staticmethod
@@ -351,6 +376,7 @@ class BFloat16Flushed(Right):
 class FusedNested(Right):
     """Nested scales by one fused multiply-add: one rounding (bitsandbytes' fused kernels)."""
 
+    lawful = True
     adopts = "decode: fma"
 
     @staticmethod
@@ -369,6 +395,8 @@ class FusedNested(Right):
 class Chunked(Right):
     """A loop over chunks of whole blocks, as a kernel with a grid works: the same bits."""
 
+    lawful = True
+
     @staticmethod
     def quantize_4bit(x: Array, *, blocksize: int = 64, **options: Any) -> tuple[Array, Array]:
         flat, step = x.reshape(-1), 2 * blocksize * max(1, 8192 // blocksize)
@@ -383,6 +411,8 @@ class Chunked(Right):
 class ColumnOfBytes(Right):
     """Packed bytes as a column, [bytes, 1], as bitsandbytes shapes them."""
 
+    lawful = True
+
     @staticmethod
     def quantize_4bit(x: Array, **options: Any) -> tuple[Array, Array]:
         packed, absmax = qloracle.quantize_4bit(x, **options)
@@ -391,6 +421,8 @@ class ColumnOfBytes(Right):
 
 class SummedInOrder(Right):
     """The offset is summed one by one in float32: within the bound of any order."""
+
+    lawful = True
 
     @staticmethod
     def quantize_absmax(
@@ -404,6 +436,7 @@ class SummedInOrder(Right):
 class NestedReciprocal(Right):
     """Residuals are scaled by the reciprocal of the group's absmax."""
 
+    lawful = True
     adopts = "reciprocal"
 
     @staticmethod

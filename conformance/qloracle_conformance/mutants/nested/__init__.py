@@ -1,0 +1,3 @@
+from qloracle_conformance.mutants.nested import faulty, opaque
+
+MODULES = (faulty, opaque)
