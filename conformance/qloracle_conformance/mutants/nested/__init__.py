@@ -1,3 +1,3 @@
-from qloracle_conformance.mutants.nested import faulty, opaque
+from qloracle_conformance.mutants.nested import faulty, lawful, opaque
 
-MODULES = (faulty, opaque)
+MODULES = (faulty, opaque, lawful)
