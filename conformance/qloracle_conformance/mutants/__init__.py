@@ -2,7 +2,7 @@
 
 Every faulty one must be killed by the rule that it names and leave a fingerprint of its own; every
 lawful one must pass, with its dialect printed.  A mutant is a row of a family's table (`fault`,
-`variant`), a class where it has state, and a namespace of protocol functions:
+`variant`), or a class where it has state; either is a namespace of protocol functions:
 ``qloracle verify qloracle_conformance.mutants.codes.tables:TieTakesUpper``.
 """
 

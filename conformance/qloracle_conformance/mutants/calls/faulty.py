@@ -82,12 +82,10 @@ def _remembered(key: Callable[[Array, Array], Any]) -> Step:
 
 # fmt: off
 # ---- P1: number, type and shape of what comes back -----------------------------------------------
-
 AbsmaxFloat64 = fault("P1",
     "The absmax comes back as float64 (bitsandbytes #529: it inherits a default type).",
     **encoders(peak=lambda x, b: peaks(x, b).astype(np.float64)))
-CodesInt64 = fault("P1",
-    "The codes come back as int64, as searchsorted returns them (rule P1).",
+CodesInt64 = fault("P1", "The codes come back as int64, as searchsorted returns them (rule P1).",
     quantize_blockwise=then(qloracle.quantize_blockwise,
         lambda codes, absmax: (codes.astype(np.int64), absmax)))
 OffsetAsFloat = fault("P1",
@@ -95,18 +93,16 @@ OffsetAsFloat = fault("P1",
     quantize_absmax=then(qloracle.quantize_absmax,
         lambda codes, scales, offset: (codes, scales, float(offset))))
 PhantomScale = fault("P1",
-    "An odd number of blocks gets one absmax more, a zero (bitsandbytes' Triton backend).",
+    "An odd number of blocks gets one extra absmax, a zero (bitsandbytes' Triton backend).",
     quantize_4bit=then(qloracle.quantize_4bit, lambda packed, absmax:
         (packed, np.append(absmax, np.zeros(absmax.size % 2, np.float32)))))
-TypeIgnored = fault("P1",
-    "The result is float32, whatever type was asked for (rule P1).",
+TypeIgnored = fault("P1", "The result is float32, whatever type was asked for (rule P1).",
     **decoders(multiply=lambda levels, scale, _: product(levels, scale, np.float32)))
 RowOfOne = fault("P1",
     "A vector of even length comes back as a matrix of one row (bitsandbytes #2047).",
     dequantize_4bit=then(qloracle.dequantize_4bit, lambda values:
         values[None] if values.ndim == 1 and values.size % 2 == 0 else values))
-ScalarAsVector = fault("P1",
-    "A scalar comes back as a vector of one element (rule P1).",
+ScalarAsVector = fault("P1", "A scalar comes back as a vector of one element (rule P1).",
     dequantize_4bit=then(qloracle.dequantize_4bit, np.atleast_1d))
 OneByteTransposed = fault("P1",
     "A matrix packed in one byte comes back transposed (bitsandbytes 0.50.2, dequantize_4bit).",
@@ -114,9 +110,7 @@ OneByteTransposed = fault("P1",
         values.T if values.size in (1, 2) else values))
 
 # ---- P2 to P4: what a call leaves behind for the next one ----------------------------------------
-
-InputOverwritten = fault("P2",
-    "The input is normalised in place: x /= absmax (KernelBench #82).",
+InputOverwritten = fault("P2", "The input is normalised in place: x /= absmax (KernelBench #82).",
     **{name: _scribbling(getattr(qloracle, name)) for name in (
         "quantize_4bit", "dequantize_4bit", "quantize_blockwise", "dequantize_blockwise")})
 SharedBuffer = fault("P3",
@@ -124,7 +118,7 @@ SharedBuffer = fault("P3",
     dequantize_4bit=_pooled(qloracle.dequantize_4bit),
     dequantize_blockwise=_pooled(qloracle.dequantize_blockwise))
 RacingByte = fault("P4",
-    "A race: on every second call the last byte is another one (as in bitsandbytes #1061).",
+    "A race: on every second call the last byte differs (as in bitsandbytes #1061).",
     quantize_4bit=_racing())
 SpareNibbleGarbage = fault("P4",
     "The spare nibble holds what lay in memory: the same call gives other bytes (rule P4).",

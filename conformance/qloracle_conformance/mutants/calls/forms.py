@@ -100,17 +100,14 @@ def _whole_blocks(out: Array, values: Array, *, blocksize: int, **_: Any) -> Non
 
 # fmt: off
 # ---- views ---------------------------------------------------------------------------------------
-
-OnTensors = variant("",
-    "Every function on tensors, in whatever form they come.",
+OnTensors = variant("", "Every function on tensors, whatever their strides and offsets.",
     TORCH, **{name: kernel(name) for name in (
         "quantize_4bit", "dequantize_4bit", "quantize_blockwise", "dequantize_blockwise",
         "quantize_absmax", "dequantize_absmax")})
-RefusesViews = variant("",
-    "It refuses views, and says so in its limits.",
+RefusesViews = variant("", "It refuses views, and says so in its limits.",
     TORCH | {"limits": {"views": []}}, dequantize_4bit=_no_views)
 IgnoresStrides = fault("P5",
-    "The kernel reads from the tensor's pointer on, as if it were contiguous.",
+    "The kernel reads on from the tensor's pointer, as if it were contiguous.",
     TORCH, quantize_4bit=kernel("quantize_4bit", lambda t: from_memory(t, t.storage_offset())))
 TakesColumnsForRows = fault("P5",
     "A transposed tensor is read as it lies in memory: its columns pass for rows.",
@@ -123,28 +120,23 @@ RoundsThePointerDown = fault("P5",
     "A vector load of 16 bytes takes the aligned address below the pointer.",
     TORCH, dequantize_blockwise=kernel("dequantize_blockwise", _rounded_down))
 TakesStridesOfZero = fault("P5",
-    "It takes the number of elements for the size of the memory and reads what follows it.",
+    "It reads as many elements as the shape has, and past the one that is there.",
     TORCH, dequantize_absmax=_stride_of_zero)
 FlattensByView = fault("P5",
     "It calls `view(-1)`, which some strides do not allow, and declares no limit.",
     TORCH, quantize_4bit=kernel("quantize_4bit", lambda t: t.view(-1)))
 ScratchBetweenElements = fault("P2",
-    "It takes the memory between the elements of a strided tensor for its own (rule P2).",
+    "It uses the memory between the elements of a strided tensor as scratch (rule P2).",
     TORCH, quantize_absmax=_scratch_in_the_gaps)
 
 # ---- out= ----------------------------------------------------------------------------------------
-
-WritesIntoOut = variant("",
-    "It writes its results into `out` where that is given.",
+WritesIntoOut = variant("", "It writes its results into `out` where that is given.",
     dequantize_4bit=into(
         qloracle.dequantize_4bit, lambda out, values, **_: np.copyto(out, values)))
-ForgetsOut = fault("P5",
-    "It takes `out` and leaves it as it was.",
+ForgetsOut = fault("P5", "It accepts `out` and leaves it as it was.",
     quantize_4bit=into(qloracle.quantize_4bit, lambda out, values, **_: None))
-WritesWholeBlocksOnly = fault("P5",
-    "The short last block never reaches `out`.",
+WritesWholeBlocksOnly = fault("P5", "The short last block never reaches `out`.",
     dequantize_blockwise=into(qloracle.dequantize_blockwise, _whole_blocks))
-AddsToOut = fault("P5",
-    "It adds its results to what `out` held before.",
+AddsToOut = fault("P5", "It adds its results to what `out` held before.",
     dequantize_absmax=into(
         qloracle.dequantize_absmax, lambda out, values, **_: np.add(out, values, out=out)))

@@ -103,12 +103,11 @@ def _even(x: Array, **options: Any) -> tuple[Array, Array]:
 
 # fmt: off
 # ---- the index of a block ------------------------------------------------------------------------
-
 RowsOfVectors = fault("S3",
     "The block index restarts at each row if that is a multiple of 16 (bitsandbytes #1828).",
     dequantize_4bit=decoder(index=_restarting_if(lambda k, b: k % 16 == 0 and k % b)))
 RowsOf24 = fault("S3",
-    "The same in one case only: blocks of 128 and rows that are a multiple of 24 (rule S3).",
+    "The block index restarts in one case only: blocks of 128, rows a multiple of 24 (rule S3).",
     dequantize_4bit=decoder(index=_restarting_if(lambda k, b: b == 128 and k % 24 == 0 and k % b)))
 LongRows = fault("S3",
     "The block index restarts at each row longer than a tile of 4,096 (rule S3).",
@@ -123,7 +122,7 @@ Index16Bit = fault("S3",
     "The block index has 16 bits: block 65,536 is decoded by the scale of block 0 (rule S3).",
     **decoders(index=lambda shape, blocksize: block_index(shape, blocksize) & 0xFFFF))
 Grid16Bit = fault("S3",
-    "A launch of 65,536 blocks at most: the others are scaled by wrong blocks (rule S3).",
+    "A launch has at most 65,536 blocks: the others are scaled by the wrong absmax (rule S3).",
     **encoders(scale=lambda flat, absmax, blocksize:
         divided(flat, absmax[np.arange(absmax.size) & 0xFFFF], blocksize)))
 BlocksOf4096 = fault("S3",
@@ -131,7 +130,6 @@ BlocksOf4096 = fault("S3",
     **decoders(index=lambda shape, blocksize: block_index(shape, min(blocksize, 2048))))
 
 # ---- the end of an array -------------------------------------------------------------------------
-
 NeighboursScale = fault("S3",
     "A short last block is scaled by the absmax of the block before it (rule S3).",
     **encoders(scale=_by_the_neighbour))

@@ -65,7 +65,6 @@ def _unpack_rows(packed: Array, shape: Shape) -> Array:
 
 # fmt: off
 # ---- S5: the codes -------------------------------------------------------------------------------
-
 ZerosAreNaN = fault("S5",
     "0 * (1 / 0) is NaN, so a block of zeros gets code 0, undeclared (bitsandbytes on CUDA).",
     **encoders(scale=lambda flat, absmax, blocksize:
@@ -73,8 +72,7 @@ ZerosAreNaN = fault("S5",
 SloppyReciprocal = fault("S5",
     "The reciprocal of the absmax is 8 ulp too large: beyond every named approximation (S5).",
     **encoders(scale=by_inverse(lambda absmax: (1 / absmax) * np.float32(1 + 2.0**-20))))
-BFloat16Reciprocal = fault("S5",
-    "x is multiplied by a reciprocal kept in bfloat16 (rule S5).",
+BFloat16Reciprocal = fault("S5", "x is multiplied by a reciprocal kept in bfloat16 (rule S5).",
     quantize_4bit=encoder(scale=by_inverse(lambda absmax: rounded(1 / absmax, BFLOAT16))))
 EpsilonAdded = fault("S5",
     "x is divided by absmax + 1e-6, while the absmax is stored as it is (rule S5).",
@@ -88,7 +86,6 @@ StaleByte = fault("S5",
     quantize_4bit=_stale_byte)
 
 # ---- S6: the packing -----------------------------------------------------------------------------
-
 SwappedEncode = fault("S6",
     "The quantizer puts the first code in the low nibble (openvino #19900).",
     quantize_4bit=encoder(pack=_pack_swapped))
@@ -107,6 +104,5 @@ SpareNibbleRead = fault("S6",
     "With an odd count the decoder starts at the spare nibble's end (bitsandbytes #1839).",
     dequantize_4bit=decoder(unpack=lambda packed, shape:
         unpacked(packed, (2 * packed.size,))[math.prod(shape) % 2 :]))
-RowsPadded = fault("S3",
-    "Each row of an odd length is taken to begin with a fresh byte (rule S6).",
+RowsPadded = fault("S3", "Each row of an odd length is taken to begin with a fresh byte (rule S6).",
     dequantize_4bit=decoder(unpack=_unpack_rows))

@@ -39,14 +39,12 @@ def _pairs_in_half_a_buffer(levels: Array, scale: Array, dtype: DTypeLike) -> Ar
 
 # fmt: off
 
-Truncated = fault("S7",
-    "The product is cut to bfloat16, not rounded (rule S7).",
+Truncated = fault("S7", "The product is cut to bfloat16, not rounded (rule S7).",
     **decoders(multiply=only_for(BFLOAT16, cut_to_bfloat16)))
 HalvesUp = fault("S7",
     "float16 results round a half up: 0x1000 is added (bitsandbytes' portable CPU path).",
     dequantize_4bit=decoder(multiply=only_for(np.float16, _halves_up)))
-Saturated = fault("S7",
-    "float16 results end at 65,504 instead of infinity (rule S7).",
+Saturated = fault("S7", "float16 results end at 65,504 instead of infinity (rule S7).",
     **decoders(multiply=only_for(np.float16, lambda values: np.clip(values, -65504, 65504))))
 RoundedTwice = fault("S7",
     "float16 results pass through a bfloat16 buffer (unsloth #4026: one buffer, two types).",

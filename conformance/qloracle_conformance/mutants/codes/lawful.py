@@ -1,7 +1,7 @@
 """Implementations that differ from the reference and are right: the kit must accept them.
 
-`adopts` is what the verdict must say of them, and `dialect` what they must declare because it
-decides whether others can read their bytes.
+A row begins with what the verdict must say of it; `dialect` is what it must declare, because that
+decides whether others can read its bytes.
 """
 
 from __future__ import annotations
@@ -119,7 +119,6 @@ def _chunked(x: Array, *, blocksize: int = 64, **options: Any) -> tuple[Array, A
 
 # fmt: off
 # ---- scaling -------------------------------------------------------------------------------------
-
 Reciprocal = variant("reciprocal",
     "x * (1 / absmax), as CUDA kernels scale when they are compiled without fast math.",
     **encoders(scale=inverted))
@@ -144,7 +143,6 @@ ScaleFlushed = variant("subnormal_scale: flushed",
         divided(flat, _flushed(absmax), blocksize)))
 
 # ---- thresholds ----------------------------------------------------------------------------------
-
 LiteralThresholds = variant("thresholds: literal",
     "The published decimals, rounded once by a C compiler (onnxruntime's bnb4 quantizer).",
     quantize_4bit=encoder(thresholds=literal))
@@ -162,7 +160,6 @@ MinusZero = variant("",
     quantize_4bit=fp4_encoder(then(qloracle.quantize_4bit, _zeros_exchanged)))
 
 # ---- formats that are declared -------------------------------------------------------------------
-
 LowNibbleFirst = variant("nibble_order: low_first",
     "The low nibble first, declared (OpenVINO's nf4).",
     {"dialect": {"nibble_order": "low_first"}},
@@ -173,8 +170,7 @@ BlocksRestart = variant("layout: per_row",
     {"dialect": {name: {"layout": "per_row"} for name in ("quantize_4bit", "dequantize_4bit")}},
     quantize_4bit=blocks.BlocksPerRow.quantize_4bit,
     dequantize_4bit=blocks.RowsCeiled.dequantize_4bit)
-DeclaredFloat16Scales = variant("absmax_type: float16",
-    "The absmax stored in float16, declared.",
+DeclaredFloat16Scales = variant("absmax_type: float16", "The absmax stored in float16, declared.",
     {"dialect": {"quantize_4bit": {"absmax_type": "float16"}}},
     quantize_4bit=scales.Float16Scales.quantize_4bit)
 DeclaredBFloat16Scales = variant("absmax_type: bfloat16",
@@ -197,7 +193,6 @@ BlocksOf64Only = variant("",
     quantize_4bit=_bfloat16_by_64)
 
 # ---- decoding ------------------------------------------------------------------------------------
-
 OutputType = variant("decode: output_type",
     "Level and absmax are rounded to the output type and multiplied there (bitsandbytes' SIMT).",
     **decoders(multiply=lambda levels, scale, dtype:
@@ -210,10 +205,8 @@ BFloat16Flushed = variant("subnormal_output: flushed_bfloat16",
     dequantize_4bit=decoder(multiply=only_for(BFLOAT16, _flushed)))
 
 # ---- other ways to the same bits -----------------------------------------------------------------
-
 Chunked = variant("",
     "A loop over chunks of whole blocks, as a kernel with a grid works: the same bits.",
     quantize_4bit=_chunked)
-ColumnOfBytes = variant("",
-    "Packed bytes as a column, [bytes, 1], as bitsandbytes shapes them.",
+ColumnOfBytes = variant("", "Packed bytes as a column, [bytes, 1], as bitsandbytes shapes them.",
     quantize_4bit=then(qloracle.quantize_4bit, lambda packed, absmax: (packed[:, None], absmax)))

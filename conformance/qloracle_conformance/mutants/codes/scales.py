@@ -37,8 +37,7 @@ def _tiny_if_short(flat: Array, blocksize: int) -> Array:
 
 # fmt: off
 
-PeakSkipsLast = fault("S4",
-    "The absmax leaves out the last element of its block (rule S4).",
+PeakSkipsLast = fault("S4", "The absmax leaves out the last element of its block (rule S4).",
     **encoders(peak=_skips_last))
 PeakOfHalfABlock = fault("S4",
     "The reduction runs over 32 lanes of a block of 64 (bitsandbytes #1885: wave32, wave64).",
@@ -47,11 +46,9 @@ PeakOfHalfABlock = fault("S4",
 PeakOfPadding = fault("S4",
     "A short last block is padded with what lies in memory, which counts (bitsandbytes #1884).",
     quantize_4bit=encoder(peak=lambda x, b: peaks(np.resize(x, -(-x.size // b) * b), b)))
-SignedPeak = fault("S4",
-    "The absmax is the largest value, not the largest magnitude (rule S4).",
+SignedPeak = fault("S4", "The absmax is the largest value, not the largest magnitude (rule S4).",
     quantize_4bit=encoder(peak=lambda x, b: np.maximum.reduceat(x, np.arange(0, x.size, b))))
-BFloat16Scales = fault("S4",
-    "The absmax is kept in bfloat16 and not declared so (rule S4).",
+BFloat16Scales = fault("S4", "The absmax is kept in bfloat16, undeclared (rule S4).",
     quantize_4bit=encoder(peak=lambda x, b: rounded(peaks(x, b), BFLOAT16)))
 Float16Scales = fault("S4",
     "The absmax is kept in float16, undeclared: 70,000 is infinite (bitsandbytes #543).",

@@ -66,7 +66,6 @@ def _on_a_grid(q: Array, thresholds: Array) -> Array:
 
 # fmt: off
 # ---- S1: the table -------------------------------------------------------------------------------
-
 FourDecimals = fault("S1",
     "The table is typed with four decimals (torchao's nf4tensor.py; pytorch/ao #295).",
     **_both(levels_with(nf4=NF4.astype(np.float64).round(4).astype(np.float32))))
@@ -100,28 +99,22 @@ FP4Truncated = fault("S1",
     dequantize_4bit=decoder(levels=levels_with(fp4=with_entry(FP4, 1, 0.00520833))))
 
 # ---- S2: the thresholds --------------------------------------------------------------------------
-
-TieTakesUpper = fault("S2",
-    "A tie takes the upper code, >= for > (web-rwkv's quant_mat_nf4.wgsl).",
+TieTakesUpper = fault("S2", "A tie takes the upper code, >= for > (web-rwkv's quant_mat_nf4.wgsl).",
     quantize_4bit=encoder(count=_at_or_above))
-TieTakesUpper8Bit = fault("S2",
-    "A tie takes the upper code in the 8-bit quantizer (rule S2).",
+TieTakesUpper8Bit = fault("S2", "A tie takes the upper code in the 8-bit quantizer (rule S2).",
     quantize_blockwise=encoder_8bit(count=_at_or_above))
-ThresholdOneUlp = fault("S2",
-    "One threshold lies one float32 too high (nncf #3387).",
+ThresholdOneUlp = fault("S2", "One threshold lies one float32 too high (nncf #3387).",
     quantize_4bit=encoder(thresholds=_moved(5, lambda right: np.nextafter(right, np.float32(1)))))
 ThresholdOff = fault("S2",
     "One threshold lies 0.005 too high; 95 % of the codes still match (rule S2).",
     quantize_4bit=encoder(thresholds=_moved(10, lambda right: right + 0.005)))
-Float16Distances = fault("S2",
-    "The nearest level is searched by distances in float16 (rule S2).",
+Float16Distances = fault("S2", "The nearest level is found by distances in float16 (rule S2).",
     quantize_4bit=nf4_encoder(
         lambda q: np.abs(np.subtract.outer(q, NF4, dtype=np.float16)).argmin(axis=1)))
 MirroredThresholds = fault("S2",
     "Negative values take the mirrored code of their magnitude; NF4 is not symmetric (rule S2).",
     quantize_4bit=nf4_encoder(_mirrored))
-FP4WithoutSign = fault("S5",
-    "FP4's sign bit is never set (rule S5).",
+FP4WithoutSign = fault("S5", "FP4's sign bit is never set (rule S5).",
     quantize_4bit=fp4_encoder(
         then(qloracle.quantize_4bit, lambda packed, absmax: (packed & np.uint8(0x77), absmax))))
 LowerLevel8Bit = fault("S2",
@@ -129,7 +122,6 @@ LowerLevel8Bit = fault("S2",
     quantize_blockwise=encoder_8bit(thresholds=lambda table: table[1:]))
 
 # ---- S5: the search in a map of 8 bits -----------------------------------------------------------
-
 GridOf65536 = fault("S5",
     "A look-up on 65,536 bins, none of which is zero: 0 is read as 1.5e-5 (bitsandbytes #1901).",
     quantize_blockwise=encoder_8bit(count=_on_a_grid))

@@ -47,12 +47,9 @@ def _levels_below(absmax: Array, *, codebook: Array | None = None, blocksize: in
 
 # fmt: off
 # ---- the offset ----------------------------------------------------------------------------------
-
-OffsetDropped = fault("S8",
-    "The decoder forgets the offset (rule S8).",
+OffsetDropped = fault("S8", "The decoder forgets the offset (rule S8).",
     dequantize_absmax=decoder(combine=lambda levels, scale, _: levels * scale + ZERO))
-OffsetTwice = fault("S8",
-    "The offset is added by the decoder and again by its caller (rule S8).",
+OffsetTwice = fault("S8", "The offset is added by the decoder and again by its caller (rule S8).",
     dequantize_absmax=decoder(combine=lambda levels, scale, offset:
         levels * scale + offset + offset))
 OffsetReadAsBFloat16 = fault("S8",
@@ -65,8 +62,7 @@ OffsetInBFloat16 = fault("S8",
 PhantomInMean = fault("S8",
     "The mean counts one block too many (bitsandbytes' Triton backend: a phantom scale of 0).",
     quantize_absmax=encoder(offset=lambda absmax: mean(np.append(absmax, ZERO))))
-MedianForMean = fault("S8",
-    "The offset is the median of the absmax (rule S8).",
+MedianForMean = fault("S8", "The offset is the median of the absmax (rule S8).",
     quantize_absmax=encoder(offset=lambda absmax: np.median(absmax) if absmax.size else 0))
 OffsetNotSubtracted = fault("S8",
     "The mean is returned, but the absmax are coded as they are (rule S8).",
@@ -76,7 +72,6 @@ MeanOfNothing = fault("S8",
     quantize_absmax=encoder(offset=lambda absmax: mean(absmax) if absmax.size else np.nan))
 
 # ---- the map -------------------------------------------------------------------------------------
-
 BaselineMap = fault("S1",
     "The map of a PyTorch without fused arithmetic, undeclared: 42 levels differ (rule S1).",
     quantize_absmax=encoder(levels=BASELINE), dequantize_absmax=decoder(levels=BASELINE))
@@ -91,12 +86,10 @@ MapIgnoredOnEncode = fault("S8",
     quantize_absmax=insisting(qloracle.quantize_absmax, codebook=None))
 
 # ---- the groups ----------------------------------------------------------------------------------
-
 GroupsOf64 = fault("P1",
     "Scales are grouped by the weights' block size, 64, and not by 256 (rule S8).",
     quantize_absmax=insisting(qloracle.quantize_absmax, blocksize=64))
-GroupsOf256Always = fault("S8",
-    "The decoder takes every group for one of 256 (rule S8).",
+GroupsOf256Always = fault("S8", "The decoder takes every group for one of 256 (rule S8).",
     dequantize_absmax=decoder(index=lambda n, _: group_index(n, 256)))
 Group8Bit = fault("S8",
     "The group index has 8 bits: group 256 is decoded by the scale of group 0 (rule S8).",
@@ -105,8 +98,7 @@ RaggedGroupsScale = fault("S8",
     "A ragged last group is decoded by the scale of the group before it (rule S8).",
     dequantize_absmax=decoder(index=lambda n, blocksize:
         np.minimum(group_index(n, blocksize), max(n // blocksize - 1, 0))))
-NestedInFloat16 = fault("S8",
-    "The second-level scales are kept in float16 (rule S8).",
+NestedInFloat16 = fault("S8", "The second-level scales are kept in float16 (rule S8).",
     quantize_absmax=then(qloracle.quantize_absmax,
         lambda codes, scales, offset: (codes, rounded(scales, np.float16), offset)))
 NestedSignedPeak = fault("S8",
@@ -120,12 +112,9 @@ LowerCode = fault("S8",
     quantize_absmax=_levels_below)
 
 # ---- the decoded scales --------------------------------------------------------------------------
-
-ClampedAtZero = fault("S8",
-    "A scale that comes back negative is clamped to 0 (rule S8: no clamp).",
+ClampedAtZero = fault("S8", "A scale that comes back negative is clamped to 0 (rule S8: no clamp).",
     dequantize_absmax=then(qloracle.dequantize_absmax, lambda values: np.maximum(values, ZERO)))
-RawCodes = fault("S8",
-    "The 8-bit codes themselves are used as scales (bitsandbytes #1549).",
+RawCodes = fault("S8", "The 8-bit codes themselves are used as scales (bitsandbytes #1549).",
     dequantize_absmax=lambda codes, *_, **__: codes.astype(np.float32))
 ProductInBFloat16 = fault("S8",
     "The product of level and scale is rounded to bfloat16 before the offset is added (S8).",

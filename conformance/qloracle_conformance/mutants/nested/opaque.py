@@ -37,13 +37,12 @@ def linear(absmax: Array, most: float = np.inf) -> Array:
     """Scales in 256 equal steps, group by group, the mean removed; `most` is the largest factor."""
     mean = np.float32(absmax.mean(dtype=np.float64))
     residual = absmax - mean
-    groups = np.arange(absmax.size) // 256
-    largest = np.array([np.abs(residual[groups == g]).max() for g in range(groups.max() + 1)])
+    largest = spread(peaks(residual, 256), absmax.size, 256)
     with np.errstate(all="ignore"):
-        factor = (np.float32(128) / largest.astype(np.float32))[groups]
+        factor = np.float32(128) / largest
         factor = np.where(factor > most, np.float32(np.inf), factor)
-        codes = np.clip(np.rint(residual * factor), -128, 127).astype(np.float32)
-        return np.where(largest[groups] == 0, mean, codes / factor + mean).astype(np.float32)
+        codes = np.clip(np.rint(residual * factor), -128, 127)
+        return np.where(largest == 0, mean, codes / factor + mean)
 
 
 def encoded(
@@ -103,15 +102,13 @@ def _factor_in_own_type(x: Array, **options: Any) -> Any:
 
 # fmt: off
 
-RoundTrip = variant("",
-    "NF4 with nested scales in one opaque state, as specified.",
+RoundTrip = variant("", "NF4 with nested scales in one opaque state, as specified.",
     **_both())
 RoundTripInLinearSteps = variant("nested_scale: linear",
     "Scales coded in 256 equal steps, and four decimals a level: both declared.",
     {"dialect": {"codebook": "four_decimals", "nested_scale": "linear"}},
     **_both(FOUR_DECIMALS, linear))
-LinearScalesUndeclared = fault("S8",
-    "Scales coded in 256 equal steps, without a word (torchao).",
+LinearScalesUndeclared = fault("S8", "Scales coded in 256 equal steps, undeclared (torchao).",
     **_both(scales=linear))
 FourDecimalsThereAndBack = fault("S1",
     "The published four decimals of each level, in an opaque state (torchao).",
@@ -119,25 +116,22 @@ FourDecimalsThereAndBack = fault("S1",
 MeanNotRemoved = fault("S8",
     "The scales are coded without their mean, so that half of the signed map is idle.",
     **_both(scales=_mean_not_removed))
-MeanNotAddedBack = fault("S8",
-    "The decoder forgets the offset.",
+MeanNotAddedBack = fault("S8", "The decoder forgets the offset.",
     **_both(scales=lambda absmax: dynamic(absmax) - np.float32(absmax.mean())))
-ScaleOfThePairsFirst = fault("S3",
-    "Each two blocks are decoded with the scale of the first.",
+ScaleOfThePairsFirst = fault("S3", "Every pair of blocks is decoded with the scale of the first.",
     **_both(scales=lambda absmax: dynamic(absmax)[np.arange(absmax.size) // 2 * 2]))
-OneGroupForAll = fault("S8",
-    "Every scale is decoded with the nested absmax of the first group.",
+OneGroupForAll = fault("S8", "Every scale is decoded with the nested absmax of the first group.",
     **_both(scales=_one_group))
 CodesOverTheCodedScale = fault("S5",
-    "The codes are made over the scale as it will come back, not over the block's absmax.",
+    "Codes are computed with the scale as it will decode, not with the block's absmax.",
     **_both(own=dynamic))
 ZeroBlocksAreMinusOne = fault("S5",
-    "A block of zeros gets code 0, which its coded scale makes a number (torchao).",
+    "A block of zeros gets code 0, which decodes to minus its coded scale (torchao).",
     **_both(zero=0))
 ScalesInHalfPrecision = fault("S8",
     "The decoder keeps the scales in bfloat16, whatever it returns.",
     **_both(scales=lambda absmax: rounded(dynamic(absmax), BFLOAT16)))
 FactorOverflows = fault("S8",
-    "Equal steps, their number per unit kept in the type of x: in float16 infinite (torchao).",
+    "Equal steps whose factor is kept in the type of x: in float16 it overflows (torchao).",
     {"dialect": {"nested_scale": "linear"}}, quantize_nested=_factor_in_own_type,
     dequantize_nested=decoded())
