@@ -22,15 +22,15 @@ class LikeOnnxruntime:
     quantize_4bit = staticmethod(
         parts.encoder(
             scale=parts.inverted,
-            cuts=lambda table: (
-                lawful._literal(table) if table.size == 16 else lawful.CudaFP4._cuts(table)
+            thresholds=lambda table: (
+                lawful.literal(table) if table.size == 16 else lawful.cuda_fp4(table)
             ),
         )
     )
 
 
 class LikeOpenvino:
-    quantize_4bit = staticmethod(packed_low_first(parts.encoder(cuts=lawful._literal)))
+    quantize_4bit = staticmethod(packed_low_first(parts.encoder(thresholds=lawful.literal)))
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS, ids=lambda preset: preset.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def run(from_file: Path | None, matrix: Path | None, console: Console, errors: C
     def show(row: Row) -> None:
         console.print(line(row), markup=False, highlight=False, soft_wrap=True)
 
+    start = time.perf_counter()
     console.print(header(), markup=False, highlight=False, style="bold", soft_wrap=True)
     rows = run_matrix(watch=show) if specs is None else run_matrix(specs, watch=show)
     console.print(kills(rows), markup=False, highlight=False, soft_wrap=True)
@@ -35,7 +37,8 @@ def run(from_file: Path | None, matrix: Path | None, console: Console, errors: C
     found = problems(rows, whole=specs is None)
     for problem in found:
         errors.print(problem, style="bold red", markup=False, highlight=False)
-    console.print(summary(rows), highlight=False, soft_wrap=True)
+    text = f"{summary(rows)}, in {time.perf_counter() - start:.0f} s"
+    console.print(text, highlight=False, soft_wrap=True)
     if matrix is not None:
         files.write(matrix, table(rows))
     return 1 if found else 0

@@ -183,7 +183,7 @@ class CodesByFloor(Right):
 
     @staticmethod
     def _code(s: S, maps: tuple[Array, Array], blocksize: int) -> tuple[Array, ...]:
-        quantize = encoder_8bit(cuts=lambda levels: levels[1:], count=_reached)
+        quantize = encoder_8bit(thresholds=lambda levels: levels[1:], count=_reached)
         return coded_by(s, maps, blocksize, quantize)
 
     adam_step_8bit = staticmethod(stepper_8bit(code=_code))
@@ -271,7 +271,9 @@ class ThresholdsMoved(Right):
 
     @staticmethod
     def _code(s: S, maps: tuple[Array, Array], blocksize: int) -> tuple[Array, ...]:
-        cuts = encoder_8bit(cuts=lambda x: qloracle.thresholds(x) * np.float32(1 + 2.0**-18))
-        return coded_by(s, maps, blocksize, cuts)
+        quantize = encoder_8bit(
+            thresholds=lambda levels: qloracle.thresholds(levels) * np.float32(1 + 2.0**-18)
+        )
+        return coded_by(s, maps, blocksize, quantize)
 
     adam_step_8bit = staticmethod(stepper_8bit(code=_code))
