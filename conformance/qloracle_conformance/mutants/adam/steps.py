@@ -46,13 +46,13 @@ class Numbers(NamedTuple):
 
 
 class State(NamedTuple):
-    """What is known so far, flat and float32; what is not made yet holds what it is made from."""
+    """What is known so far, flat and float32; until they are made, m and v are the old ones."""
 
     p: Array
     g: Array  # with a coupled decay
     m: Array
     v: Array
-    d: Array  # the step over lr
+    d: Array  # the step over lr, once it is made
     g0: Array  # what came in
     m0: Array
     v0: Array
@@ -99,17 +99,17 @@ def float32_betas(o: Options) -> Numbers:
 
 
 def gradient(k: Numbers, s: State) -> Array:
-    """G, with a coupled decay added."""
+    """The gradient, with a coupled decay added."""
     return np.asarray(s.g + k.wd * s.p) if k.wd else s.g
 
 
 def first(k: Numbers, s: State) -> Array:
-    """M'."""
+    """The new m."""
     return np.asarray(k.b1 * s.m0 + k.w1 * s.g)
 
 
 def second(k: Numbers, s: State) -> Array:
-    """V'."""
+    """The new v."""
     return np.asarray(k.b2 * s.v0 + k.w2 * s.g * s.g)
 
 
@@ -119,12 +119,12 @@ def direction(k: Numbers, s: State) -> Array:
 
 
 def moved(k: Numbers, s: State) -> Array:
-    """P'."""
+    """The new parameter."""
     return np.asarray(s.p * k.kept - k.lr * s.d)
 
 
 def after(k: Numbers, s: State) -> Array:
-    """P', decayed after the update."""
+    """The new parameter, decayed after the update."""
     return np.asarray((s.p - k.lr * s.d) * k.kept)
 
 
@@ -160,7 +160,7 @@ quantized = encoder_8bit()
 
 
 def decoded(codes: Array, absmax: Array, levels: Array, blocksize: int) -> Array:
-    """S7."""
+    """S7: level times absmax."""
     return np.asarray(levels[codes] * spread(absmax, codes.size, blocksize))
 
 
@@ -179,12 +179,9 @@ coded = coded_by(quantized)  # S4 and S5
 
 
 def stepper_8bit(
-    *,
-    count: Count = numbers,
-    decode: Decode = decoded,
-    code: Code = coded,
+    *, count: Count = numbers, decode: Decode = decoded, code: Code = coded,
     **formulas: Unpack[Formulas],
-) -> Step:
+) -> Step:  # fmt: skip
     """Build adam_step_8bit from its steps."""
 
     @np.errstate(all="ignore")
