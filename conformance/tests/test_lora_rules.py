@@ -33,7 +33,7 @@ STEPS = {
     "db": lora_steps.b_gradient,
 }
 EVERY = lora_lawful.EveryStepInTypeOfX
-SEPARATE = {"y": EVERY._y, "dx": EVERY._dx, "da": EVERY._da, "db": EVERY._db}
+SEPARATE = {name: getattr(lora_lawful, f"separate_{name}") for name in RESULTS}
 
 
 def view(function, **fields):
