@@ -131,8 +131,9 @@ def dequantize_4bit(
     [-2.0, 2.0]
     """
     levels, (dims, n) = codebook_of(quant_type), check.dimensions("shape", shape)
+    codes = unpack_4bit(packed, n)  # n
     scales, step, wanted = _scales(absmax, n, blocksize, dtype)
-    return _decoded(levels[unpack_4bit(packed, n)], scales, step, wanted).reshape(dims)
+    return _decoded(levels[codes], scales, step, wanted).reshape(dims)
 
 
 def quantize_blockwise(

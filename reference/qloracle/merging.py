@@ -56,8 +56,8 @@ from qloracle.lora import adapter as adapter_of
 def merge(w: Array, a: Array, b: Array, *, scaling: float) -> Array:
     """Return w + scaling B A, rounded once to w's type.
 
-    w: (out, in) in any of the three float types; a: (r, in), b: (out, r), r at most min(out, in),
-    any of the three types; scaling: a finite number. TypeError or ValueError otherwise.
+    w: (out, in) in any of the three float types; a: (r, in), b: (out, r), any of
+    the three types; scaling: a finite number. TypeError or ValueError otherwise.
 
     Error: u |W + D| per element against w + D; where w is the original of a base trained in 4 bits,
     |W - W^| more, at most g absmax with g = 0.152 for NF4.

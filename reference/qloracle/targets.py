@@ -84,7 +84,7 @@ def with_adapters(
     """Return the model with fresh adapters on the layers meant; the model given stays as it is.
 
     A is drawn evenly from +-1 / sqrt(in) and B is zero, so that nothing changes yet. r and alpha as
-    in `lora_scaling`; r at most min(out, in) of each layer, else ValueError.
+    in `lora_scaling`.
 
     Source: arXiv:2106.09685, section 4.1; PEFT 0.21.2, `reset_lora_parameters`.
 
@@ -96,17 +96,15 @@ def with_adapters(
     s = lora_scaling(alpha, r, rank_stabilized=rank_stabilized)
     adapted = dict(model)
     for name in target_modules(model, wanted, head=head):
-        a, b = _fresh(name, model[name].shape, r, rng, dtype)
+        a, b = _fresh(model[name].shape, r, rng, dtype)
         adapted[name] = replace(model[name], a=a, b=b, scaling=s)
     return adapted
 
 
 def _fresh(
-    name: str, shape: tuple[int, int], r: int, rng: np.random.Generator, dtype: DTypeLike
+    shape: tuple[int, int], r: int, rng: np.random.Generator, dtype: DTypeLike
 ) -> tuple[Array, Array]:
     (out, width), wanted = shape, check.float_type("dtype", dtype)
-    if r > min(shape):
-        raise ValueError(f"r must be at most min(out, in), got {r} for {name} of shape {shape}")
     bound = 1 / np.sqrt(width)
     return rounded(rng.uniform(-bound, bound, (r, width)), wanted), np.zeros((out, r), wanted)
 

@@ -55,10 +55,10 @@ def table_row(model):
 
 def assert_table():
     for name, row in TABLE.items():
-        for got, due in zip(table_row(MODELS[name]), row, strict=True):
-            digits = len(str(due).split(".")[1]) if due != 1.60 else 2
-            digits = 2 if due < 2 else digits
-            assert abs(got / GB - due) <= 0.5001 * 10**-digits, (name, due, got)
+        for got, expected in zip(table_row(MODELS[name]), row, strict=True):
+            digits = len(str(expected).split(".")[1]) if expected != 1.60 else 2
+            digits = 2 if expected < 2 else digits
+            assert abs(got / GB - expected) <= 0.5001 * 10**-digits, (name, expected, got)
 
 
 def test_the_table():

@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 
 from qloracle import adam_step, bits_per_weight, dequantize_absmax, quantize_4bit, quantize_absmax
 from qloracle.arguments import Array, Float32, Float64
-from qloracle.layers import Linear, Packed
+from qloracle.layers import Linear
+from qloracle.linear4bit import Packed
 from qloracle.targets import HEAD, with_adapters
 
 Model: TypeAlias = dict[str, Linear]
