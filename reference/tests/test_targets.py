@@ -56,13 +56,13 @@ def test_the_head_may_have_another_name():
             "'k_proj' names no layer; there are model.layers.0.self",
         ),
         ("q_proj", ValueError, "'q_proj' names no layer; there are .*, lm_head$"),
-        ("*", ValueError, r"'\*' is no pattern: nothing to repeat"),
+        ("*", ValueError, r"'\*' is not a valid pattern: nothing to repeat"),
         ([], ValueError, "must name a layer; there are model.layers.0"),
         (None, TypeError, "must be a str or a list of str, got None"),
         (["q_proj", 1], TypeError, r"must be a str or a list of str, got \['q_proj', 1\]"),
     ],
 )
-def test_a_word_that_names_nothing_is_an_error(wanted, kind, message):
+def test_an_entry_that_matches_nothing_is_an_error(wanted, kind, message):
     with pytest.raises(kind, match=f"target_modules:? ?{message}"):
         target_modules(NAMES, wanted)
     with pytest.raises(ValueError, match="'x' names no layer; there are none"):
