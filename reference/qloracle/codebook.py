@@ -3,7 +3,7 @@
 A 4-bit code names one of sixteen levels in [-1, 1]; the list of levels is the codebook. Trained
 weights look normally distributed, so QLoRA places the levels at quantiles of N(0, 1): close
 together near zero, where most weights are. This is NF4 (arXiv:2305.14314, section 3 and appendix E;
-`create_normal_map` in bitsandbytes 0.50.2). The picture is reference/docs/levels.svg.
+`create_normal_map` in bitsandbytes 0.50.2). The picture is reference/docs/levels.png.
 
 The construction. Quantiles at evenly spaced probabilities would put the outermost level at infinity
 (probability 1), so the last probability is an offset below 1: the mean of 1 - 1/30 and 1 - 1/32,
