@@ -17,9 +17,9 @@ import pytest
 
 from qloracle_gpu import cupy_backend
 from qloracle_gpu.bench import cases
-from qloracle_gpu.cupy_backend import launching
-from qloracle_gpu.runners.host import build
-from qloracle_gpu.runners.host import machine as host
+from qloracle_gpu.devices import launching
+from qloracle_gpu.devices.gcc import build
+from qloracle_gpu.devices.gcc import machine as host
 
 WIDTHS = {"f": 4, "i": 4, "j": 4, "d": 8, "x": 8, "y": 8}  # bytes of a C++ type, by its letter
 

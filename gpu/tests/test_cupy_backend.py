@@ -16,9 +16,8 @@ import pytest
 
 import qloracle as q
 from qloracle_gpu import cupy_backend, kernels
-from qloracle_gpu.cupy_backend import launching
-from qloracle_gpu.cupy_backend.machine import CupyDevice
-from qloracle_gpu.device import Addresses
+from qloracle_gpu.devices import Addresses, launching
+from qloracle_gpu.devices.on_cupy import CupyDevice
 
 needs_cupy = pytest.mark.skipif(find_spec("cupy") is None, reason="CuPy is not installed")
 no_driver = pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a driver")  # noqa: PTH110
@@ -241,7 +240,7 @@ def test_two_tables_of_addresses_of_one_launch_are_both_alive(stand_in, monkeypa
         counts = [sys.getrefcount(table) for table in made]
         alive.extend(count > 3 for count in counts)  # made, the loop, getrefcount: and the launch
 
-    monkeypatch.setattr("qloracle_gpu.cupy_backend.machine.launch", launch)
+    monkeypatch.setattr("qloracle_gpu.devices.on_cupy.launch", launch)
     array = np.zeros(4, np.float32).view(stand_in.ndarray)
     CupyDevice().launch("any", 1, 32, Addresses((array, None)), Addresses((array,)))
     assert made[0].tolist() == [array.data.ptr, 0]

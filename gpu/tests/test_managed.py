@@ -22,6 +22,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 import qloracle as q
 from qloracle import paging
 from qloracle_gpu import managed, operations
+from qloracle_gpu.devices.gcc import Host
 from qloracle_gpu.managed import capability, standin
 from qloracle_gpu.managed import memory as memories
 from qloracle_gpu.managed import runtime as cuda
@@ -29,7 +30,7 @@ from qloracle_gpu.managed.memory import ManagedMemory, PlainMemory, block_of
 from qloracle_gpu.managed.pager import Pager
 from qloracle_gpu.managed.standin import StandinMemory, StandinPager, make_pager, runtimes
 from qloracle_gpu.managed.standin.runtimes import Device
-from qloracle_gpu.runners.host import Host, sanitized
+from qloracle_gpu.proof import sanitized
 
 f32 = np.float32
 PAGE = 4096

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 import qloracle as q
 from qloracle_conformance import verify
 from qloracle_gpu import operations
+from qloracle_gpu.devices.gcc import Host
 from qloracle_gpu.operations import _arguments, blockwise, nested
-from qloracle_gpu.runners.host import Host
 
 pytestmark = pytest.mark.skipif(bool(Host.unavailable()), reason=Host.unavailable())
 

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from torch import library  # noqa: E402
 
 from qloracle_gpu import operations, torch_backend  # noqa: E402
-from qloracle_gpu.device import Addresses  # noqa: E402
+from qloracle_gpu.devices import Addresses  # noqa: E402
 from qloracle_gpu.operations._arguments import BLOCKSIZES  # noqa: E402
 from qloracle_gpu.torch_backend import _arguments as check  # noqa: E402
 from qloracle_gpu.torch_backend import cuda  # noqa: E402

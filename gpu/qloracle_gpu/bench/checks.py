@@ -21,7 +21,7 @@ import numpy as np
 import qloracle
 from qloracle_gpu import operations
 from qloracle_gpu.bench.cases import MACHINE, normal
-from qloracle_gpu.device import Array
+from qloracle_gpu.devices import Array
 
 LONG = 2**31 + 2**12  # elements: more than a signed 32-bit number counts
 LATE = 50_000_000  # bytes copied in front of late inputs, again and again

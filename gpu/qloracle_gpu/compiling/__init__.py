@@ -24,9 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from qloracle_gpu import cache as built
 from qloracle_gpu import kernels
-from qloracle_gpu.compiling import nvcc, nvrtc
+from qloracle_gpu.compiling import nvcc, nvrtc, store
 from qloracle_gpu.compiling.errors import CompileError, NoCompiler
 
 __all__ = ["CompileError", "Compiler", "NoCompiler", "compiler", "ptx", "read_log", "resources"]
@@ -89,7 +88,7 @@ def ptx(
     """
     compiler_ = by or compiler()
     flags = [*options, "-lineinfo", f"-arch=compute_{arch}"]
-    digest = built.digest_of("ptx", compiler_.name, *flags, source)
+    digest = store.digest_of("ptx", compiler_.name, *flags, source)
     return _kept(digest, lambda: compiler_.ptx(source, flags))
 
 
@@ -105,13 +104,13 @@ def resources(
     """
     compiler_ = by or compiler()
     flags = [*options, "-lineinfo", f"-arch=sm_{arch}"]
-    digest = built.digest_of("log", compiler_.name, *flags, source)
+    digest = store.digest_of("log", compiler_.name, *flags, source)
     return read_log(_kept(digest, lambda: compiler_.log(source, flags)))
 
 
 def _kept(digest: str, make: Callable[[], str]) -> str:
     """Return a text of the cache, made if it is not there."""
-    folder = built.kept("compiled", digest, lambda aside: _write(aside, make()))
+    folder = store.kept("compiled", digest, lambda aside: _write(aside, make()))
     return (folder / TEXT).read_text("utf-8")
 
 

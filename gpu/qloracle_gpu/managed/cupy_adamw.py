@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from qloracle_gpu import operations
-from qloracle_gpu.cupy_backend import CupyDevice
+from qloracle_gpu.devices.on_cupy import CupyDevice
 from qloracle_gpu.managed.memory import Memory, PlainMemory, best, in_cupy
 
 MOMENTS = ("m", "v")

@@ -13,7 +13,7 @@ import math
 
 from qloracle import _arguments as plain
 from qloracle._arguments import FLOAT_NAMES
-from qloracle_gpu.device import Array, Device, type_name
+from qloracle_gpu.devices import Array, Device, type_name
 
 FLOAT_TYPES = ("float32", "float16", "bfloat16")
 

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle import _arguments as plain
-from qloracle_gpu.device import Addresses, Argument, Array, Device, type_name
+from qloracle_gpu.devices import Addresses, Argument, Array, Device, type_name
 from qloracle_gpu.operations import _arguments as check
 from qloracle_gpu.operations.blockwise import blocks, levels, log2, map_of
 

@@ -22,7 +22,7 @@ from qloracle import codebook as codebook_of
 from qloracle import dynamic_codebook
 from qloracle._arguments import Float32
 from qloracle.codebook import FP4_CODES, FP4_MAGNITUDES, QUANT_TYPES
-from qloracle_gpu.device import Argument, Array, Device, type_name
+from qloracle_gpu.devices import Argument, Array, Device, type_name
 from qloracle_gpu.operations import _arguments as check
 
 THREADS = 256  # of a block; the kernels take any multiple of a warp up to this

@@ -20,7 +20,7 @@ import numpy as np
 
 from qloracle import _arguments as plain
 from qloracle.codebook import QUANT_TYPES
-from qloracle_gpu.device import Argument, Array, Device, type_name
+from qloracle_gpu.devices import Argument, Array, Device, type_name
 from qloracle_gpu.operations import _arguments as check
 from qloracle_gpu.operations import blockwise
 from qloracle_gpu.operations.blockwise import Nested, blocks, levels, log2
