@@ -16,7 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from qloracle._arguments import Array, Float32, Float64
+from qloracle.arguments import Array, Float32, Float64
 
 
 @np.errstate(all="ignore")  # overflow to inf is the right result

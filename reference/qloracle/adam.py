@@ -63,8 +63,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array, Float32, UInt8
+from qloracle import arguments as check
+from qloracle.arguments import Array, Float32, UInt8
 from qloracle.blockwise import dequantize_blockwise, quantize_blockwise
 from qloracle.codebook import dynamic_codebook
 
@@ -119,7 +119,7 @@ def adam_step(
     for name, state in (("m", m), ("v", v)):
         check.same_type(name, state, np.dtype(np.float32))
         check.shaped(name, state, param.shape, f"param of shape {param.shape}")
-    p, m, v = _update(p, g, check.widened("m", m), check.widened("v", v), numbers)
+    p, m, v = _update(p, g, check.as_flat_float32("m", m), check.as_flat_float32("v", v), numbers)
     return _narrowed(p, param), m.reshape(param.shape), v.reshape(param.shape)
 
 
@@ -177,18 +177,18 @@ def _constants(
         raise ValueError(f"step must be at most 2**24, got {t}")
     rate, floor = check.at_least("lr", lr, 0), check.at_least("eps", eps, 0)
     decay = check.at_least("weight_decay", wd, 0)
-    apart = check.truth("decoupled_weight_decay", decoupled)
-    b1, b2 = check.share("beta1", beta1), check.share("beta2", beta2)
+    apart = check.boolean("decoupled_weight_decay", decoupled)
+    b1, b2 = check.fraction("beta1", beta1), check.fraction("beta2", beta2)
     numbers = (b1, 1 - b1, b2, 1 - b2, 1 - b1**t, 1 - b2**t, rate, floor)
     decays = (0.0, 1 - rate * decay) if apart else (decay, 1.0)
     return Constants(*np.array([*numbers, *decays], np.float32))
 
 
 def _param_and_grad(param: Array, grad: Array) -> tuple[Float32, Float32]:
-    p = check.widened("param", param)
+    p = check.as_flat_float32("param", param)
     check.shaped("grad", grad, param.shape, f"param of shape {param.shape}")
     check.same_type("grad", grad, param.dtype, np.dtype(np.float32))
-    return p, check.widened("grad", grad)
+    return p, check.as_flat_float32("grad", grad)
 
 
 @np.errstate(all="ignore")  # squares underflow and overflow, in silence whatever the caller has set
@@ -218,7 +218,7 @@ def _decoded(
     blocks = -(-n // check.integer("blocksize", blocksize, least=1))
     scales = check.vector(f"{name}_absmax", absmax, np.float32, blocks)
     check.finite(f"{name}_absmax", scales)
-    check.codes_below(f"{name}_codes", codes, check.table(f"{name}_codebook", levels).size)
+    check.codes_below(f"{name}_codes", codes, check.codebook(f"{name}_codebook", levels).size)
     return dequantize_blockwise(codes, absmax, levels, shape=(n,), blocksize=blocksize)
 
 

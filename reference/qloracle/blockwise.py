@@ -42,8 +42,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array, Float32, UInt8
+from qloracle import arguments as check
+from qloracle.arguments import Array, Float32, UInt8
 from qloracle.codebook import FP4_CODES, FP4_MAGNITUDES, QUANT_TYPES, thresholds
 from qloracle.codebook import codebook as codebook_of
 
@@ -131,7 +131,7 @@ def dequantize_blockwise(
     >>> dequantize_blockwise(np.array([2, 1, 0], np.uint8), scale, levels, shape=(3,)).tolist()
     [4.0, 0.0, -4.0]
     """
-    levels = check.table("codebook", codebook)
+    levels = check.codebook("codebook", codebook)
     dims, n = check.dimensions("shape", shape)
     known = check.codes_below("codes", check.vector("codes", codes, np.uint8, n), levels.size)  # n
     return _decode(levels[known], absmax, blocksize, dtype).reshape(dims)
@@ -169,7 +169,7 @@ def unpack_4bit(packed: UInt8, n: int) -> UInt8:
 def _normalized(x: Array | np.generic, blocksize: int) -> tuple[Float32, Float32]:
     """Return q = x / absmax, float32[n] in [-1, 1], and the absmax of each block (S3 to S5)."""
     step = check.integer("blocksize", blocksize, least=1)
-    flat = check.widened("x", x)  # n
+    flat = check.as_flat_float32("x", x)  # n
     step = min(step, max(flat.size, 1))  # a block beyond the end is one short block
     absmax = np.maximum.reduceat(np.abs(flat), np.arange(0, flat.size, step))  # ceil(n / step)
     scale = _spread(absmax, flat.size, step)  # n

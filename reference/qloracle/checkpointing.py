@@ -20,8 +20,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array
+from qloracle import arguments as check
+from qloracle.arguments import Array
 
 
 class Layer(Protocol):

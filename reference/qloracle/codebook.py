@@ -39,8 +39,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from qloracle import _arguments as check
-from qloracle._arguments import Float32
+from qloracle import arguments as check
+from qloracle.arguments import Float32
 
 QUANT_TYPES = ("nf4", "fp4", "int4", "notes")
 
@@ -204,5 +204,5 @@ def thresholds(codebook: Float32) -> Float32:
     >>> thresholds(np.array([-1, 0, 0.5], np.float32)).tolist()
     [-0.5, 0.25]
     """
-    levels = check.table("codebook", codebook).astype(np.float64)  # no sum overflows there
+    levels = check.codebook("codebook", codebook).astype(np.float64)  # no sum overflows there
     return ((levels[:-1] + levels[1:]) / 2).astype(np.float32)

@@ -41,9 +41,9 @@ from typing import TypeAlias
 import numpy as np
 from scipy.special import expit
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array, Float32, Float64, UInt8
+from qloracle import arguments as check
 from qloracle._rounding import rounded
+from qloracle.arguments import Array, Float32, Float64, UInt8
 from qloracle.linear4bit import product_backward, qlora_forward
 from qloracle.lora import gradients, lora_forward
 
@@ -116,7 +116,7 @@ class Linear:
     def _through(self, dy: Float64) -> Float64:
         w = self.weight
         if not isinstance(w, Packed):
-            return dy @ check.wide("weight", w)
+            return dy @ check.as_float64("weight", w)
         return product_backward(dy, w.packed, w.absmax, w.shape, w.blocksize, w.quant_type)
 
 
@@ -167,14 +167,18 @@ class GatedMLP:
 @np.errstate(all="ignore")  # exp may underflow, in silence whatever the caller has set
 def _gated(g: Array, u: Array) -> Array:
     """Return h = silu(g) * u, rounded once to their type."""
-    wide_g, wide_u = check.wide("gate(x)", g), check.wide("up(x)", u)
+    wide_g, wide_u = check.as_float64("gate(x)", g), check.as_float64("up(x)", u)
     return rounded(wide_g * expit(wide_g) * wide_u, g.dtype)
 
 
 @np.errstate(all="ignore")
 def _gated_backward(dh: Array, g: Array, u: Array) -> tuple[Array, Array]:
     """Return dg and du, each rounded once."""
-    wide_dh, wide_g, wide_u = check.wide("dh", dh), check.wide("g", g), check.wide("u", u)
+    wide_dh, wide_g, wide_u = (
+        check.as_float64("dh", dh),
+        check.as_float64("g", g),
+        check.as_float64("u", u),
+    )
     sigma = expit(wide_g)
     dg = wide_dh * wide_u * sigma * (1 + wide_g * (1 - sigma))
     return rounded(dg, g.dtype), rounded(wide_dh * wide_g * sigma, g.dtype)

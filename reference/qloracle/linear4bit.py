@@ -37,9 +37,9 @@ from functools import partial
 
 import numpy as np
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array, Float32, Float64, UInt8
+from qloracle import arguments as check
 from qloracle._rounding import rounded
+from qloracle.arguments import Array, Float32, Float64, UInt8
 from qloracle.blockwise import unpack_4bit
 from qloracle.codebook import codebook as codebook_of
 from qloracle.lora import branch, gradients, operands
@@ -78,7 +78,7 @@ def matmul_4bit(
     if bias is not None:
         check.shaped("bias", bias, dims[:1], f"shape {dims}")
         check.same_type("bias", bias, x.dtype, np.dtype(np.float32))
-        y += check.wide("bias", bias)
+        y += check.as_float64("bias", bias)
     return rounded(y, x.dtype).reshape(*x.shape[:-1], dims[0])
 
 

@@ -59,9 +59,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array, Float64
+from qloracle import arguments as check
 from qloracle._rounding import rounded
+from qloracle.arguments import Array, Float64
 
 
 def lora_scaling(alpha: float, r: int, *, rank_stabilized: bool = False) -> float:
@@ -75,7 +75,7 @@ def lora_scaling(alpha: float, r: int, *, rank_stabilized: bool = False) -> floa
     (0.25, 2.0, 0.3333333432674408)
     """
     rank = check.integer("r", r, least=1)
-    root = check.truth("rank_stabilized", rank_stabilized)
+    root = check.boolean("rank_stabilized", rank_stabilized)
     return float(np.float32(check.real("alpha", alpha) / (math.sqrt(rank) if root else rank)))
 
 
@@ -92,7 +92,7 @@ def draw_dropout_mask(
     """
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"rng must be a numpy Generator, got {type(rng).__name__}")
-    drop, wanted = check.share("p", p), check.float_type("dtype", dtype)
+    drop, wanted = check.fraction("p", p), check.float_type("dtype", dtype)
     dims, _ = check.dimensions("shape", shape)
     kept = rounded(np.full(dims, 1 / (1 - drop)), wanted)
     if not np.isfinite(kept).all():
@@ -124,7 +124,7 @@ def lora_forward(
     >>> lora_forward(x, w, a, b, scaling=0.5).tolist()  # h = 3
     [16.0, 32.0]
     """
-    weight = check.wide("w", w)
+    weight = check.as_float64("w", w)
     x64, masked, a64, b64, _ = operands(x, a, b, dropout_mask, weight.shape)
     y = x64 @ weight.T + branch(masked, a64, b64, scaling)  # M, out
     return rounded(y, x.dtype).reshape(*x.shape[:-1], len(weight))
@@ -153,7 +153,7 @@ def lora_backward(
     >>> dx.tolist(), da.tolist(), db.tolist()
     ([6.0, 5.0], [[5.0, 10.0]], [[1.5], [0.0]])
     """
-    weight = check.wide("w", w)
+    weight = check.as_float64("w", w)
     dims = check.matrix_shape("the shape of w", weight.shape)
     dx, da, db = gradients(dy, x, a, b, lambda dy: dy @ weight, dims, scaling, dropout_mask)
     return rounded(dx, x.dtype).reshape(x.shape), rounded(da, a.dtype), rounded(db, a.dtype)
@@ -205,14 +205,14 @@ def adapter(a: Array, b: Array, shape: tuple[int, int]) -> tuple[Float64, Float6
             f"the rank r must be at most min(out, in), got a of shape {a.shape} and "
             f"b of shape {b.shape} beside {beside}"
         )
-    return check.wide("a", a), check.wide("b", b)
+    return check.as_float64("a", a), check.as_float64("b", b)
 
 
 def mask_rows(dropout_mask: Array, x: Array) -> Float64:
     """Return the mask as float64[M, in], once its entries are 0 or one common 1 / (1 - p)."""
     check.shaped("dropout_mask", dropout_mask, x.shape, f"x of shape {x.shape}")
     check.same_type("dropout_mask", dropout_mask, x.dtype)
-    mask = check.wide("dropout_mask", dropout_mask)
+    mask = check.as_float64("dropout_mask", dropout_mask)
     kept = mask.max(initial=1)  # 1 / (1 - p) is at least 1
     wrong = (mask != 0) & (mask != kept)
     if wrong.any():

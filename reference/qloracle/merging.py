@@ -46,9 +46,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array, Float32, Float64, UInt8
+from qloracle import arguments as check
 from qloracle._rounding import rounded
+from qloracle.arguments import Array, Float32, Float64, UInt8
 from qloracle.blockwise import dequantize_4bit, quantize_4bit
 from qloracle.lora import adapter as adapter_of
 
@@ -66,7 +66,7 @@ def merge(w: Array, a: Array, b: Array, *, scaling: float) -> Array:
     >>> merge(w, a, b.astype(np.float32), scaling=0.5).tolist()
     [[1.5, 1.0], [0.5, 2.0]]
     """
-    return rounded(check.wide("w", w) + _change(a, b, w.shape, scaling), w.dtype)
+    return rounded(check.as_float64("w", w) + _change(a, b, w.shape, scaling), w.dtype)
 
 
 def unmerge(w: Array, a: Array, b: Array, *, scaling: float) -> Array:

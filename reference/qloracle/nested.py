@@ -39,8 +39,8 @@ import math
 
 import numpy as np
 
-from qloracle import _arguments as check
-from qloracle._arguments import Float32, UInt8
+from qloracle import arguments as check
+from qloracle.arguments import Float32, UInt8
 from qloracle.blockwise import dequantize_blockwise, quantize_blockwise
 from qloracle.codebook import dynamic_codebook
 

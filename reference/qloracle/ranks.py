@@ -52,8 +52,8 @@ bins are widest, and the error falls by more than half (`qloracle.blockwise`):
 import numpy as np
 from numpy.typing import NDArray
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array, Float32, UInt8
+from qloracle import arguments as check
+from qloracle.arguments import Array, Float32, UInt8
 from qloracle.codebook import normal_quantile
 
 
@@ -144,7 +144,7 @@ def mean_square(x: Array, codes: UInt8, bits: int = 4) -> float:
 
 
 def _values(x: Array) -> Float32:
-    values = check.widened("x", x)
+    values = check.as_flat_float32("x", x)
     if not values.size:
         raise ValueError(f"x must hold at least one element, got shape {np.shape(x)}")
     return values

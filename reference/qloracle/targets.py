@@ -36,9 +36,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import DTypeLike
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array
+from qloracle import arguments as check
 from qloracle._rounding import rounded
+from qloracle.arguments import Array
 from qloracle.layers import Linear
 from qloracle.lora import lora_scaling
 

@@ -31,8 +31,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array
+from qloracle import arguments as check
+from qloracle.arguments import Array
 from qloracle_gpu.managed import capability
 from qloracle_gpu.managed import runtime as cuda
 from qloracle_gpu.managed.runtime import HOST, Runtime
@@ -123,7 +123,7 @@ class ManagedMemory:
         pointer, nbytes = self._range(array)
         if preferred is not None:
             check.choice("preferred", preferred, SIDES)
-        mostly = check.truth("read_mostly", read_mostly)
+        mostly = check.boolean("read_mostly", read_mostly)
         place = HOST if preferred == "host" else self.device
         if nbytes:
             advice = cuda.READ_MOSTLY if mostly else cuda.NOT_READ_MOSTLY
@@ -190,7 +190,7 @@ class PlainMemory:
         """Do nothing."""
         if preferred is not None:
             check.choice("preferred", preferred, SIDES)
-        check.truth("read_mostly", read_mostly)
+        check.boolean("read_mostly", read_mostly)
 
     def kernel(self) -> AbstractContextManager[None]:
         """Do nothing."""

@@ -31,8 +31,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array
+from qloracle import arguments as check
+from qloracle.arguments import Array
 from qloracle_gpu.managed.capability import warn_once
 from qloracle_gpu.managed.memory import Memory, PlainMemory, best, in_torch
 from qloracle_gpu.torch_backend import adam_step
@@ -66,7 +66,7 @@ class PagedAdamW(torch.optim.Optimizer):
         for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
             check.at_least(name, value, 0)
         for i, beta in enumerate(betas):
-            check.share(f"betas[{i}]", beta)
+            check.fraction(f"betas[{i}]", beta)
         self.memory = memory
         self._memories: dict[torch.device, Memory] = {}
         self._paged: dict[Tensor, Moments] = {}

@@ -4,15 +4,15 @@ An array is checked by its shape and by the name of its type, so that NumPy, CuP
 checks of their own.  Nothing looks at a value: on a GPU that would wait for all that was launched
 before.  A NaN in x or a code that names no level is therefore not refused; the kernels' comments
 say what becomes of it.  Plain values (words, counts, shapes) are checked by the reference's own
-`qloracle._arguments`, with its messages.
+`qloracle.arguments`, with its messages.
 """
 
 from __future__ import annotations
 
 import math
 
-from qloracle import _arguments as plain
-from qloracle._arguments import FLOAT_NAMES
+from qloracle import arguments as plain
+from qloracle.arguments import FLOAT_NAMES
 from qloracle_gpu.devices import Array, Device, type_name
 
 FLOAT_TYPES = ("float32", "float16", "bfloat16")

@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from qloracle import _arguments as plain
+from qloracle import arguments as plain
 from qloracle_gpu.devices import Addresses, Argument, Array, Device, type_name
 from qloracle_gpu.operations import _arguments as check
 from qloracle_gpu.operations.blockwise import blocks, levels, log2, map_of
@@ -66,7 +66,7 @@ def adam_step(
 
     Source: rule S11; `qloracle.adam_step`.
     """
-    decoupled = plain.truth("decoupled_weight_decay", decoupled_weight_decay)
+    decoupled = plain.boolean("decoupled_weight_decay", decoupled_weight_decay)
     constants = _constants(step, lr, beta1, beta2, eps, weight_decay, decoupled)
     old = _state(device, STATE, (param, grad, m, v))
     new = _fresh(device, old)
@@ -97,7 +97,7 @@ def adam_steps(
 
     Source: rule S11.
     """
-    decoupled = plain.truth("decoupled_weight_decay", decoupled_weight_decay)
+    decoupled = plain.boolean("decoupled_weight_decay", decoupled_weight_decay)
     constants = _constants(step, lr, beta1, beta2, eps, weight_decay, decoupled)
     tensors = _tensors(("params", "grads", "ms", "vs"), (params, grads, ms, vs))
     old = [_state(device, names, arrays) for names, arrays in tensors]
@@ -231,7 +231,7 @@ def _constants(
         raise ValueError(f"step must be at most 2**24, got {t}")
     rate, floor = plain.at_least("lr", lr, 0), plain.at_least("eps", eps, 0)
     decay = plain.at_least("weight_decay", wd, 0)
-    b1, b2 = plain.share("beta1", beta1), plain.share("beta2", beta2)
+    b1, b2 = plain.fraction("beta1", beta1), plain.fraction("beta2", beta2)
     numbers = (b1, 1 - b1, b2, 1 - b2, 1 - b1**t, 1 - b2**t, rate, floor)
     coupled, kept = (0.0, 1 - rate * decay) if decoupled else (decay, 1.0)
     return tuple(np.array([*numbers, coupled, kept], np.float32))

@@ -17,10 +17,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from qloracle import _arguments as plain
+from qloracle import arguments as plain
 from qloracle import codebook as codebook_of
 from qloracle import dynamic_codebook
-from qloracle._arguments import Float32
+from qloracle.arguments import Float32
 from qloracle.codebook import FP4_CODES, FP4_MAGNITUDES, QUANT_TYPES
 from qloracle_gpu.devices import Argument, Array, Device, type_name
 from qloracle_gpu.operations import _arguments as check

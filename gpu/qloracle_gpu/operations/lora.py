@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from qloracle import _arguments as plain
+from qloracle import arguments as plain
 from qloracle_gpu.devices import Array, Device, type_name
 from qloracle_gpu.operations import _arguments as check
 from qloracle_gpu.operations import products

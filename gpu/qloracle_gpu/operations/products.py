@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from qloracle import _arguments as plain
+from qloracle import arguments as plain
 from qloracle.codebook import QUANT_TYPES
 from qloracle_gpu.devices import Argument, Array, Device, type_name
 from qloracle_gpu.operations import _arguments as check

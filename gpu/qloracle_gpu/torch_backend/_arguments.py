@@ -1,4 +1,4 @@
-"""What counts as a tensor argument: `qloracle._arguments` for torch.
+"""What counts as a tensor argument: `qloracle.arguments` for torch.
 
 The same mistakes raise the same errors, and one more is possible here: two tensors of a call on two
 devices.
@@ -24,8 +24,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from qloracle import _arguments as plain
-from qloracle._arguments import FLOAT_NAMES, Float32
+from qloracle import arguments as plain
+from qloracle.arguments import FLOAT_NAMES, Float32
 
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 # True where CUDA tensors take the kernels of `qloracle_gpu.kernels`, which CuPy compiles.
@@ -155,7 +155,7 @@ def scalar(name: str, value: object, device: torch.device) -> Tensor:
 
 def table(name: str, value: object, device: torch.device) -> Float32:
     """Return a codebook, checked as the reference checks it, in NumPy: it is small."""
-    return plain.table(name, vector(name, value, torch.float32, None, device).cpu().numpy())
+    return plain.codebook(name, vector(name, value, torch.float32, None, device).cpu().numpy())
 
 
 def codes_below(name: str, codes: Tensor, levels: int) -> Tensor:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, library
 
-from qloracle import _arguments as plain
+from qloracle import arguments as plain
 from qloracle_gpu.torch_backend import _arguments as check
 from qloracle_gpu.torch_backend import cuda, tables
 from qloracle_gpu.torch_backend.blockwise import dequantize_by, edges_of, levels_of, quantize_by
@@ -65,7 +65,7 @@ def adam_step(
     >>> adam_step(p, g, m, v, step=1, lr=1.0, beta1=0.5, beta2=0.5, eps=0.0)
     (tensor([-0.1180]), tensor([1.2500]), tensor([2.5000]))
     """
-    decay = plain.truth("decoupled_weight_decay", decoupled_weight_decay)
+    decay = plain.boolean("decoupled_weight_decay", decoupled_weight_decay)
     numbers = _numbers(step, lr, beta1, beta2, eps, weight_decay)
     p, g = _param_and_grad(param, grad)
     beside = f"param of shape {tuple(p.shape)}"
@@ -272,7 +272,7 @@ def _numbers(
         raise ValueError(f"step must be at most 2**24, got {t}")
     rate, floor = plain.at_least("lr", lr, 0), plain.at_least("eps", eps, 0)
     decay = plain.at_least("weight_decay", weight_decay, 0)
-    return t, rate, plain.share("beta1", beta1), plain.share("beta2", beta2), floor, decay
+    return t, rate, plain.fraction("beta1", beta1), plain.fraction("beta2", beta2), floor, decay
 
 
 def _param_and_grad(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, library
 
-from qloracle import _arguments as plain
+from qloracle import arguments as plain
 from qloracle.codebook import QUANT_TYPES
 from qloracle_gpu.torch_backend import _arguments as check
 from qloracle_gpu.torch_backend import cuda, tables

@@ -23,7 +23,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, library
 
-from qloracle import _arguments as plain
+from qloracle import arguments as plain
 from qloracle_gpu.torch_backend import _arguments as check
 from qloracle_gpu.torch_backend import cuda, tables
 from qloracle_gpu.torch_backend.blockwise import dequantize_by, edges_of, levels_of, quantize_by

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from qloracle import codebook, dynamic_codebook, thresholds
-from qloracle._arguments import Array, Float32
+from qloracle.arguments import Array, Float32
 from qloracle.codebook import FP4_CODES, FP4_MAGNITUDES, QUANT_TYPES
 
 

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle import adam_step, bits_per_weight, dequantize_absmax, quantize_4bit, quantize_absmax
-from qloracle._arguments import Array, Float32, Float64
+from qloracle.arguments import Array, Float32, Float64
 from qloracle.layers import Linear, Packed
 from qloracle.targets import HEAD, with_adapters
 

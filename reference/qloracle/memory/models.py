@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qloracle import _arguments as check
+from qloracle import arguments as check
 from qloracle.targets import ALL, target_modules
 
 

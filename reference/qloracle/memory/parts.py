@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qloracle import _arguments as check
+from qloracle import arguments as check
 from qloracle.memory.models import (
     Configuration,
     linear_weights,
@@ -99,7 +99,7 @@ def stored_bytes(config: Configuration, tokens: int, *, checkpointing: bool) -> 
 
     With checkpoints it is the input of each block.
     """
-    if check.truth("checkpointing", checkpointing):
+    if check.boolean("checkpointing", checkpointing):
         return BF16 * tokens * config.layers * config.hidden
     return config.layers * block_bytes(config, tokens)
 

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from qloracle import _arguments as check
+from qloracle import arguments as check
 from qloracle.memory.models import Configuration
 from qloracle.memory.parts import (
     RANK,
@@ -80,7 +80,7 @@ def timeline(
     """
     limit = check.integer("capacity", capacity, least=1)
     size = check.integer("page_bytes", page_bytes, least=1)
-    check.truth("paging", paging)
+    check.boolean("paging", paging)
     parts = memory_parts(
         config, method, rank=rank, checkpointing=checkpointing, fused=fused,
         moment_bytes=moment_bytes,

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array
+from qloracle import arguments as check
+from qloracle.arguments import Array
 from qloracle.paging.pages import DEVICE, HOST, OTHER, Allocation, Counters, Pages
 
 PAGE_BYTES = 2**16
@@ -191,7 +191,7 @@ class Pager:
         allocation = _allocation(handle, self._pages)
         if preferred is not None:
             check.choice("preferred", preferred, tuple(OTHER))
-        allocation.read_mostly = check.truth("read_mostly", read_mostly)
+        allocation.read_mostly = check.boolean("read_mostly", read_mostly)
         allocation.preferred = preferred
 
     def shrink(self, capacity: int) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qloracle._arguments import UInt8
+from qloracle.arguments import UInt8
 
 HOST, DEVICE = "host", "device"
 OTHER = {HOST: DEVICE, DEVICE: HOST}

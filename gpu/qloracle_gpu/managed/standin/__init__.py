@@ -34,8 +34,8 @@ from typing import Any
 
 import numpy as np
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array
+from qloracle import arguments as check
+from qloracle.arguments import Array
 from qloracle_gpu.managed import memory as managed
 from qloracle_gpu.managed.pager import Pager, check_capacity
 from qloracle_gpu.managed.standin.runtimes import Counters, Device, runtime, unavailable

@@ -6,11 +6,11 @@ checkpoints hold and because all three widen to float32 without rounding; float6
 rounded first, and nobody has agreed how. Wrong kinds raise TypeError, wrong values ValueError, and
 the message names the argument, what came and what is allowed.
 
->>> widened("x", np.array([1, 2]))
+>>> as_flat_float32("x", np.array([1, 2]))
 Traceback (most recent call last):
     ...
 TypeError: x must have dtype float32, float16 or bfloat16, got int64
->>> widened("x", np.array([0, np.nan, np.inf], np.float32))
+>>> as_flat_float32("x", np.array([0, np.nan, np.inf], np.float32))
 Traceback (most recent call last):
     ...
 ValueError: x must be finite, got 2 non-finite values of 3, the first nan at flat index 1
@@ -58,7 +58,7 @@ def floats(name: str, value: object) -> Array:
 
 
 @np.errstate(invalid="ignore")  # a signalling NaN is named below, not warned of here
-def widened(name: str, value: object) -> Float32:
+def as_flat_float32(name: str, value: object) -> Float32:
     """Return a private flat copy, float32[n], row-major whatever the strides, and finite."""
     flat = floats(name, value).astype(np.float32).reshape(-1)  # exact for all three types
     return finite(name, flat)
@@ -76,10 +76,10 @@ def finite(name: str, values: Float32) -> Float32:
     return values
 
 
-def wide(name: str, value: object) -> Float64:
+def as_float64(name: str, value: object) -> Float64:
     """Return a private copy in float64, of the same shape and finite: what products are made of."""
     shape = floats(name, value).shape
-    return widened(name, value).astype(np.float64).reshape(shape)
+    return as_flat_float32(name, value).astype(np.float64).reshape(shape)
 
 
 def rows(name: str, value: object, width: int, beside: str) -> Float64:
@@ -93,7 +93,7 @@ def rows(name: str, value: object, width: int, beside: str) -> Float64:
     shape = floats(name, value).shape
     if not shape or shape[-1] != width:
         raise ValueError(f"{name} must have shape (..., {width}) beside {beside}, got {shape}")
-    return wide(name, value).reshape(math.prod(shape[:-1]), width)
+    return as_float64(name, value).reshape(math.prod(shape[:-1]), width)
 
 
 def shaped(name: str, value: object, shape: tuple[int, ...], beside: str) -> Array:
@@ -133,7 +133,7 @@ def scalar(name: str, value: object) -> np.float32:
     return np.float32(finite(name, checked)[()])
 
 
-def table(name: str, value: object) -> Float32:
+def codebook(name: str, value: object) -> Float32:
     """Return a codebook: 2 to 256 finite float32 levels that never decrease."""
     levels = finite(name, vector(name, value, np.float32))
     if not 2 <= levels.size <= 256:
@@ -186,14 +186,14 @@ def at_least(name: str, value: object, least: float) -> float:
     return number
 
 
-def truth(name: str, value: object) -> bool:
+def boolean(name: str, value: object) -> bool:
     """Return a bool; 1 is none."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be a bool, got {type(value).__name__} {value!r}")
     return value
 
 
-def share(name: str, value: object) -> float:
+def fraction(name: str, value: object) -> float:
     """Return a number in [0, 1)."""
     number = real(name, value)
     if not 0 <= number < 1:
