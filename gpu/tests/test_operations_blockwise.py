@@ -14,14 +14,14 @@ import qloracle as q
 from qloracle_conformance import verify
 from qloracle_gpu import operations
 from qloracle_gpu.devices.gcc import Host
-from qloracle_gpu.operations import _arguments, blockwise, nested
+from qloracle_gpu.operations import blockwise, nested
+from qloracle_gpu.operations.arguments import BLOCKSIZES
 
 pytestmark = pytest.mark.skipif(bool(Host.unavailable()), reason=Host.unavailable())
 
 bfloat16 = ml_dtypes.bfloat16
 FLOATS = (np.float32, np.float16, bfloat16)
 TABLES = ("nf4", "fp4", "int4", "notes")
-BLOCKSIZES = _arguments.BLOCKSIZES
 LARGEST = {np.float32: 3e38, np.float16: 65504, bfloat16: 3e38}
 many = settings(
     derandomize=True,

@@ -19,7 +19,7 @@ import qloracle as q
 from qloracle_conformance import verify
 from qloracle_gpu.devices.gcc import Host
 from qloracle_gpu.operations import lora, products
-from qloracle_gpu.operations._arguments import BLOCKSIZES
+from qloracle_gpu.operations.arguments import BLOCKSIZES
 
 pytestmark = pytest.mark.skipif(bool(Host.unavailable()), reason=Host.unavailable())
 

@@ -1,6 +1,11 @@
 """What the host code asks of a machine: room for a result, a table, a launch, a product.
 
-`operations` is written once, against this; a runner without a GPU, CuPy and torch each answer it.
+    on_cupy   CuPy's arrays on a GPU
+    on_torch  torch's tensors: on a GPU with the kernels, on any other device without
+    gcc       the kernels compiled by g++, on NumPy's arrays
+    ptx       the kernels' PTX, interpreted on NumPy's arrays
+
+`operations` is written once, against the protocols below.
 
 An array is whatever the machine computes on: NumPy's, CuPy's or torch's.  Host code uses of it only
 `shape`, `dtype`, `reshape`, slices, `@`, `*`, `+` and `.T`, which the three spell alike.
@@ -28,17 +33,24 @@ class Addresses(NamedTuple):
 Argument: TypeAlias = Array | Addresses | np.generic | None
 
 
-class Device(Protocol):
-    """A machine that runs the kernels of `qloracle_gpu.kernels`."""
+class Arrays(Protocol):
+    """What computes with arrays: all that L3 needs."""
 
     def array(self, name: str, value: object) -> Array:
-        """Return a contiguous array of this machine's; TypeError or ValueError by name otherwise.
-
-        A view of other strides is copied; an array of another framework or device is refused.
-        """
+        """Return an array of this machine's; TypeError or ValueError by name for anything else."""
 
     def empty(self, shape: Sequence[int], dtype: str) -> Array:
         """Return an array to be written, of a type of the protocol: "uint8", "bfloat16" ..."""
+
+    def cast(self, array: Array, dtype: str) -> Array:
+        """Return a copy of another float type, rounded to nearest even; itself where it has it."""
+
+    def product(self, a: Array, b: Array) -> Array:
+        """Return the matrix product of two float32 matrices, in float32 (no TF32)."""
+
+
+class Device(Arrays, Protocol):
+    """A machine that runs the kernels of `qloracle_gpu.kernels`; its `array` is contiguous."""
 
     def table(self, values: np.ndarray) -> Array:
         """Return a small NumPy array as an array of this machine's, kept for the next call."""
@@ -52,12 +64,6 @@ class Device(Protocol):
         An array is passed as its address, None as address 0, a NumPy scalar as that C type
         (np.int64 as long long, np.int32 as int, np.float32 as float).
         """
-
-    def cast(self, array: Array, dtype: str) -> Array:
-        """Return a copy of another float type, rounded to nearest even; itself where it has it."""
-
-    def product(self, a: Array, b: Array) -> Array:
-        """Return the matrix product of two float32 matrices, in float32 (no TF32)."""
 
 
 def type_name(array: Array) -> str:

@@ -35,8 +35,9 @@ from qloracle import arguments as check
 from qloracle.arguments import Array
 from qloracle_gpu.managed.capability import warn_once
 from qloracle_gpu.managed.memory import Memory, PlainMemory, best, in_torch
+from qloracle_gpu.operations import arguments
 from qloracle_gpu.torch_backend import adam_step
-from qloracle_gpu.torch_backend._arguments import numbers
+from qloracle_gpu.torch_backend.values import beside
 
 CHUNK = 2**20  # elements that are stepped at a time: the new ones are made beside the old
 MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch.optim names them
@@ -203,8 +204,8 @@ class PagedAdamW(torch.optim.Optimizer):
 def _check_numbers(param: Tensor, grad: Tensor) -> None:
     if grad.is_sparse:
         raise ValueError("grad must be dense, got a sparse one")
-    numbers("param", param)
-    numbers("grad", grad)
+    arguments.floats(beside(param), "param", param)
+    arguments.floats(beside(grad), "grad", grad)
 
 
 def _beside(place: torch.device, memory: Memory) -> Memory:

@@ -23,7 +23,7 @@ from qloracle import dynamic_codebook
 from qloracle.arguments import Float32
 from qloracle.codebook import FP4_CODES, FP4_MAGNITUDES, QUANT_TYPES
 from qloracle_gpu.devices import Argument, Array, Device, type_name
-from qloracle_gpu.operations import _arguments as check
+from qloracle_gpu.operations import arguments as check
 
 THREADS = 256  # of a block; the kernels take any multiple of a warp up to this
 SPAN = THREADS * 8 * 4  # elements of a block: 4 octets a thread keep many bytes on their way

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from qloracle_gpu.devices import Array, Device
-from qloracle_gpu.operations import _arguments as check
+from qloracle_gpu.operations import arguments as check
 from qloracle_gpu.operations.blockwise import (
     CODED_SPAN,
     THREADS,

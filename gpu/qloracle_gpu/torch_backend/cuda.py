@@ -17,10 +17,8 @@ Where CuPy is absent, or a block size is none that the kernels take (a power of 
 
 from __future__ import annotations
 
-import sys
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,25 +26,18 @@ from torch import Tensor
 from qloracle_gpu import operations
 from qloracle_gpu.devices import launching
 from qloracle_gpu.devices.on_torch import CudaTensors
-from qloracle_gpu.operations._arguments import BLOCKSIZES
-from qloracle_gpu.torch_backend import _arguments as check
+from qloracle_gpu.operations.arguments import BLOCKSIZES
+from qloracle_gpu.torch_backend import values
 
 
-def takes(values: object, blocksize: int) -> bool:
+def takes(x: object, blocksize: int) -> bool:
     """Tell whether a call on this tensor, with this block size, goes to the kernels."""
-    return (
-        check.KERNELS and isinstance(values, Tensor) and values.is_cuda and blocksize in BLOCKSIZES
-    )
+    return values.KERNELS and isinstance(x, Tensor) and x.is_cuda and blocksize in BLOCKSIZES
 
 
-def on(values: Tensor) -> SimpleNamespace:
+def on(x: Tensor) -> SimpleNamespace:
     """Return the protocol's functions on the device of a tensor."""
-    return _on(values.device)
-
-
-def road(values: Tensor, blocksize: int, module: str) -> Any:
-    """Return what an operator calls: the kernels' functions, or those of a module of ours."""
-    return on(values) if takes(values, blocksize) else sys.modules[module]
+    return _on(x.device)
 
 
 @cache
