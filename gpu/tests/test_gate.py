@@ -129,7 +129,7 @@ def test_the_kernels_pass_the_gate():
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """The gate on a text of one kernel, with a record of its own."""
-    monkeypatch.setattr(gate, "RECORD", tmp_path / "registers.json")
+    monkeypatch.setattr(gate, "RECORD", tmp_path / "registers.txt")
 
     def run(source, *arguments):
         monkeypatch.setattr(kernels, "text", lambda: source)

@@ -1,7 +1,7 @@
 """The compile gate: what ptxas and the PTX say of every kernel, for each architecture.
 
     python -m qloracle_gpu.proof.gate            print the table and the verdict
-    python -m qloracle_gpu.proof.gate --record   and record the registers, in registers.json
+    python -m qloracle_gpu.proof.gate --record   and record the registers, in registers.txt
 
 It fails on a spill, on a stack or local memory, on more registers than recorded, and on arithmetic
 that the rules do not have: a product and a sum fused where the text does not say so, an approximate
@@ -11,7 +11,6 @@ compiler.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from qloracle_gpu.devices.ptx.errors import where
 from qloracle_gpu.devices.ptx.parse import Instruction, parse
 
 ARCHS = (75, 80, 90, 100)
-RECORD = Path(__file__).with_name("registers.json")
+RECORD = Path(__file__).with_name("registers.txt")
 INEXACT = ("approx", "ftz", "full", "rz", "rm", "rp", "sat")  # parts of an opcode on floats
 FLOATS = ("f16", "f32", "f64")
 
@@ -132,18 +131,20 @@ def release(by: Compiler) -> str:
 
 def recorded(by: Compiler) -> dict[str, dict[str, int]] | None:
     """Return the registers recorded for this release of the compiler; None for another."""
-    known = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
-    return known["registers"] if known.get("release") == release(by) else None
+    lines = RECORD.read_text(encoding="utf-8").splitlines() if RECORD.exists() else ["none"]
+    (of_release, *archs), *rows = [line.split() for line in lines]
+    if of_release != release(by):
+        return None
+    return {arch: {row[0]: int(row[i]) for row in rows} for i, arch in enumerate(archs, 1)}
 
 
 def record(found: Figures, by: Compiler) -> None:
-    """Write the registers of every kernel to registers.json."""
-    registers = {
-        arch: {name: takes.registers for name, takes in sorted(by_name.items())}
-        for arch, by_name in found.items()
-    }
-    text = json.dumps({"release": release(by), "registers": registers}, indent=1)
-    RECORD.write_text(text + "\n", encoding="utf-8")
+    """Write the registers of every kernel to registers.txt, a line each."""
+    names = sorted(next(iter(found.values())))
+    rows = [(name, *(by_name[name].registers for by_name in found.values())) for name in names]
+    lines = [f"{name:36}" + "".join(f"{each:>7}" for each in rest)
+             for name, *rest in ((release(by), *found), *rows)]  # fmt: skip
+    RECORD.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def problems(source: str, found: Figures, by: Compiler) -> list[str]:

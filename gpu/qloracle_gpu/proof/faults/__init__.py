@@ -1,10 +1,10 @@
-"""Faults planted in the CUDA text, and who sees them: the proof that the runners detect.
+"""Faults planted in the CUDA text, and which runner sees which: proof that the runners detect.
 
     python -m qloracle_gpu.proof.faults
 
-prints runner x fault. Nothing of it is used by what runs the kernels.
+prints a line for each fault and a column for each runner.
 
-    listed    the faults: an edit of the text each, a story, and the runners that must see it
+    listed    the faults, from `faults.diff`: edits of the text, a story, who must see it
     planting  how a fault is planted; one that no longer applies is an error
     cases     small directed inputs, compared with the reference to the last bit
     attempt   one fault on one runner, in a process of its own
