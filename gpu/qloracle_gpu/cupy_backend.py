@@ -1,8 +1,5 @@
 """The protocol on CuPy arrays: the CUDA kernels of this package, on the current device and stream.
 
-    launching  the one text, compiled by CuPy, and what a machine lacks to run it
-    machine    a `Device` whose arrays are CuPy's
-
     import cupy
     from qloracle_gpu import cupy_backend
 
@@ -11,7 +8,7 @@
 
 The functions are those of `qloracle`, with `nested=` besides; `qloracle_gpu.operations` says what
 each takes and refuses.  Nothing waits for the GPU and nothing looks at a value, so a NaN is not
-refused.  Arguments may be tensors of torch, too, and are not copied (see `machine`).
+refused.  Arguments may be torch tensors, too, and are not copied (see `devices.on_cupy`).
 
 Importing this needs neither CuPy nor a driver; a call without them says in one line what is
 missing.
@@ -22,7 +19,7 @@ missing.
 """
 
 from qloracle_gpu import operations
-from qloracle_gpu.devices.launching import unavailable
+from qloracle_gpu.devices import launching
 from qloracle_gpu.devices.on_cupy import CupyDevice
 
 implementation = operations.implementation(CupyDevice())
@@ -53,27 +50,4 @@ def synchronize() -> None:
 
 
 implementation.synchronize = synchronize
-implementation.unavailable = unavailable
-
-__all__ = [
-    "CupyDevice",
-    "adam_step",
-    "adam_step_8bit",
-    "arrays",
-    "dequantize_4bit",
-    "dequantize_absmax",
-    "dequantize_blockwise",
-    "implementation",
-    "limits",
-    "lora_backward",
-    "lora_forward",
-    "matmul_4bit",
-    "matmul_4bit_backward",
-    "qlora_backward",
-    "qlora_forward",
-    "quantize_4bit",
-    "quantize_absmax",
-    "quantize_blockwise",
-    "synchronize",
-    "unavailable",
-]
+implementation.unavailable = unavailable = launching.unavailable

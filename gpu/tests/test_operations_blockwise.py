@@ -231,8 +231,8 @@ def test_nested_scales(host, rng, blocksize, own_map):
         expected = q.quantize_blockwise(absmax - offset, levels, blocksize=blocksize)
     assert bits((codes, nested_absmax)) == bits(expected)
     decoded = nested.dequantize_absmax(host, codes, nested_absmax, offset, **options)
-    due = q.dequantize_absmax(codes, nested_absmax, np.float32(offset), **options)
-    assert bits(decoded) == bits(due)
+    by_reference = q.dequantize_absmax(codes, nested_absmax, np.float32(offset), **options)
+    assert bits(decoded) == bits(by_reference)
 
 
 @pytest.mark.parametrize("n", [1, 4, 1024, 1 << 19])  # the last takes every block that may add

@@ -69,8 +69,8 @@ def plainly(function, *arguments, **options):
         return function(*arguments, **options)
 
 
-def same(got, due):
-    pairs = zip(got, due, strict=True) if isinstance(due, tuple) else [(got, due)]
+def same(got, expected):
+    pairs = zip(got, expected, strict=True) if isinstance(expected, tuple) else [(got, expected)]
     return all(
         a.dtype == b.dtype
         and a.shape == b.shape
@@ -184,8 +184,8 @@ def test_gradients_come_by_the_kernels(road):
     learnt = [t.clone().requires_grad_() for t in (x, a, b)]
     y = torch_backend.qlora_forward(learnt[0], packed, absmax, *learnt[1:], scaling=0.5, **form)
     y.backward(dy)
-    due = torch_backend.qlora_backward(dy, x, packed, absmax, a, b, scaling=0.5, **form)
-    assert same(tuple(t.grad for t in learnt), due)
+    expected = torch_backend.qlora_backward(dy, x, packed, absmax, a, b, scaling=0.5, **form)
+    assert same(tuple(t.grad for t in learnt), expected)
 
 
 def test_nothing_requires_a_gradient_that_has_none(road):

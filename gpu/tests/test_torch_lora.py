@@ -391,8 +391,8 @@ def test_views_change_nothing_and_are_not_changed(view):
         got = function(*seen, scaling=0.5, dropout_mask=VIEWS[view](mask))
         expected = function(*tensors, scaling=0.5, dropout_mask=mask)
         pairs = zip(got, expected, strict=True) if isinstance(got, tuple) else [(got, expected)]
-        for part, due in pairs:
-            assert torch.equal(part, due)
+        for part, wanted in pairs:
+            assert torch.equal(part, wanted)
             assert part.is_contiguous()
         assert all(torch.equal(t, b) for t, b in zip(seen, before, strict=True))
 

@@ -41,7 +41,7 @@ class Compiler(Protocol):
         """The compiler and its version: "NVRTC 13.0"."""
 
     def ptx(self, source: str, options: Sequence[str]) -> str:
-        """Return the PTX of a text; CompileError if it is none."""
+        """Return the PTX of a text; CompileError if it does not compile."""
 
     def log(self, source: str, options: Sequence[str]) -> str:
         """Compile to machine code and return what ptxas said of it; CompileError."""
@@ -64,11 +64,11 @@ def compiler(wanted: str | None = None) -> Compiler:
     first that is found.
     """
     name = wanted or os.environ.get("QLORACLE_COMPILER", "")
-    roads: dict[str, Callable[[], Compiler]] = {"nvrtc": nvrtc.find, "nvcc": nvcc.find}
-    if name and name not in roads:
+    finders: dict[str, Callable[[], Compiler]] = {"nvrtc": nvrtc.find, "nvcc": nvcc.find}
+    if name and name not in finders:
         raise NoCompiler(f"a compiler is 'nvrtc' or 'nvcc', got {name!r}")
     reasons = []
-    for find in [roads[name]] if name else roads.values():
+    for find in [finders[name]] if name else finders.values():
         try:
             return find()
         except NoCompiler as reason:

@@ -1,4 +1,4 @@
-"""What the host code asks of a machine: room for a result, a table, a launch, a product.
+"""What the host code asks of a machine: an array for a result, a table, a launch, a product.
 
     on_cupy   CuPy's arrays on a GPU
     on_torch  torch's tensors: on a GPU with the kernels, on any other device without
@@ -7,7 +7,7 @@
 
 `operations` is written once, against the protocols below.
 
-An array is whatever the machine computes on: NumPy's, CuPy's or torch's.  Host code uses of it only
+An array is what the machine computes on: NumPy's, CuPy's or torch's.  Host code uses only its
 `shape`, `dtype`, `reshape`, slices, `@`, `*`, `+` and `.T`, which the three spell alike.
 """
 

@@ -48,7 +48,7 @@ def launch(
     arguments: Iterable[Argument],
     address: Callable[[Array], int],
 ) -> None:
-    """Run a kernel on the current device and stream; `address` tells where an array begins.
+    """Run a kernel on the current device and stream; `address` returns where an array begins.
 
     An empty grid has nothing to run, and CuPy would run one block of it.
     """

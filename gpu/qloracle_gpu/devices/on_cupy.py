@@ -95,7 +95,7 @@ class CupyDevice:
 
 
 def _taken(cupy: Any, name: str, value: object) -> Array:
-    """Return a CuPy array over the same memory; TypeError by name if it is none of a GPU."""
+    """Return a CuPy array over the same memory; TypeError by name unless it lies on a GPU."""
     if isinstance(value, cupy.ndarray):
         return value
     try:

@@ -1,6 +1,6 @@
 """Adam for many tensors in one launch, moments in 32 bits or in 8: L4.
 
-The rules are told in `qloracle.adam`, the kernels in `kernels/adam.cu`; the results are the
+The rules are those of `qloracle.adam`, the kernels in `kernels/adam.cu`; the results are the
 reference's bits. The constants of a step are formed here, in float64, and rounded once each.
 
 `adam_step` and `adam_step_8bit` are the protocol's, for one tensor. `adam_steps` and
@@ -271,7 +271,7 @@ def _maps(
 
 
 def _fresh(device: Device, old: Parts) -> Parts:
-    """Return room for the new of all but the gradient."""
+    """Return arrays for the new state: all but the gradient."""
     kept = old[:1] + old[2:]
     return tuple(device.empty(tuple(array.shape), type_name(array)) for array in kept)
 

@@ -1,6 +1,6 @@
 """A block, its absmax, and the nearest level: the launches of L0.
 
-The rules are told in `qloracle.blockwise`, the kernels in `kernels/quantize.cu` and
+The rules are those of `qloracle.blockwise`, the kernels in `kernels/quantize.cu` and
 `kernels/dequantize.cu`.  Where these functions differ from the reference's:
 
 * blocksize is a power of two from 32 to 4096;

@@ -1,9 +1,9 @@
 """LoRA beside a frozen weight, dense or packed: L3 for all arrays, torch's on a CPU too.
 
-The rule and its gradients are told in `qloracle.lora`. Everything is float32: what is passed in is
-widened, the hidden h = s (x * mask) A' stays in float32, and each result is rounded once, to its
-type. W is met a few rows at a time; a packed one as `products` does it, in one launch where x has
-few rows. The adapter's own products are the machine's.
+The rule and its gradients are explained in `qloracle.lora`. Everything is float32: the arguments
+are widened, the hidden h = s (x * mask) A' stays in float32, and each result is rounded once, to
+its type. W is met a few rows at a time; where the kernels multiply and x has few rows, a packed W
+takes one launch. The adapter's own products are the machine's.
 
 Values are not looked at: a mask is taken as it is.
 """

@@ -1,6 +1,6 @@
 """The product with a packed weight that is never there as a whole: the launches of L2.
 
-The rule is told in `qloracle.linear4bit`, the kernel in `kernels/product.cu`.
+The rule is that of `qloracle.linear4bit`, the kernel in `kernels/product.cu`.
 
 * Up to 16 rows of x take one launch, which decodes W as it goes. The order of its sums depends on
   the shape of W alone: a row has the same bits in any company, and wherever the arrays begin.

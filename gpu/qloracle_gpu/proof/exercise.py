@@ -1,8 +1,8 @@
 """Small calls of every operation, for a machine that is watched and slow.
 
 300 elements leave a short block, an odd tail and lanes with nothing to do; an array that begins one
-element late takes the roads of addresses that are not aligned; 4,200 elements are several blocks of
-threads.  What is returned is thrown away: others judge it.
+element late takes the paths for unaligned addresses; 4,200 elements are several blocks of threads.
+The results are not looked at: other tests judge them.
 """
 
 from __future__ import annotations

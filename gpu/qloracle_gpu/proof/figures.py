@@ -1,7 +1,7 @@
 """What can be said of each kernel's speed without a GPU, as a table.
 
 The interpreter counts the instructions of the PTX that a launch on large, aligned arrays runs;
-ptxas tells the registers; the rest is arithmetic on a card's published sizes.  Nothing is timed.
+ptxas reports the registers; the rest is arithmetic on a card's published sizes.  Nothing is timed.
 
     bytes       what must be moved for an element, by the formats alone
     widest      bytes of the widest load and store of device memory that ran

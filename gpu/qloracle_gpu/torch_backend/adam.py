@@ -1,6 +1,6 @@
 """Adam in the words of torch: the reference's operations in the reference's order, so its bits.
 
-The rules are told in `qloracle.adam`. What is particular here:
+The rules are those of `qloracle.adam`. What is particular here:
 
 * Each operation is one of torch's, so it rounds once: no `addcmul`, no `alpha`, which torch may
   carry out as fused multiply-add.
@@ -221,7 +221,7 @@ def _flat(values: Tensor) -> Tensor:
 
 
 def _map(codebook: Tensor | None, name: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return levels and thresholds: of a codebook that was passed in, or of ours."""
+    """Return levels and thresholds: of the caller's codebook, or of a dynamic map."""
     if codebook is None:
         return tables.levels(name, device), tables.thresholds(name, device)
     here = values.beside(codebook)

@@ -1,6 +1,6 @@
 """A block, its absmax, and the nearest level, in the words of torch.
 
-The rules are told in `qloracle.blockwise`; here is how tensors carry them out.
+The rules are those of `qloracle.blockwise`; here is how tensors carry them out.
 
 * Blocks are rows. The flat tensor is seen as a matrix of `blocksize` columns, so that a scale meets
   its block by broadcasting; a short last block is a matrix of one row. These are views: nothing is
@@ -250,7 +250,7 @@ def _parts(flat: Tensor, step: int) -> list[Tensor]:
     return [*parts, flat[whole:].view(1, -1)] if whole < n else parts
 
 
-# ---- the same as operators of torch: the kernels' road, which no compiler looks into -------------
+# ---- the same as operators of torch, which no compiler looks into --------------------------------
 
 
 @library.custom_op("qloracle::quantize_4bit", mutates_args=())

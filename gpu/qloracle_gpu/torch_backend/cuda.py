@@ -8,8 +8,8 @@ Every such call is made within an operator of torch, so that a compiler sees a c
 shapes, and a CUDA graph can record what it does.  As with all of torch, a graph needs one call
 before it is captured: that compiles the kernels and sends the codebooks to the device.
 
-Where CuPy is absent, or a block size is none that the kernels take (a power of two from 32 to
-4096), tensors are computed with as on a CPU, operation by operation.
+Where CuPy is absent, or the kernels do not take the block size (a power of two from 32 to 4096),
+tensors are computed with as on a CPU, operation by operation.
 
 >>> takes(torch.zeros(3), 64), takes("a word", 64)
 (False, False)

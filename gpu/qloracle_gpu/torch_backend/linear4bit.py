@@ -1,6 +1,6 @@
 """The 4-bit linear layer in the words of torch: W is decoded a few rows at a time, and let go.
 
-The rule is told in `qloracle.linear4bit`, the adapter in `lora`. What is particular here:
+The rule is that of `qloracle.linear4bit`, the adapter in `lora`. What is particular here:
 
 * A slice of rows may begin and end within a block. The bytes name pairs of levels, one look-up as
   in `dequantize_4bit`; then the block that was begun, the whole blocks as a matrix, and the block

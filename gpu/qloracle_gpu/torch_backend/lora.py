@@ -1,6 +1,6 @@
 """LoRA in the words of torch: a frozen weight, and a thin product beside it that is learnt.
 
-The rule and its gradients are told in `qloracle.lora`; the algebra is that of
+The rule and its gradients are explained in `qloracle.lora`; the algebra is that of
 `qloracle_gpu.operations.lora`, the same for the tensors of any device. W is met a few rows at
 a time, so that it may as well be packed: see `linear4bit`.
 

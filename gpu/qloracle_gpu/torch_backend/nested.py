@@ -1,6 +1,6 @@
 """Double quantization: the scales of the scales, in the words of torch.
 
-The rule is told in `qloracle.nested`. What is particular here is the offset, the mean of the
+The rule is that of `qloracle.nested`. What is particular here is the offset, the mean of the
 absmax. A sum of floats depends on the order of summing, and a GPU, several threads and NumPy all
 have orders of their own. A sum of integers does not. A float32 is an integer of 24 bits times a
 power of two, so the integers are summed apart for each power, which is exact, and the 256 sums are
@@ -120,7 +120,7 @@ def exact_sum(values: Tensor) -> float:
     return total / 2**150  # Python divides integers with one rounding
 
 
-# ---- the same as operators of torch: the kernels' road, which no compiler looks into -------------
+# ---- the same as operators of torch, which no compiler looks into --------------------------------
 
 
 @library.custom_op("qloracle::quantize_absmax", mutates_args=())

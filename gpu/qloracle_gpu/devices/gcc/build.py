@@ -5,7 +5,7 @@ The text lies in a file of its own, as it is, behind the shim and before a list 
     whole.cpp       #include "cuda_on_cpu.h"    CUDA's words for g++
                     #include "kernels.cu"       the text, byte for byte
                     ShimKernel ... = {...}      its kernels, by name
-    scheduler.cpp   runs the threads of a block; never under a sanitizer, which it tells of them
+    scheduler.cpp   runs the threads of a block; never under a sanitizer, which it informs of them
 
 Libraries are kept in the user's cache (`qloracle_gpu.compiling.store`), under the digest of all
 that went into them.

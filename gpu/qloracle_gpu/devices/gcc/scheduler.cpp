@@ -92,11 +92,11 @@ size_t arena_used, shared_used;
 Thread &thread_at(int warp, int bit) { return threads[warp * WARP + bit]; }
 int first_bit(unsigned bits) { return __builtin_ctz(bits); }
 
-// ---- what the thread sanitizer is told ----------------------------------------------------------
+// ---- what the thread sanitizer must know --------------------------------------------------------
 
 // A barrier orders memory for those who meet at it, once: each meeting has an address of its own.
-// What a thread did is told at its end, and learned only when all blocks are done, else they would
-// seem to follow one another.
+// What a thread did is released at its end, and acquired only when all blocks are done: else they
+// would seem to follow one another.
 #ifdef TSAN
 extern "C" void __tsan_acquire(void *);
 extern "C" void __tsan_release(void *);
@@ -141,7 +141,7 @@ void switch_to(Fiber &to) {
   switch_context(from.context, to.context);
 }
 
-// The other half of a switch, on the new stack. The first switch tells where the host's stack is.
+// The other half of a switch, on the new stack. The first switch shows where the host's stack is.
 void arrive(Fiber &self) {
 #ifdef ASAN
   const void *stack;
@@ -494,7 +494,7 @@ extern "C" void __ubsan_handle_out_of_bounds_abort(Place *place, uintptr_t index
 
 // ---- what the runner calls ----------------------------------------------------------------------
 
-// Run a kernel to its end, or to the first fault: 0, or 1 with the fault told in `report`.
+// Run a kernel to its end, or to the first fault: 0, or 1 with the fault described in `report`.
 extern "C" SHIM_EXPORT int shim_launch(ShimBody kernel, void *const *values, unsigned grid,
                                        unsigned block, uint64_t seed, Fault *report) {
   body = kernel;

@@ -19,7 +19,7 @@ from qloracle_gpu.devices.ptx.parse import Module, parse
 class Ptx(OnNumPy):
     """A machine that runs the PTX of a CUDA text, compute_`arch`; the kernels' own by default.
 
-    Raises compiling.NoCompiler, or CompileError if the text is none.
+    Raises compiling.NoCompiler, or CompileError if the text does not compile.
     """
 
     def __init__(self, source: str | None = None, arch: int = 90, options: Sequence[str] = ()):

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show(faults: Sequence[Fault], runners: Sequence[str], processes: int, details: bool) -> int:
-    """Print a line for each fault as it is done, then what is not as promised: the exit code."""
+    """Print a line for each fault, then every broken promise; return the exit code."""
     out = Console(soft_wrap=True, highlight=False, markup=False)
     out.print(header(runners), style="bold")
     problems = []
@@ -81,7 +81,7 @@ def header(runners: Sequence[str]) -> str:
 
 
 def line(row: Row) -> Text:
-    """Return a row of the matrix: red where it is not as promised, bold where something is seen."""
+    """Return a row of the matrix: red where a promise is broken, bold where something is seen."""
     text = Text(f"{row.fault.name:{NAME}} ", style="red" if row.problems else "")
     for runner, verdict in row.verdicts.items():
         mark = "*" if runner in row.fault.seen_by else ""

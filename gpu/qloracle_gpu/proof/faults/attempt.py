@@ -59,7 +59,7 @@ def _machines(runner: str, source: str, fault: Fault) -> Sequence[Device]:
 
 
 def _over_limit(source: str, fault: Fault) -> str | None:
-    """Return the first thing that the gate has against a text: of the kernels that are there."""
+    """Return the gate's first objection to this source, of the kernels that are there."""
     by = compiling.compiler()
     found = {ARCH: compiling.resources(source, 90, fault.options, by)}
     known = (gate.recorded(by) or {}).get(ARCH, {})

@@ -1,6 +1,6 @@
 """Small directed inputs, a set for each family of kernels, and what the reference makes of them.
 
-A case yields triples: what was called, the result, and the result that is due to the last bit.
+A case yields triples: what was called, the result, and the result expected to the last bit.
 Most have 301 elements: a short block, an odd tail, lanes with nothing to do.  Products are of
 small integers, of which every sum is exact, so that any order gives the reference's bits.
 
@@ -45,8 +45,8 @@ class Case(NamedTuple):
 
 def wrong(device: Device, case: Case) -> str | None:
     """Return the first call of a case whose result differs from the reference's in any bit."""
-    for what, got, due in case.calls(device):
-        parts = zip(_parts(got), _parts(due), strict=True)
+    for what, got, wanted in case.calls(device):
+        parts = zip(_parts(got), _parts(wanted), strict=True)
         for i, (result, expected) in enumerate(parts):
             if _bits(result) != _bits(expected):
                 return f"{what}, result {i}{_first_difference(result, expected)}"
@@ -62,9 +62,9 @@ def _bits(result: Any) -> tuple[str, tuple[int, ...], bytes]:
     return array.dtype.name, array.shape, array.tobytes()
 
 
-def _first_difference(result: Any, due: Any) -> str:
+def _first_difference(result: Any, wanted: Any) -> str:
     """Say where two results part, and how."""
-    got, expected = np.atleast_1d(result), np.atleast_1d(due)
+    got, expected = np.atleast_1d(result), np.atleast_1d(wanted)
     if (got.dtype, got.shape) != (expected.dtype, expected.shape):
         return f": {got.dtype}{got.shape} for {expected.dtype}{expected.shape}"
     unlike = got.view(f"V{got.itemsize}") != expected.view(f"V{got.itemsize}")
@@ -85,17 +85,19 @@ def normal(*shape: int, late: bool = False, seed: int = 0) -> Array:
 
 def ties() -> Array:
     """Return blocks of 64 with absmax 1 that hold the thresholds of NF4, each a tie."""
-    edges = q.thresholds(q.codebook("nf4"))
-    block = np.concatenate([[1], edges, -edges, np.linspace(-1, 1, 33)]).astype(np.float32)
+    thresholds = q.thresholds(q.codebook("nf4"))
+    block = np.concatenate([[1], thresholds, -thresholds, np.linspace(-1, 1, 33)]).astype(
+        np.float32
+    )
     return np.concatenate([block, np.zeros(64, np.float32), -block])
 
 
 def near_quotients() -> Array:
     """Return blocks of 32 whose second element has a wrong code by x (1 / absmax)."""
     absmax = np.random.default_rng(7).uniform(1, 2, (20_000, 1)).astype(np.float32)
-    edge = q.thresholds(q.codebook("nf4"))[[0, 1, 5, 8, 13]]
-    x = edge * absmax
-    by_division, by_reciprocal = x / absmax > edge, x * (1 / absmax) > edge
+    threshold = q.thresholds(q.codebook("nf4"))[[0, 1, 5, 8, 13]]
+    x = threshold * absmax
+    by_division, by_reciprocal = x / absmax > threshold, x * (1 / absmax) > threshold
     row, column = np.nonzero(by_division != by_reciprocal)
     some = slice(None, None, len(row) // 24)
     blocks = np.repeat(absmax[row[some]] / 2, 32, axis=1)
@@ -106,7 +108,7 @@ def near_quotients() -> Array:
 # ---- L0 and L1 ---------------------------------------------------------------------------------
 
 
-def edges_of_bins() -> Array:
+def last_of_bins() -> Array:
     """Return the last quotients of some bins of the 8-bit kernels, by the formula of codes.cuh."""
     starts = np.ldexp((np.arange(110, 510, 7) - 1 / 16) / 408, -96)
     roots = starts.astype(np.float32)
@@ -141,11 +143,11 @@ def quantize(device: Device) -> Calls:
 
 def quantize_8_bits(device: Device) -> Calls:
     """Thresholds of a map, at the edges of bins, two in a bin, one below its limit; a NaN."""
-    dynamic, edges = q.dynamic_codebook(), edges_of_bins()
+    dynamic, last = q.dynamic_codebook(), last_of_bins()
     crowded = np.array([-1, 0.5, 0.5, 0.5, 1], np.float32)
     inputs = {
         "a map": (multiples(q.thresholds(dynamic), 10), dynamic),
-        "edges": (multiples(edges, 20), np.repeat(edges, 2)),
+        "edges": (multiples(last, 20), np.repeat(last, 2)),
         "crowded": (multiples(q.thresholds(crowded), 10), crowded),
         "small": beside_a_small_threshold(),
     }
@@ -179,9 +181,9 @@ def dequantize_16_bits(device: Device) -> Calls:
     """Rounded to each of the 16-bit types."""
     packed, absmax = q.quantize_4bit(normal(N))
     for dtype in (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)):
-        due = q.dequantize_4bit(packed, absmax, shape=(N,), dtype=dtype)
+        expected = q.dequantize_4bit(packed, absmax, shape=(N,), dtype=dtype)
         got = blockwise.dequantize_4bit(device, packed, absmax, shape=(N,), dtype=dtype)
-        yield f"dequantize_4bit, {dtype}", got, due
+        yield f"dequantize_4bit, {dtype}", got, expected
 
 
 def dequantize_nested(device: Device) -> Calls:
@@ -189,10 +191,10 @@ def dequantize_nested(device: Device) -> Calls:
     n = 32 * 257 + 5
     packed, absmax = q.quantize_4bit(normal(n), blocksize=32)
     coded = q.quantize_absmax(absmax * np.linspace(1, 9, absmax.size, dtype=np.float32))
-    due = q.dequantize_4bit(packed, q.dequantize_absmax(*coded), shape=(n,), blocksize=32)
+    expected = q.dequantize_4bit(packed, q.dequantize_absmax(*coded), shape=(n,), blocksize=32)
     nested_scales = (*coded, None)
     got = blockwise.dequantize_4bit(device, packed, shape=(n,), blocksize=32, nested=nested_scales)
-    yield "dequantize_4bit, nested", got, due
+    yield "dequantize_4bit, nested", got, expected
 
 
 def scales(device: Device) -> Calls:
@@ -242,9 +244,9 @@ def adam_32_bits(device: Device) -> Calls:
     ]
     options = {**STEP, "decoupled_weight_decay": False}
     got = adam.adam_steps(device, *map(list, zip(*tensors, strict=True)), **options)
-    due = [q.adam_step(*tensor, **options) for tensor in tensors]
-    for name, results, expected in zip("pmv", got, zip(*due, strict=True), strict=True):
-        yield f"adam_steps, {name}", results, expected
+    expected = [q.adam_step(*tensor, **options) for tensor in tensors]
+    for name, results, wanted in zip("pmv", got, zip(*expected, strict=True), strict=True):
+        yield f"adam_steps, {name}", results, wanted
 
 
 def adam_8_bits(device: Device) -> Calls:
@@ -254,11 +256,11 @@ def adam_8_bits(device: Device) -> Calls:
         m = q.quantize_blockwise(normal(n), q.dynamic_codebook(), blocksize=size)
         v = q.quantize_blockwise(normal(n) ** 2, q.dynamic_codebook(signed=False), blocksize=size)
         param, grad = normal(n, seed=1), normal(n, seed=2)
-        due = q.adam_step_8bit(param, grad, *m, *v, **STEP, blocksize=size)
+        expected = q.adam_step_8bit(param, grad, *m, *v, **STEP, blocksize=size)
         state = [[array.copy()] for array in (param, *m, *v)]
         lists = [state[0], [grad], *state[1:]]
         adam.adam_steps_8bit(device, *lists, **STEP, blocksize=size, out=tuple(state))
-        yield f"adam_steps_8bit in place, blocks of {size}", [array for [array] in state], due
+        yield f"adam_steps_8bit in place, blocks of {size}", [array for [array] in state], expected
 
 
 # ---- beyond 2^31 elements ----------------------------------------------------------------------
@@ -284,11 +286,15 @@ def far(device: Device) -> Calls:
     sizes = np.int64(FAR), blockwise.log2(64)
     levels = *blockwise.levels(table), np.int32(0)
     device.launch("quantize_4bit_float16", LAST, 256, values, *levels, packed, absmax, *sizes)
-    due = q.quantize_4bit(x)
-    yield "quantize_4bit beyond 2^31", (packed[-len(due[0]) :], absmax[-len(due[1]) :]), due
+    expected = q.quantize_4bit(x)
+    yield (
+        "quantize_4bit beyond 2^31",
+        (packed[-len(expected[0]) :], absmax[-len(expected[1]) :]),
+        expected,
+    )
     given = packed, absmax, *levels[:2]
     device.launch("dequantize_4bit_float16", LAST, 256, *given, values, *sizes)
-    back = q.dequantize_4bit(*due, shape=(N,), dtype=np.float16)
+    back = q.dequantize_4bit(*expected, shape=(N,), dtype=np.float16)
     yield "dequantize_4bit beyond 2^31", values[-N:].copy(), back
 
 

@@ -1,4 +1,4 @@
-"""Faults x runners: who sees what, and whether that is what was promised."""
+"""Faults x runners: which runner sees which fault, and whether it keeps its promise."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
     @property
     def problems(self) -> list[str]:
-        """What is not as promised: a runner that is blind, or one that sees what is not there."""
+        """Broken promises: a runner misses a fault, or sees one where there is none."""
         found = []
         for runner, (kind, detail) in self.verdicts.items():
             if kind not in SEEN + UNSEEN:

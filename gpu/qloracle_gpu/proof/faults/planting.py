@@ -56,8 +56,8 @@ def planted(text: str, fault: Fault) -> str:
     for old, new, times in fault.edits:
         found = text.count(old)
         if found != times:
-            due = f"{times} time{'s' if times > 1 else ''}"
-            raise DoesNotApply(f"{fault.name}: {old!r} must occur {due} in the text, got {found}")
+            often = f"{times} time{'s' if times > 1 else ''}"
+            raise DoesNotApply(f"{fault.name}: {old!r} must occur {often} in the text, got {found}")
         text = text.replace(old, new)
     return text
 
