@@ -78,58 +78,40 @@ class Machine:
         """Return a kernel's argument, which all lanes share."""
         return np.frombuffer(self._bytes, dtype, 1, offset)
 
-    def load_global(self, at: Lanes, dtype: np.dtype[Any], count: int, lane: Lanes) -> list[Lanes]:
-        """Load from the heap."""
-        return self.heap.load(at - HEAP, dtype, count, 0)
+    def load(
+        self, space: str, at: Lanes, dtype: np.dtype[Any], count: int, lane: Lanes
+    ) -> list[Lanes]:
+        """Load `count` neighbours from a state space; "generic" is told apart by the addresses."""
+        window, base, row = self._window(space, at, lane)
+        return window.load(at - base if base else at, dtype, count, row)
 
-    load_const = load_global
-
-    def load_shared(self, at: Lanes, dtype: np.dtype[Any], count: int, lane: Lanes) -> list[Lanes]:
-        """Load from the block's own memory."""
-        return self.shared.load(at, dtype, count, lane // self.threads)
-
-    def load_local(self, at: Lanes, dtype: np.dtype[Any], count: int, lane: Lanes) -> list[Lanes]:
-        """Load from the thread's own memory."""
-        return self.local.load(at, dtype, count, lane)
-
-    def load_generic(self, at: Lanes, dtype: np.dtype[Any], count: int, lane: Lanes) -> list[Lanes]:
-        """Load from whichever window the addresses lie in."""
-        window, row = self._window(at, lane)
-        return window.load(at - window.base, dtype, count, row)
-
-    def store_global(
-        self, at: Lanes, dtype: np.dtype[Any], count: int, lane: Lanes, values: Sequence[Lanes]
+    def store(
+        self,
+        space: str,
+        at: Lanes,
+        dtype: np.dtype[Any],
+        count: int,
+        lane: Lanes,
+        values: Sequence[Lanes],
     ) -> None:
-        """Store to the heap."""
-        self.heap.store(at - HEAP, dtype, count, 0, values)
+        """Store `count` neighbours to a state space of PTX."""
+        window, base, row = self._window(space, at, lane)
+        window.store(at - base if base else at, dtype, count, row, values)
 
-    def store_shared(
-        self, at: Lanes, dtype: np.dtype[Any], count: int, lane: Lanes, values: Sequence[Lanes]
-    ) -> None:
-        """Store to the block's own memory."""
-        self.shared.store(at, dtype, count, lane // self.threads, values)
-
-    def store_local(
-        self, at: Lanes, dtype: np.dtype[Any], count: int, lane: Lanes, values: Sequence[Lanes]
-    ) -> None:
-        """Store to the thread's own memory."""
-        self.local.store(at, dtype, count, lane, values)
-
-    def store_generic(
-        self, at: Lanes, dtype: np.dtype[Any], count: int, lane: Lanes, values: Sequence[Lanes]
-    ) -> None:
-        """Store to whichever window the addresses lie in."""
-        window, row = self._window(at, lane)
-        window.store(at - window.base, dtype, count, row, values)
-
-    def _window(self, at: Lanes, lane: Lanes) -> tuple[Window, Lanes | int]:
-        """Return the window of generic addresses, which all must lie in one."""
-        low, high = int(at.min()), int(at.max())
-        if low >= SHARED and high < LOCAL:
-            return self.shared, lane // self.threads
-        if low >= LOCAL and high < HEAP:
-            return self.local, lane
-        return self.heap, 0
+    def _window(self, space: str, at: Lanes, lane: Lanes) -> tuple[Window, int, Lanes | int]:
+        """Return a window, what addresses in it are counted from, and the row of each lane."""
+        base = 0
+        if space == "generic":  # all addresses must lie in one window
+            low, high = int(at.min()), int(at.max())
+            if low >= SHARED and high < LOCAL:
+                space, base = "shared", SHARED
+            elif low >= LOCAL and high < HEAP:
+                space, base = "local", LOCAL
+        if space == "shared":
+            return self.shared, base, lane // self.threads
+        if space == "local":
+            return self.local, base, lane
+        return self.heap, HEAP, 0
 
     def shuffle(
         self, way: str, x: Lanes, by: Lanes, clamp: Lanes, mask: Lanes, lane: Lanes
