@@ -296,12 +296,14 @@ def memory(
         float | None,
         typer.Option(help="GB of the card; none: the smallest common one that holds QLoRA."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for memory.png and timeline.png.")] = Path(),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Draw memory.png and timeline.png in this folder; none: no pictures."),
+    ] = None,
 ) -> None:
-    """Tell where the memory of a fine-tuning goes, and what paging does about a spike.
+    """Show where the memory of a fine-tuning goes, and what paging does about a spike.
 
     Prints the bytes by part, the papers' numbers beside ours, and a timeline.
-    Draws memory.png and timeline.png.
     """
     from qloracle_conformance.memory_command import run
 

@@ -1,10 +1,10 @@
-"""What counts as an argument: the checks that every public function shares.
+"""What counts as an argument: the checks that all public functions share.
 
-The specification is strict so that a mistake shows at the call and not as a wrong number. A weight
-is one of three float types (float32, float16, bfloat16), because those are the types that
-checkpoints hold and because all three widen to float32 without rounding; float64 would have to be
-rounded first, and nobody has agreed how. Wrong kinds raise TypeError, wrong values ValueError, and
-the message names the argument, what came and what is allowed.
+The specification is strict, so that a mistake shows at the call and not as a wrong number. A weight
+has one of three float types (float32, float16, bfloat16): those are what checkpoints hold, and all
+three widen to float32 without rounding. float64 would have to be rounded first, and nobody has
+agreed how. Wrong types raise TypeError, wrong values ValueError, and the message names the
+argument, what was passed and what is allowed.
 
 >>> as_flat_float32("x", np.array([1, 2]))
 Traceback (most recent call last):
@@ -65,7 +65,7 @@ def as_flat_float32(name: str, value: object) -> Float32:
 
 
 def finite(name: str, values: Float32) -> Float32:
-    """Return the values, once it is known that none is NaN or infinite."""
+    """Return the values if none of them is NaN or infinite."""
     bad = ~np.isfinite(values)
     if bad.any():
         first = int(bad.argmax())
@@ -77,13 +77,13 @@ def finite(name: str, values: Float32) -> Float32:
 
 
 def as_float64(name: str, value: object) -> Float64:
-    """Return a private copy in float64, of the same shape and finite: what products are made of."""
+    """Return a private copy in float64, of the same shape and finite, for sums of products."""
     shape = floats(name, value).shape
     return as_flat_float32(name, value).astype(np.float64).reshape(shape)
 
 
 def rows(name: str, value: object, width: int, beside: str) -> Float64:
-    """Return float64[M, width]: all leading dimensions as one. `beside` names what it must fit.
+    """Return float64[M, width], all leading dimensions as one; `beside` names what it must fit.
 
     >>> rows("x", np.ones((2, 3, 5), np.float32), 4, "shape (7, 4)")
     Traceback (most recent call last):
@@ -97,7 +97,7 @@ def rows(name: str, value: object, width: int, beside: str) -> Float64:
 
 
 def shaped(name: str, value: object, shape: tuple[int, ...], beside: str) -> Array:
-    """Return a float array of exactly this shape. `beside` names what it must fit."""
+    """Return a float array of exactly this shape; `beside` names what it must fit."""
     checked = floats(name, value)
     if checked.shape != shape:
         raise ValueError(f"{name} must have shape {shape} beside {beside}, got {checked.shape}")
@@ -105,15 +105,15 @@ def shaped(name: str, value: object, shape: tuple[int, ...], beside: str) -> Arr
 
 
 def same_type(name: str, value: object, *allowed: np.dtype[Any]) -> None:
-    """Refuse an array whose type is none of these."""
+    """Refuse an array of any other type."""
     dtype = array(name, value).dtype
     if dtype not in allowed:
-        words = " or ".join(dict.fromkeys(map(str, allowed)))
-        raise TypeError(f"{name} must have dtype {words}, got {dtype}")
+        names = " or ".join(dict.fromkeys(map(str, allowed)))
+        raise TypeError(f"{name} must have dtype {names}, got {dtype}")
 
 
 def vector(name: str, value: object, dtype: DTypeLike, size: int | None = None) -> Array:
-    """Return a one-dimensional array of exactly this dtype and, where one is given, this length."""
+    """Return a one-dimensional array of exactly this dtype and, if a size is given, this length."""
     checked, wanted = array(name, value), np.dtype(dtype)
     if checked.dtype != wanted:
         raise TypeError(f"{name} must have dtype {wanted}, got {checked.dtype}")
@@ -124,7 +124,7 @@ def vector(name: str, value: object, dtype: DTypeLike, size: int | None = None) 
 
 
 def scalar(name: str, value: object) -> np.float32:
-    """Return a finite float32 that came as np.float32 or as an array of shape ()."""
+    """Return a finite float32, passed as np.float32 or as an array of shape ()."""
     checked = array(name, value)
     if checked.dtype != np.float32:
         raise TypeError(f"{name} must have dtype float32, got {checked.dtype}")
@@ -148,7 +148,7 @@ def codebook(name: str, value: object) -> Float32:
 
 
 def codes_below(name: str, codes: UInt8, levels: int) -> UInt8:
-    """Return the codes, once it is known that each of them names a level."""
+    """Return the codes if each of them names a level."""
     if codes.size and codes.max() >= levels:
         first = int((codes >= levels).argmax())
         raise ValueError(
@@ -158,7 +158,7 @@ def codes_below(name: str, codes: UInt8, levels: int) -> UInt8:
 
 
 def integer(name: str, value: object, least: int = 0) -> int:
-    """Return an int that is large enough. A bool is no count, nor is a float, not even 64.0."""
+    """Return an int of at least `least`; a bool does not count as one, nor does 64.0."""
     if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an int, got {type(value).__name__} {value!r}")
     number = operator.index(value)
@@ -168,7 +168,7 @@ def integer(name: str, value: object, least: int = 0) -> int:
 
 
 def real(name: str, value: object) -> float:
-    """Return a finite number; a bool is none, nor is an array."""
+    """Return a finite number; neither a bool nor an array counts as one."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         shown = f"of shape {value.shape}" if isinstance(value, np.ndarray) else repr(value)
         raise TypeError(f"{name} must be a number, got {type(value).__name__} {shown}")
@@ -179,7 +179,7 @@ def real(name: str, value: object) -> float:
 
 
 def at_least(name: str, value: object, least: float) -> float:
-    """Return a finite number that is large enough."""
+    """Return a finite number of at least `least`."""
     number = real(name, value)
     if number < least:
         raise ValueError(f"{name} must be at least {least:g}, got {number}")
@@ -187,7 +187,7 @@ def at_least(name: str, value: object, least: float) -> float:
 
 
 def boolean(name: str, value: object) -> bool:
-    """Return a bool; 1 is none."""
+    """Return a bool; 1 does not count as one."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be a bool, got {type(value).__name__} {value!r}")
     return value
@@ -229,7 +229,7 @@ def float_type(name: str, value: DTypeLike) -> np.dtype[Any]:
 
 
 def choice(name: str, value: object, allowed: Sequence[str]) -> str:
-    """Return one of the allowed words."""
+    """Return one of the allowed names."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, got {type(value).__name__} {value!r}")
     if value not in allowed:
