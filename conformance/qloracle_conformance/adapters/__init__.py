@@ -66,8 +66,8 @@ ADAPTERS = (
     Adapter("torch", "qloracle_gpu.torch_backend", ("torch",)),
     Adapter("cupy", "qloracle_gpu.cupy_backend", ("cupy",), driver="libcuda.so.1"),
     # Both run the CUDA text slowly, on a CPU.
-    Adapter("host", "qloracle_gpu.runners.host", (), "implementation", by_name=True),
-    Adapter("ptx", "qloracle_gpu.runners.ptx", (), "implementation", by_name=True),
+    Adapter("host", "qloracle_gpu.devices.gcc", (), "implementation", by_name=True),
+    Adapter("ptx", "qloracle_gpu.devices.ptx", (), "implementation", by_name=True),
     # Without a GPU a stand-in answers, and only those who ask for it.
     Adapter("managed", "qloracle_gpu.managed", (), "implementation", by_name=True),
 )
