@@ -26,6 +26,8 @@ from qloracle_conformance.contract.cases import Answer, Case, decode, encode
 from qloracle_conformance.contract.errors import CannotRun, LoadError
 
 IMPORT_LIMIT = 300.0  # seconds that an import may take
+# Waiting threads that spin would compete with the judging parent for the cores.
+FEW_SPINNERS = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class Caller(Protocol):
@@ -138,8 +140,7 @@ class ChildCaller:
         self, spec: str, *, limit: float = 20.0, environment: Mapping[str, str] | None = None
     ):
         self._spec, self._limit = spec, limit
-        # Waiting OpenMP threads that spin would compete with the judging parent for the cores.
-        self._environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **(environment or {})}
+        self._environment = {**FEW_SPINNERS, **os.environ, **(environment or {})}
         self._readings = Readings()
         self._generation = 0
         self.compile_seconds = 0.0
