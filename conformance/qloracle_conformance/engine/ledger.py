@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qloracle_conformance.contract import programs
-from qloracle_conformance.contract.cases import Answer, Case, digest
+from qloracle_conformance.contract.cases import Answer, Bits, Case, bits
 from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.families.calls.p1_form import wrong_form
@@ -131,9 +131,9 @@ def _repeat(ledger: Ledger, run: CheckRun, call: Callable[[Case], Answer], seed:
         run.status = "PASS"
 
 
-def _bits(case: Case, answer: Answer) -> str:
+def _bits(case: Case, answer: Answer) -> Bits:
     """What must come again: all results, but of a pager only what was read, not how it moved."""
-    return digest(answer.values[:1]) if case.function == "make_pager" else answer.digest
+    return bits(answer.values[:1] if case.function == "make_pager" else answer.values)
 
 
 def _numbers(case: Case) -> int:
