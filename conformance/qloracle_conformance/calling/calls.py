@@ -196,6 +196,11 @@ class Calls:
             self._kept.append(kept)
             self._kept_bytes += nbytes
 
+    def let_go(self) -> None:
+        """Keep no result for a second reading."""
+        self._kept.clear()
+        self._kept_bytes = 0
+
     def read_again(self, *, settle: bool = False) -> dict[int, bool]:
         """Read every kept result once more that is old enough: whether it is as it was, by call.
 
