@@ -14,6 +14,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from qloracle_conformance.calling.callers import Caller
 from qloracle_conformance.contract.cases import Answer, Case
 from qloracle_conformance.contract.dialects import check_declaration
@@ -31,6 +33,7 @@ from qloracle_conformance.judging.checks import Check, Plan
 from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
 from qloracle_conformance.judging.views import View
 
+NO_LEVELS = np.zeros(0, np.float32)  # of a view of which nothing but the name is asked
 TROUBLES = 2  # crashes or time-outs of one function after which it is left alone
 # Examples that Hypothesis draws a check.  In smoke there are none: no fault is known that only a
 # drawn case has found, neither among the mutants nor among the kernels that were judged.
@@ -42,8 +45,8 @@ class Engine:
 
     `second` is another oracle that offers the protocol, for judging the reference itself;
     `searching` and `reducing` switch off what a run over many mutants does not need; `functions`
-    are those whose checks are run (all that are offered are probed).  UsageError
-    if the implementation declares limits or a dialect that mean nothing.
+    are those whose checks are run, and `only` says which checks.  What these do not need is not
+    probed.  UsageError if the implementation declares limits or a dialect that mean nothing.
     """
 
     def __init__(
@@ -113,8 +116,18 @@ class Engine:
 
     def probe(self) -> list[View]:
         """Find the dialect; the views are what everything else is judged under."""
-        self.views = probe.views(self.call, self.caller.offers, self.scope, self.declared)
+        wanted = [name for name in probe.PROBES if self._wants(name)]
+        self.views = probe.views(self.call, self.caller.offers, self.scope, self.declared, wanted)
         return self.views
+
+    def _wants(self, function: str) -> bool:
+        """Whether any check of a function is asked for."""
+        if function not in self.functions:
+            return False
+        tables, _ = probe.PROBES[function]
+        views = [View(function, table, {}, NO_LEVELS) for table in tables]
+        checks = (c.id(view) for c in all_checks() for view in views if self.fits(c, view))
+        return any(map(self._only, (*checks, *(f"{rule}/{function}" for rule in ledgers.RULES))))
 
     def planned(self) -> list[tuple[Check, View]]:
         """Every check on every table that it applies to and that was asked for."""

@@ -7,7 +7,7 @@ rounding field, and a finding if it is an undeclared format field.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from qloracle_conformance.contract import dialects
@@ -56,12 +56,20 @@ PROBES: dict[str, tuple[tuple[str, ...], Callable[[Asker, View], Found]]] = {
 
 
 def views(
-    call: Call, offers: Mapping[str, Any], scope: Scope, declared: Mapping[str, Any]
+    call: Call,
+    offers: Mapping[str, Any],
+    scope: Scope,
+    declared: Mapping[str, Any],
+    wanted: Iterable[str] = tuple(PROBES),
 ) -> list[View]:
-    """Probe every offered function under every table that it may take."""
+    """Probe functions that are offered under every table that they may take.
+
+    Beside those that are wanted the decoders whose tables they are judged by.
+    """
     asker, found = Asker(call, scope), list[View]()
+    needed = {*wanted, *map(_decoder_of, wanted)}
     for function, (tables, probe) in PROBES.items():
-        if function not in offers:
+        if function not in offers or function not in needed:
             continue
         for table in tables:
             view = _start(function, table, declared, found)
@@ -80,9 +88,14 @@ def _start(function: str, table: str, declared: Mapping[str, Any], before: list[
     return View(function, table, dialect, _levels(function, table, before))
 
 
+def _decoder_of(function: str) -> str:
+    """The function that shows the table of another one, if there is any."""
+    return "dequantize_4bit" if function in PACKED else "de" + function
+
+
 def _levels(function: str, table: str, before: list[View]) -> Float32:
     """The table to start from: what the decoder of the same table showed, or S1's."""
-    twin = "dequantize_4bit" if function in PACKED else "de" + function
+    twin = _decoder_of(function)
     for view in before:
         if view.function == twin and view.table == table and not view.unsupported:
             return view.levels
