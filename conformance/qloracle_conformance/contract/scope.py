@@ -46,7 +46,7 @@ class Scope:
         if taken is None:
             return case
         options = {k: v for k, v in case.options.items() if k in taken or k in ("shape", "program")}
-        return replace(case, options=options)
+        return case if len(options) == len(case.options) else replace(case, options=options)
 
     def choose(self, function: str, key: str, wishes: tuple[Any, ...]) -> Any:
         """Pick the first wish that the limits allow (else the first allowed value)."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qloracle_conformance.contract import programs
-from qloracle_conformance.contract.cases import Answer, Case, digest
+from qloracle_conformance.contract.cases import Answer, Bits, Case, bits
 from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.families import MEMBERS, wrong_form
@@ -131,9 +131,9 @@ def _repeat(ledger: Ledger, run: CheckRun, call: Callable[[Case], Answer], seed:
         run.status = "PASS"
 
 
-def _bits(case: Case, answer: Answer) -> str:
-    """A hash of the results that an equal call must give again."""
-    return digest(answer.values[: MEMBERS[case.function].repeats])
+def _bits(case: Case, answer: Answer) -> Bits:
+    """The results that an equal call must give again."""
+    return bits(answer.values[: MEMBERS[case.function].repeats])
 
 
 def _numbers(case: Case) -> int:

@@ -7,7 +7,7 @@ rounding field, and a finding if it is an undeclared format field.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qloracle_conformance.contract import dialects
@@ -21,12 +21,20 @@ from qloracle_conformance.judging.views import QUANT_TYPES, Finding, View, speci
 
 
 def views(
-    call: Call, offers: Mapping[str, Any], scope: Scope, declared: Mapping[str, Any]
+    call: Call,
+    offers: Mapping[str, Any],
+    scope: Scope,
+    declared: Mapping[str, Any],
+    wanted: Iterable[str] = tuple(MEMBERS),
 ) -> list[View]:
-    """Probe every offered function under every table that it may take."""
+    """Probe functions that are offered under every table that they may take.
+
+    Beside those that are wanted the decoders whose tables they are judged by.
+    """
     asker, found = Asker(call, scope), list[View]()
+    needed = {*wanted, *(MEMBERS[function].decoder for function in wanted)}
     for member in MEMBERS.values():
-        if member.function not in offers:
+        if member.function not in offers or member.function not in needed:
             continue
         for table in member.tables:
             view = _start(member, table, declared, found)

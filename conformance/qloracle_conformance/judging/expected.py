@@ -6,9 +6,10 @@ too.  `exact` is a second opinion that shares nothing with either.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from qloracle_conformance.contract.dialects import BANDS, Dialect
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 
 Float32 = NDArray[np.float32]
+SMALL = 1 << 13  # elements of a shape whose blocks are kept
 SMALLEST_NORMAL = np.float32(2.0**-126)
 
 # ulps by which published decimals, rounded once by a C compiler, miss the float32 midpoints
@@ -39,7 +41,7 @@ class Blocks:
     sizes: NDArray[np.int64]
     blocksize: int
 
-    @property
+    @cached_property
     def full(self) -> NDArray[np.bool_]:
         """True for each element of a full block."""
         full: NDArray[np.bool_] = self.sizes == self.blocksize
@@ -52,7 +54,12 @@ def blocks_of(shape: tuple[int, ...], blocksize: int, layout: str = "flat") -> B
     >>> blocks_of((2, 5), 4).index.tolist(), blocks_of((2, 5), 4, "per_row").index.tolist()
     ([0, 0, 0, 0, 1, 1, 1, 1, 2, 2], [0, 0, 0, 0, 1, 2, 2, 2, 2, 3])
     """
-    n = int(np.prod(shape, dtype=np.int64))
+    small = math.prod(shape) < SMALL
+    return (_kept_blocks if small else _blocks)(shape, blocksize, layout)
+
+
+def _blocks(shape: tuple[int, ...], blocksize: int, layout: str) -> Blocks:
+    n = math.prod(shape)
     if layout == "flat":
         sizes = np.full(-(-n // blocksize), blocksize)
         if n % blocksize:
@@ -63,6 +70,9 @@ def blocks_of(shape: tuple[int, ...], blocksize: int, layout: str = "flat") -> B
     per_row = -(-row // blocksize) if row else 0
     index = place // max(row, 1) * per_row + place % max(row, 1) // blocksize
     return Blocks(index, np.bincount(index), blocksize)
+
+
+_kept_blocks = lru_cache(maxsize=512)(_blocks)  # a shape comes back for each table and each fake
 
 
 def round_to(values: NDArray[Any], dtype: str) -> Float32:

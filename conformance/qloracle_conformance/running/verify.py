@@ -155,7 +155,7 @@ def judge(
     try:
         engine = Engine(
             caller, profile=profile, seed=seed, declared=dict(dialect), only=selector(only),
-            second=_second_oracle(judgement.name, profile), functions=functions,
+            second=_second_oracle(judgement.name, profile), functions=functions or FUNCTIONS,
         )  # fmt: skip
     except UsageError as error:
         judgement.status, judgement.message = "ERROR", str(error)
@@ -165,7 +165,7 @@ def judge(
         judgement.views = engine.probe()
         planned = len(engine.planned())
         watch(judgement.name, planned, None)
-        for run in engine.run():
+        for run in engine.run() if functions else ():
             judgement.checks.append(run)
             if run.failure is not None and run.status in BAD + BROKEN:
                 run.looks_like = fingerprints.likely(run)

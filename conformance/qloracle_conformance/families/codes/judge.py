@@ -73,6 +73,8 @@ def compare_codes(
     scale = absmax[blocks.index]
     correct = np.where(scale == 0, coder.zero_rank(dialect.get("zero_block", "zero")), correct)
     bad = got != correct
+    if not bad.any():
+        return Outcome(codes.size)
     recorded = bad & _only_recorded(scale, blocks, dialect)
     near = bad & ~recorded & (np.abs(got - correct) == 1)
     near &= expected.band(q, coder.thresholds, blocks, dialect)

@@ -349,6 +349,6 @@ class ShrinkResetsCounters(Paged):
     class _Pages(Pages):
         def shrink(self, capacity_bytes: int) -> None:
             super().shrink(capacity_bytes)
-            self.counters = Counters()
+            self._counts = dict.fromkeys(self._counts, 0)
 
     make_pager = staticmethod(pager_of(_Pages))
