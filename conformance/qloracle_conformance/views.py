@@ -9,7 +9,7 @@ from qloracle_conformance import dialects, oracle
 from qloracle_conformance.dialects import BY_NAME, Dialect
 from qloracle_conformance.oracle import Coder, Float32
 
-QUANT_TYPES = ("nf4", "fp4", "int4", "notes")
+QUANT_TYPES = ("nf4", "fp4")
 MAPS = ("signed", "unsigned")
 
 
