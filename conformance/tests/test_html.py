@@ -47,7 +47,7 @@ def quantize_absmax(absmax, *, codebook=None, blocksize=256):
 ONLY = "S3/*/shapes,S4/*/zeros,S5/*/zeros,S6,S8/*/offset,P1"
 KNOWN = (
     Known("S6/quantize_4bit[fp4]/pairs", "packed", "https://tracker/1"),
-    Known("S6/quantize_4bit[int4]/pairs", "packed", "javascript:alert(1)"),
+    Known("S3/quantize_blockwise[unsigned]/shapes", "code", "javascript:alert(1)"),
     Known("S6/nothing", "", "https://tracker/3"),
 )
 HOSTILE = (
@@ -219,7 +219,7 @@ def test_the_page_is_written_with_its_scripts(judged, tmp_path):
     scripts = reports.write_all(tmp_path, judged)
     written = (tmp_path / "report.html").read_text()
     texts = {path.read_text() for path in scripts.values()}
-    known = {s for k, s in scripts.items() if "fp4" in k or "int4" in k}  # XFAIL: no news
+    known = {s for k, s in scripts.items() if "fp4" in k or "unsigned" in k}  # XFAIL: no news
     shown = [text for text in texts if str(verbatim(text)) in written]
     assert len(shown) == len({*scripts.values()} - known) > 3
     assert written.count("Script that reproduces it") == len(shown)

@@ -10,7 +10,7 @@ from qloracle_conformance.contract.dialects import BY_NAME, Dialect
 from qloracle_conformance.judging import expected as oracle
 from qloracle_conformance.judging.expected import Coder, Float32
 
-QUANT_TYPES = ("nf4", "fp4", "int4", "notes")
+QUANT_TYPES = ("nf4", "fp4")
 MAPS = ("signed", "unsigned")
 
 

@@ -94,9 +94,13 @@ def all_values(dtype: str) -> NDArray[np.floating]:
 
 
 def maps() -> tuple[Float32, ...]:
-    """Maps that a caller may pass in: sixteen levels, three, two, and one with equal neighbours."""
+    """Maps that a caller may pass in: sixteen levels, three, two, and one with equal neighbours.
+
+    Then fifteen, evenly spaced, and sixteen of which none is zero.
+    """
     few = ([-1, 0, 1], [0, 1], [-1, -0.25, 0, 0, 0.5, 1])
-    return (qloracle.nf4_codebook(), *(np.array(levels, np.float32) for levels in few))
+    short = (np.array(levels, np.float32) for levels in few)
+    return (qloracle.nf4_codebook(), *short, qloracle.int4_codebook(), qloracle.notes_codebook())
 
 
 def extremes() -> Float32:
