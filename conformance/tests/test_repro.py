@@ -222,7 +222,8 @@ TENSOR_FAULTS = {
         "the call changed its input",
     ),
     "a type": (
-        "(LEVELS[codes] * scale).to(dtype)", "(LEVELS[codes] * scale)", "P1,S7/*extremes", "expected ",
+        "(LEVELS[codes] * scale).to(dtype)", "(LEVELS[codes] * scale)",
+        "P1,S7/*extremes", "expected ",
     ),
 }  # fmt: skip
 
