@@ -100,9 +100,9 @@ FAULTS = {
     "a value of bfloat16": (
         ".astype(dtype)", ".astype(np.float16).astype(dtype)", "S7/*/extremes", "inf), expected ",
     ),
-    "a shape": (".reshape(shape)", ".reshape(1, n)", "P1,S3/deq*", "due float32["),
+    "a shape": (".reshape(shape)", ".reshape(1, n)", "P1,S3/deq*", "expected float32["),
     "a type": (
-        "// 2], absmax", "// 2], absmax.astype(np.float64)", "P1,S3/quant*", "due float32[1]",
+        "// 2], absmax", "// 2], absmax.astype(np.float64)", "P1,S3/quant*", "expected float32[1]",
     ),
     "a cache": (
         "scale = absmax[", "scale = CACHE.setdefault(absmax.shape, absmax)[", "S7/deq*/edits",
@@ -222,7 +222,8 @@ TENSOR_FAULTS = {
         "the call changed its input",
     ),
     "a type": (
-        "(LEVELS[codes] * scale).to(dtype)", "(LEVELS[codes] * scale)", "P1,S7/*extremes", "due ",
+        "(LEVELS[codes] * scale).to(dtype)", "(LEVELS[codes] * scale)",
+        "P1,S7/*extremes", "expected ",
     ),
 }  # fmt: skip
 
@@ -295,9 +296,9 @@ def tried(tmp_path):
 @pytest.mark.parametrize(
     ("code", "exit_code", "said"),
     [
-        (0, 0, "got 0, due 0 or 8"),
-        (8, 0, "got 8, due 0 or 8"),
-        (1, 1, "got 1, due 0 or 8"),
+        (0, 0, "got 0, expected 0 or 8"),
+        (8, 0, "got 8, expected 0 or 8"),
+        (1, 1, "got 1, expected 0 or 8"),
     ],
 )
 def test_codes_of_one_level_are_equal(tried, code, exit_code, said):

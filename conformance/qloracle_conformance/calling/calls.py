@@ -25,7 +25,7 @@ KEPT_BYTES = 1 << 26  # of results held back for the second reading; a larger on
 
 
 class FormError(TypeError):
-    """A result that is no array at all, or not as many as are due."""
+    """A result that is no array at all, or not as many as expected."""
 
 
 def offered(target: Any) -> dict[str, list[str] | None]:
@@ -97,11 +97,12 @@ def _type(value: Any) -> str:
 
 
 def read(result: Any, function: str) -> tuple[np.ndarray, ...]:
-    """Read a call's results as arrays; FormError if they are not as many as are due."""
-    due = FUNCTIONS[function].results
-    parts = tuple(result) if isinstance(result, tuple | list) and len(due) > 1 else (result,)
-    if len(parts) != len(due):
-        raise FormError(f"returned {len(parts)} result(s), {len(due)} are due: {', '.join(due)}")
+    """Read a call's results as arrays; FormError if there are more or fewer."""
+    names = FUNCTIONS[function].results
+    parts = tuple(result) if isinstance(result, tuple | list) and len(names) > 1 else (result,)
+    if len(parts) != len(names):
+        text = f"returned {len(parts)} result(s), expected {len(names)}: {', '.join(names)}"
+        raise FormError(text)
     return tuple(to_array(part) for part in parts)
 
 
