@@ -25,7 +25,7 @@ PRODUCTS = (("S9", products_lawful), ("S10", lora_lawful))
 LINEAR = "weights", "integers", "one_hot", "swamped", "shapes", "moment"
 ADAPTER = "integers", "rounding", "shapes"
 LAYERS = dict.fromkeys(dialects.LINEAR, LINEAR) | {
-    function: (*ADAPTER, *["weights"] * ("qlora" in function)) for function in dialects.ADAPTERS
+    function: (*ADAPTER, *["weights"] * ("qlora" in function)) for function in dialects.LORA
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import qloracle
 from qloracle_conformance.calling.callers import LocalCaller
-from qloracle_conformance.contract import dialects
+from qloracle_conformance.contract import dialects, presets
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.engine import reduce
 from qloracle_conformance.engine.verdicts import Judgement
@@ -63,7 +63,7 @@ def test_torchao_makes_numbers_of_blocks_of_zeros(torchao):
 @pytest.fixture(scope="module")
 def declared():
     pytest.importorskip("torchao", reason="torchao is not installed")
-    return verify(["torchao"], dialect=dialects.preset("torchao")).judgements[0]
+    return verify(["torchao"], dialect=presets.preset("torchao")).judgements[0]
 
 
 def test_under_its_preset_only_the_faults_of_torchao_are_left(declared):
@@ -101,7 +101,7 @@ def test_torchaos_faults_are_its_own():
 
 
 def test_a_declaration_that_the_probe_contradicts_fails(torchao):
-    wrong = dialects.preset("torchao") | {"thresholds": "midpoint"}
+    wrong = presets.preset("torchao") | {"thresholds": "midpoint"}
     (judgement,) = verify(["torchao"], dialect=wrong, only="S8").judgements
     (scales,) = [check for check in judgement.checks if check.rule == "S8"]
     assert "thresholds is nearest, declared: midpoint" in scales.message

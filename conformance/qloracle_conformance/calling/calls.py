@@ -16,7 +16,7 @@ import numpy as np
 from qloracle_conformance.calling import frameworks, paging
 from qloracle_conformance.contract.cases import WIRE_TYPES, Answer, Case, digest
 from qloracle_conformance.contract.errors import CannotRun, LoadError
-from qloracle_conformance.contract.protocol import FUNCTIONS, due_results
+from qloracle_conformance.contract.protocol import FUNCTIONS, result_forms
 
 LATER = 0.05  # seconds after its return at which a result is read again
 SLOW = 0.5  # a call slower than this runs twice: what the second saves was compilation
@@ -34,10 +34,13 @@ def offered(target: Any) -> dict[str, list[str] | None]:
         function = getattr(target, name, None)
         if callable(function):
             found[name] = parameters(function)
-    if not callable(getattr(target, "dequantize_nested", None)):
-        found.pop("quantize_nested", None)  # a state that nothing decodes shows nothing
-    taken = found.get("quantize_nested")
-    return found if taken is None else found | {"quantize_nested": [*taken, "dtype"]}
+    for name in [name for name in found if FUNCTIONS[name].decoder]:
+        taken = found[name]
+        if not callable(getattr(target, FUNCTIONS[name].decoder, None)):
+            del found[name]  # a state that nothing decodes shows nothing
+        elif taken is not None:
+            found[name] = [*taken, "dtype"]
+    return found
 
 
 def parameters(function: Callable[..., Any]) -> list[str] | None:
@@ -138,7 +141,7 @@ class Calls:
             name: frameworks.give(array, self.framework, device, case.form)
             for name, array in case.arrays.items()
         }
-        if case.function == "make_pager":  # its arrays become the host's or the device's at a write
+        if FUNCTIONS[case.function].tool:  # its arrays become the host's or the device's at a write
             given = {name: (array, array) for name, array in case.arrays.items()}
         memory = {name: whole for name, (_, whole) in given.items()}
         before = _digests(memory)
@@ -161,20 +164,20 @@ class Calls:
         return Answer("OK", values, "", changed, seconds, call)
 
     def _invoke(self, case: Case, arguments: Mapping[str, Any], device: str) -> Any:
-        if case.function == "make_pager":
+        function = FUNCTIONS[case.function]
+        if function.tool:
             tools = paging.tools_of(self.target, self.framework, device)
             return paging.run(self.target, case, tools)
-        function = FUNCTIONS[case.function]
         positional = [arguments[name] for name in function.arrays]
         named = {name: a for name, a in arguments.items() if name not in function.arrays}
         named |= keywords(case, self.framework)
         buffers = self._buffers(case, device) if case.form == "out" else None
         if buffers is not None:
             named["out"] = buffers
-        dtype = named.pop("dtype", None) if case.function == "quantize_nested" else None
+        dtype = named.pop("dtype", None) if function.decoder else None
         result = getattr(self.target, case.function)(*positional, **named)
         if dtype is not None:
-            result = self.target.dequantize_nested(result, dtype)
+            result = getattr(self.target, function.decoder)(result, dtype)
         synchronize = getattr(self.target, "synchronize", None)
         if callable(synchronize):
             synchronize()
@@ -182,8 +185,8 @@ class Calls:
 
     def _buffers(self, case: Case, device: str) -> Any:
         """A buffer for the result, or a tuple of them for several."""
-        due = due_results(case.function, case.arrays, case.options)
-        found = [frameworks.poison(d.shape, d.dtype, self.framework, device) for d in due]
+        forms = result_forms(case.function, case.arrays, case.options)
+        found = [frameworks.poison(f.shape, f.dtype, self.framework, device) for f in forms]
         return tuple(found) if len(found) > 1 else found[0]
 
     def _keep(self, call: int, function: str, result: Any, values: tuple[np.ndarray, ...]) -> None:

@@ -15,12 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import qloracle
 from qloracle.memory import MODELS
-from qloracle_conformance import families
-from qloracle_conformance.contract import dialects
+from qloracle_conformance.contract import presets
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.contract.protocol import LEVELS
 from qloracle_conformance.engine.verdicts import BAD, BROKEN
-from qloracle_conformance.families import all_checks
 from qloracle_conformance.judging.checks import PROFILES
 from qloracle_conformance.reports.report import Report
 
@@ -123,7 +121,7 @@ def verify(
         with Watcher() as watch:
             result = verification.verify(
                 impl or verification.found_here(), profile=profile, seed=_seed(seed),
-                require=require, dialect=dialects.preset(dialect) if dialect else None, only=only,
+                require=require, dialect=presets.preset(dialect) if dialect else None, only=only,
                 device=device, known=read(known) if known else (), limit=limit, watch=watch,
                 processes=_count("--processes", processes), opened=places.__setitem__,
             )  # fmt: skip
@@ -249,30 +247,13 @@ def probe(
 
 
 @app.command()
-def explain(rule: Annotated[str, typer.Argument(metavar="RULE")]) -> None:
-    """Print a rule: what it demands, why, and by which checks it is tried."""
-    name = next((room for room in families.ROOMS if room.lower() == rule.lower()), rule)
-    if name not in families.ROOMS:
-        raise UsageError(f"no rule {rule!r}; there are {', '.join(families.ROOMS)}")
-    console.print(families.statement(name), markup=False, highlight=False, soft_wrap=True)
-    tried = [check for check in all_checks() if check.rule == name]
-    fields = [f for f in dialects.FIELDS if f.rule == name]
-    if tried:
-        console.print("\nTried by:", style="bold")
-    for check in tried:
-        tables = f"[{', '.join(check.tables)}]" if check.tables else ""
-        doc = (check.search or check.cases).__doc__ or ""
-        console.print(
-            f"  {name}/{check.function}{tables}/{check.layer}: {' '.join(doc.split())}",
-            markup=False, highlight=False,
-        )  # fmt: skip
-    if fields:
-        console.print("\nDialect fields:", style="bold")
-    for field in fields:
-        console.print(
-            f"  {field.name} ({field.kind}): {', '.join(field.values)}. {field.meaning}",
-            markup=False, highlight=False,
-        )  # fmt: skip
+def explain(
+    name: Annotated[str, typer.Argument(metavar="[RULE | LEVEL | FUNCTION]")] = "",
+) -> None:
+    """Print what a rule, a level or a function demands; without a name, list them all."""
+    from qloracle_conformance.commands.explain import explain
+
+    explain(name, console)
 
 
 @app.command()

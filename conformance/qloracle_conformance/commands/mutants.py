@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from qloracle_conformance.families import ROOMS
+from qloracle_conformance.families import RULES
 from qloracle_conformance.mutants import LAWFUL, MUTANTS, here
 from qloracle_conformance.mutants.matrix import Row, kind_of, load_from, problems, run_matrix
 from qloracle_conformance.reports import files
@@ -47,13 +47,13 @@ def run(from_file: Path | None, matrix: Path | None, console: Console, errors: C
 def header() -> str:
     """The rules as columns, the largest error over its bound, and what the marks mean."""
     marks = "K killed by the rule that it names, x by another one, A accepted, ! a surprise"
-    return f"{'':2}{'':24} {' '.join(ROOMS)} {'err/bound':>10}  ({marks})"
+    return f"{'':2}{'':24} {' '.join(RULES)} {'err/bound':>10}  ({marks})"
 
 
 def line(row: Row) -> str:
     """A mutant as a row of the matrix: one mark a rule, then its story."""
     marks = {rule: "K" if rule == row.kills else "x" for rule in row.rules}
-    cells = " ".join(f"{marks.get(rule, '.'):{len(rule)}}" for rule in ROOMS)
+    cells = " ".join(f"{marks.get(rule, '.'):{len(rule)}}" for rule in RULES)
     use = f"{row.use:.3g}" if row.use else ""
     end = f"A[{row.adopts or 'as specified'}] " if row.lawful and row.as_expected else ""
     mark = " " if row.as_expected else "!"

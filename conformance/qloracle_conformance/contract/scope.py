@@ -108,9 +108,9 @@ def check_limits(limits: Any) -> None:
 
 
 def _limits_of(limits: Mapping[str, Any], function: str) -> dict[str, Any]:
-    """A function's own limits and those of all, which are not meant for a pager: it has bytes."""
-    common = {k: v for k, v in limits.items() if k not in FUNCTIONS and function != "make_pager"}
-    merged = common | dict(limits.get(function, {}))
+    """A function's own limits and those of all functions, which are about arrays: no tool's."""
+    common = {} if FUNCTIONS[function].tool else limits
+    merged = {k: v for k, v in common.items() if k not in FUNCTIONS} | limits.get(function, {})
     return {k: v if k in NUMBERS or isinstance(v, list | tuple) else [v] for k, v in merged.items()}
 
 
@@ -126,7 +126,7 @@ def _shape(case: Case) -> tuple[int, ...]:
 
 def _outside(case: Case, key: str, allowed: Any) -> str:
     """Compare one limit with a case."""
-    if case.function == "make_pager":
+    if FUNCTIONS[case.function].tool:  # of what a program on it reads and writes, the types
         types = {array.dtype.name for array in case.arrays.values()}
         return ", ".join(sorted(types - set(allowed))) if key == "dtype" else ""
     first = next(iter(case.arrays.values()))

@@ -11,7 +11,7 @@ from qloracle_conformance.contract import programs
 from qloracle_conformance.contract.cases import Answer, Case, digest
 from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine.runs import CheckRun, Failure
-from qloracle_conformance.families.calls.p1_form import wrong_form
+from qloracle_conformance.families import MEMBERS, wrong_form
 from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
 from qloracle_conformance.judging.views import View
 
@@ -132,8 +132,8 @@ def _repeat(ledger: Ledger, run: CheckRun, call: Callable[[Case], Answer], seed:
 
 
 def _bits(case: Case, answer: Answer) -> str:
-    """What must come again: all results, but of a pager only what was read, not how it moved."""
-    return digest(answer.values[:1]) if case.function == "make_pager" else answer.digest
+    """A hash of the results that an equal call must give again."""
+    return digest(answer.values[: MEMBERS[case.function].repeats])
 
 
 def _numbers(case: Case) -> int:

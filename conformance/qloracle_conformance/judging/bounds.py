@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
-from qloracle_conformance.judging.compare import NOTHING, Mismatch, Outcome, Wrong, show
+from qloracle_conformance.judging.compare import NOTHING, Mismatch, Outcome, Wrong
+from qloracle_conformance.judging.text import show
 
 Float64 = NDArray[np.float64]
 

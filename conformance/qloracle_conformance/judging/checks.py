@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.forms import FORMS
 from qloracle_conformance.judging.compare import Judge
 from qloracle_conformance.judging.views import View
 
@@ -92,3 +93,20 @@ def layers(
         edits = (rule, "edits", function, no_cases, judge, judged, tables)
         found.append(Check(*edits, search=search, directed=False))
     return tuple(found)
+
+
+def in_every_form(
+    function: str,
+    cases: Callable[[Plan], Iterator[Case]],
+    judge: Judge,
+    judged: tuple[int, ...] = (0,),
+    tables: tuple[str, ...] = (),
+    *,
+    axes: bool = True,
+) -> tuple[Check, ...]:
+    """Rule P5 on one function: a check a form; arrays without `axes` have no transpose."""
+    forms = [form for form in FORMS if axes or form != "transposed"]
+    return tuple(
+        Check("P5", form, function, cases, judge, judged, tables, directed=False, form=form)
+        for form in forms
+    )

@@ -22,6 +22,7 @@ from qloracle_conformance.calling import loading
 from qloracle_conformance.calling.callers import LocalCaller
 from qloracle_conformance.calling.calls import declarations, offered
 from qloracle_conformance.contract.cases import digest
+from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine import Engine
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.mutants import LAWFUL, MUTANTS, here, story
@@ -161,7 +162,7 @@ def own_part(mutant: object) -> object:
     """
     right = {name for name in offered(Right) if getattr(mutant, name, None) is getattr(Right, name)}
     own = [name for name in offered(mutant) if name not in right]
-    own += ["dequantize_nested"] * ("quantize_nested" in own)
+    own += [FUNCTIONS[name].decoder for name in own if FUNCTIONS[name].decoder]
     own += [name for name in ("save_paged", "load_paged") if hasattr(mutant, name)]
     return SimpleNamespace(**{name: getattr(mutant, name) for name in own}, **declarations(mutant))
 

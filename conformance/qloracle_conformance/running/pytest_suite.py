@@ -21,10 +21,9 @@ from qloracle_conformance.calling.callers import Caller, ChildCaller, LocalCalle
 from qloracle_conformance.contract.errors import CannotRun, LoadError
 from qloracle_conformance.contract.protocol import FUNCTIONS, JUDGED_LEVELS, LEVELS
 from qloracle_conformance.engine import Engine, ledger
-from qloracle_conformance.engine.probe import PROBES
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, UNJUDGED, Judgement, function_rows
-from qloracle_conformance.families import all_checks
+from qloracle_conformance.families import MEMBERS, all_checks
 from qloracle_conformance.judging.checks import Check
 from qloracle_conformance.judging.views import View, specified_levels
 from qloracle_conformance.reports import failures
@@ -100,7 +99,7 @@ class Suite:
         """The tests: every check of what is offered, a verdict a function, stale known failures."""
         if isinstance(self._caller, LoadError):
             return [IMPORT]
-        judged = [name for name in PROBES if name in self._caller.offers]
+        judged = [name for name in MEMBERS if name in self._caller.offers]
         checks = [
             *self._plan,
             *(f"{rule}/{name}" for name in judged for rule in ledger.rules_of(name)),
@@ -114,10 +113,10 @@ class Suite:
     def _plan(self) -> dict[str, tuple[Check, str]]:
         """Every check of every table, by its id; nothing is probed to know them."""
         views = [
-            View(function, table, {}, specified_levels(table))
-            for function, (tables, _) in PROBES.items()
-            if function in self._engine.caller.offers
-            for table in tables
+            View(name, table, {}, specified_levels(table))
+            for name, member in MEMBERS.items()
+            if name in self._engine.caller.offers
+            for table in member.tables
         ]
         fitting = ((c, view) for c in all_checks() for view in views if self._engine.fits(c, view))
         return {check.id(view): (check, view.name) for check, view in fitting}

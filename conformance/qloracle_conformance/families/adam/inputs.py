@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 import qloracle
 from qloracle_conformance.contract.cases import Arrays, Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
+from qloracle_conformance.judging.asking import Asker
 from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.views import View
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -36,15 +38,16 @@ ZERO_CODES = {"m": 127, "v": 0}
 HALVES = (("m", 1), ("v", 2))  # scales of edited states: by 2 and by 4 a block
 
 
-def plain(function: str, dtype: str) -> Case:
+def plain(ask: Asker, view: View) -> Case:
     """A call that every implementation should take: the first step of one full block."""
-    one = np.ones(256, FLOAT_TYPES[dtype])
-    if function == "adam_step_8bit":
-        return coded(one, one, fresh(256), step=1, lr=0.001)
-    zero = np.zeros(256, np.float32)
-    return Case(
-        function, {"param": one, "grad": one, "m": zero, "v": zero}, {"step": 1, "lr": 0.001}
-    )
+    one, zero = np.ones(256, FLOAT_TYPES[ask.dtype(view)]), np.zeros(256, np.float32)
+    return stepped(one, one, zero, zero, lr=0.001)
+
+
+def plain_8bit(ask: Asker, view: View) -> Case:
+    """The same on 8-bit states."""
+    one = np.ones(256, FLOAT_TYPES[ask.dtype(view)])
+    return coded(one, one, fresh(256), lr=0.001)
 
 
 # ---- float32 states ------------------------------------------------------------------------------

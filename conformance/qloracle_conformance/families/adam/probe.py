@@ -17,7 +17,7 @@ from qloracle_conformance.contract.dialects import BY_NAME
 from qloracle_conformance.families.adam import bounds, inputs
 from qloracle_conformance.families.adam import s11_adam as s11
 from qloracle_conformance.families.adam import s11b_adam_8bit as s11b
-from qloracle_conformance.families.asking import UNNAMED, Asker, Found
+from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.bounds import Bounded, within
 from qloracle_conformance.judging.compare import Outcome, Values
 from qloracle_conformance.judging.expected import f32

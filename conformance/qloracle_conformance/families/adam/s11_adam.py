@@ -65,7 +65,8 @@ from qloracle_conformance.families.adam.inputs import (
 )
 from qloracle_conformance.judging.bounds import within
 from qloracle_conformance.judging.checks import Plan, layers
-from qloracle_conformance.judging.compare import NOTHING, Outcome, Values, show
+from qloracle_conformance.judging.compare import NOTHING, Outcome, Values
+from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 EDGES = (1, 2, 3, 4, 5, 15, 16, 17, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1000, 4097)

@@ -52,8 +52,9 @@ from qloracle_conformance.families.adam.inputs import (
 )
 from qloracle_conformance.judging.bounds import Bounded, within
 from qloracle_conformance.judging.checks import Plan, layers
-from qloracle_conformance.judging.compare import NOTHING, Mismatch, Outcome, Values, Wrong, show
+from qloracle_conformance.judging.compare import NOTHING, Mismatch, Outcome, Values, Wrong
 from qloracle_conformance.judging.expected import Float32, f32
+from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 RESULTS = {"m": (1, 2), "v": (3, 4)}  # where the codes and the absmax stand among the results

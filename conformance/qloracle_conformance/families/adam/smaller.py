@@ -9,7 +9,7 @@ import numpy as np
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.adam.inputs import ZERO_CODES, fresh
-from qloracle_conformance.judging.plainer import complexity, simpler
+from qloracle_conformance.judging.numbers import complexity, simpler
 
 ELEMENTS = ("param", "grad", "m", "v", "m_codes", "v_codes")
 SCALES = ("m_absmax", "v_absmax")

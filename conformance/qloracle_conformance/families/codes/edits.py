@@ -64,7 +64,7 @@ def encoded(plan: Plan) -> st.SearchStrategy[Case]:
 def _encode(
     plan: Plan, size: int, n: int, dtype: str, place: int, anchor: float, changes: list[Any]
 ) -> Case:
-    from qloracle_conformance.families.codes.s02_thresholds import encode_case
+    from qloracle_conformance.families.codes.cases import encode_case
 
     x = np.zeros(n, np.float32)
     with np.errstate(all="ignore"):
@@ -75,7 +75,7 @@ def _encode(
         typed = x.astype(FLOAT_TYPES[dtype])
     if not np.isfinite(typed.astype(np.float32)).all():  # beyond float16: stay in float32
         typed = x
-    return encode_case(plan, typed, size, "anchored edits")
+    return encode_case(plan.view, typed, size, "anchored edits")
 
 
 def decoded(plan: Plan) -> st.SearchStrategy[Case]:
@@ -99,7 +99,7 @@ def decoded(plan: Plan) -> st.SearchStrategy[Case]:
 def _decode(
     plan: Plan, shape: tuple[int, ...], size: int, dtype: str, anchor: float, changes: list[Any]
 ) -> Case:
-    from qloracle_conformance.families.codes.s03_blocks import packed_case
+    from qloracle_conformance.families.codes.cases import packed_case
 
     blocks = expected.blocks_of(shape, size, plan.view.dialect["layout"])
     n, levels = blocks.index.size, plan.view.levels
@@ -109,4 +109,4 @@ def _decode(
     with np.errstate(all="ignore"):
         scale = np.arange(1, blocks.sizes.size + 1, dtype=np.float32) * np.float32(anchor)
     scale = np.where(np.isfinite(scale), scale, np.float32(1))
-    return packed_case(plan, codes, scale, shape, size, dtype, "anchored edits")
+    return packed_case(plan.view, codes, scale, shape, size, dtype, "anchored edits")

@@ -16,17 +16,12 @@ import numpy as np
 
 import qloracle
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.families.codes.s02_thresholds import encode_case
+from qloracle_conformance.families.codes.cases import encode_case
+from qloracle_conformance.families.codes.judge import judge_decoded
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.checks import Check, Plan
-from qloracle_conformance.judging.compare import (
-    Mismatch,
-    Outcome,
-    Values,
-    Wrong,
-    judge_decoded,
-    show,
-)
+from qloracle_conformance.judging.compare import Mismatch, Outcome, Values, Wrong
+from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import QUANT_TYPES, View
 
 
@@ -35,12 +30,14 @@ def all_pairs(plan: Plan) -> Iterator[Case]:
     levels = plan.view.levels
     x = np.zeros(64, np.float32)
     x[:2] = levels.max(), levels.min()
-    yield encode_case(plan, x, 64, "the outermost levels")
+    yield encode_case(plan.view, x, 64, "the outermost levels")
     first, second = (grid.reshape(-1) for grid in np.meshgrid(levels, levels, indexing="ij"))
     pairs = np.stack([first, second], axis=1).reshape(-1)
     lead = np.tile(np.array([levels.max(), levels.max()], np.float32), (pairs.size + 61) // 62)
     rows = np.resize(pairs, (lead.size // 2, 62))
-    yield encode_case(plan, np.concatenate([lead.reshape(-1, 2), rows], axis=1), 64, "all pairs")
+    yield encode_case(
+        plan.view, np.concatenate([lead.reshape(-1, 2), rows], axis=1), 64, "all pairs"
+    )
 
 
 def judge_bytes(case: Case, values: Values, view: View) -> Outcome:

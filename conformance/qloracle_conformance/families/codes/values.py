@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import qloracle
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.judging.expected import Float32, shift
+from qloracle_conformance.judging.numbers import full_mantissa
 
 NORMAL_POWERS = tuple(range(-126, 128))
 SUBNORMAL_POWERS = tuple(range(-149, -126))
@@ -50,12 +51,6 @@ def anchored(values: Float32, scale: Float32, blocksize: int) -> Float32:
     lead = np.repeat(scale, per_row)
     lead = np.where(np.arange(lead.size) % 2, -lead, lead).astype(np.float32)
     return np.concatenate([lead[:, None], body], axis=1)
-
-
-def full_mantissa(rng: np.random.Generator, count: int, low: int = -20, high: int = 20) -> Float32:
-    """Scales whose mantissa is full, over the binades low..high."""
-    mantissa = rng.integers(1 << 23, 1 << 24, count) | 1
-    return np.ldexp(mantissa.astype(np.float32), rng.integers(low, high, count) - 23).astype("f4")
 
 
 def discriminating(

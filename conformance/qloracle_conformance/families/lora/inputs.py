@@ -18,6 +18,7 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.products import inputs as products
 from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.asking import Asker
 from qloracle_conformance.judging.checks import Plan
 from qloracle_conformance.judging.views import View
 
@@ -46,18 +47,16 @@ def call(
     return Case(view.function, arrays, options, note)
 
 
-def plain(view: View, dtype: str, blocksize: int) -> Case:
-    """A call that every implementation of the function should take."""
-    type_ = FLOAT_TYPES[dtype]
+def plain(ask: Asker, view: View) -> Case:
+    """A call that every implementation of the function should take: one row of ones."""
+    type_, blocksize = FLOAT_TYPES[ask.dtype(view)], ask.blocksize(view)
     w = np.zeros((64, blocksize), np.uint8 if "qlora" in view.function else type_)
     a, b = np.ones((1, blocksize), type_), np.ones((64, 1), type_)
     return call(view, np.ones((1, blocksize), type_), w, a, b, 1.0, "plain", blocksize=blocksize)
 
 
 def with_nothing_added(case: Case) -> Case:
-    """A product's call as a QLoRA layer's with A = B = 0; of a product itself, the same call."""
-    if "lora" not in case.function:
-        return case
+    """A product's call as a QLoRA layer's with A = B = 0."""
     out, into = case.options["shape"]
     rows = case.arrays.get("x", case.arrays.get("dy"))
     assert rows is not None

@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.dialects import ADAPTERS
+from qloracle_conformance.contract.dialects import LORA
 from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.families.lora import bounds, inputs
 from qloracle_conformance.judging.bounds import Bounded, within
@@ -66,8 +66,13 @@ LAYERS: dict[str, Callable[[Plan], Iterator[Case]]] = {
 }
 
 
+TABLES: dict[str, tuple[str, ...]] = {
+    name: ("nf4",) if name.startswith("qlora") else () for name in LORA
+}
+
+
 def _checks(function: str) -> tuple[Check, ...]:
-    tables = ("nf4",) if "qlora" in function else ()
+    tables = TABLES[function]
     judged = (0, 1, 2) if function.endswith("backward") else (0,)
     only = {"integers": inputs.integers} | ({"weights": inputs.weights} if tables else {})
     return (
@@ -76,4 +81,4 @@ def _checks(function: str) -> tuple[Check, ...]:
     )
 
 
-CHECKS = tuple(check for function in ADAPTERS for check in _checks(function))
+CHECKS = tuple(check for function in LORA for check in _checks(function))

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Arrays, Case
-from qloracle_conformance.families.asking import UNNAMED, Asker, Found
-from qloracle_conformance.families.codes import values
 from qloracle_conformance.families.codes.probe_quantizers import name_zero
 from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import View
 
 TRIALS = 96  # at most; most residuals tell no recipe from another
@@ -24,7 +24,7 @@ def decoder(ask: Asker, view: View) -> Found:
     found = _map(ask, view)
     rng = np.random.default_rng(11)
     codes = rng.integers(0, 256, 1024).astype(np.uint8)
-    scale = values.full_mantissa(rng, 4, -2, 2)
+    scale = full_mantissa(rng, 4, -2, 2)
     got = _decode(ask, codes, scale, 0.7123)
     levels, spread = view.levels[codes], np.repeat(scale, 256)
     for recipe in ("separate", "fma"):

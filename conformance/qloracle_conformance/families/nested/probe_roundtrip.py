@@ -9,9 +9,9 @@ import numpy as np
 import qloracle
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.dialects import BY_NAME, Dialect
-from qloracle_conformance.families.asking import UNNAMED, Asker, Found
 from qloracle_conformance.families.nested import inputs, roundtrip
 from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.compare import blocks_of
 from qloracle_conformance.judging.expected import Float32
 from qloracle_conformance.judging.views import View

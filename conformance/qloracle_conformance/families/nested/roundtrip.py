@@ -28,9 +28,9 @@ from qloracle_conformance.judging.compare import (
     Wrong,
     blocks_of,
     exact,
-    show,
 )
 from qloracle_conformance.judging.expected import Blocks, Float32
+from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 PLAIN = {"subnormal_input": "kept", "absmax_type": "float32"}

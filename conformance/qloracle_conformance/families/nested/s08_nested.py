@@ -42,22 +42,15 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Arrays, Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES, GROUP_SIZES
 from qloracle_conformance.families.codes import values as values_passed_in
+from qloracle_conformance.families.codes.judge import compare_codes, own_absmax
 from qloracle_conformance.families.nested import inputs as roundtrip_inputs
 from qloracle_conformance.families.nested.probe import nested_candidates
 from qloracle_conformance.families.nested.roundtrip import judge_scales
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.checks import Check, Plan
-from qloracle_conformance.judging.compare import (
-    Mismatch,
-    Outcome,
-    Values,
-    compare_codes,
-    exact,
-    own_absmax,
-    show,
-    under_its_map,
-)
+from qloracle_conformance.judging.compare import Mismatch, Outcome, Values, exact, under_its_map
 from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 U = 2.0**-24

@@ -43,7 +43,8 @@ from qloracle_conformance.families.paging import directed as inputs
 from qloracle_conformance.families.paging import plain_arrays
 from qloracle_conformance.families.paging.plain_arrays import Read
 from qloracle_conformance.judging.checks import Check, no_cases
-from qloracle_conformance.judging.compare import Mismatch, Outcome, Values, show
+from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
+from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 # ---- the judgement -------------------------------------------------------------------------------

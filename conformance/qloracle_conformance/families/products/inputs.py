@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Arrays, Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
-from qloracle_conformance.families.codes.values import full_mantissa
 from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.asking import Asker
 from qloracle_conformance.judging.checks import Plan
 from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import View
 
 ROWS = (1, 2, 16, 33, 64)  # M: a vector, a tile, one more than a tile
@@ -60,8 +61,9 @@ def call(
     return Case(view.function, arrays, weight[1], note)
 
 
-def plain(view: View, dtype: str, blocksize: int) -> Case:
-    """A call that every implementation of the function should take: one row, two of W."""
+def plain(ask: Asker, view: View) -> Case:
+    """A call that every implementation of the function should take: one row of ones."""
+    dtype, blocksize = ask.dtype(view), ask.blocksize(view)
     shape = (64, blocksize)
     codes = np.zeros(64 * blocksize, np.uint8)
     weight = layer(view, codes, np.ones(64, np.float32), shape, blocksize)

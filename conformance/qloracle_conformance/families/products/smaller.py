@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.judging.plainer import complexity, rounder, zeroed
+from qloracle_conformance.judging.numbers import complexity, rounder, zeroed
 
 ROWWISE = ("x", "dy", "dropout_mask")  # arrays that have a row for each row of the result
 OPTIONAL = ("bias", "dropout_mask")

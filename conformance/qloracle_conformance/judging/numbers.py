@@ -1,4 +1,4 @@
-"""Plainer numbers: arrays with more zeros, and values with fewer digits."""
+"""Numbers to try: scales with full mantissas, and plainer numbers for the reducer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+
+from qloracle_conformance.judging.expected import Float32
+
+
+def full_mantissa(rng: np.random.Generator, count: int, low: int = -20, high: int = 20) -> Float32:
+    """Scales whose mantissa is full, over the binades low..high."""
+    mantissa = rng.integers(1 << 23, 1 << 24, count) | 1
+    return np.ldexp(mantissa.astype(np.float32), rng.integers(low, high, count) - 23).astype("f4")
 
 
 def zeroed(x: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:

@@ -1,28 +1,21 @@
-"""The verdict on a terminal: levels, functions, views and rules, then each failure once.
-
-Lines are wrapped here and not by rich, so that a pipe of 80 columns shows the same as a screen, and
-every verdict is a word: colour only repeats it.
-"""
+"""All that a report holds, on a terminal (`-v`): functions, views, rules, each failure once."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from qloracle_conformance import families
 from qloracle_conformance.contract.protocol import FUNCTIONS, LEVELS
-from qloracle_conformance.engine.verdicts import BAD, BROKEN, level_lines, worst
+from qloracle_conformance.engine.verdicts import level_lines, worst
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.failures import Entry
-from qloracle_conformance.reports.files import printable
+from qloracle_conformance.reports.lines import SHORT, Lines, style_of
 
 SHOWN_FAILURES = 12  # entries of one implementation; the files hold them all
-SHORT = {"UNSUPPORTED": "UNSUP", "NOT_RUN": "NORUN", "INCONCLUSIVE": "INCON", "TIMEOUT": "TIME"}
 QUALIFIED = {"quantize": "S5", "dequantize": "S7"}  # the rules whose verdict a dialect qualifies
 NAME, CELL = 31, 6  # columns of "dequantize_blockwise[unsigned] " and of a status
 LABEL = 12  # columns of "looks like  "
@@ -32,7 +25,7 @@ Data = Mapping[str, Any]
 
 def show(report: Data, console: Console, files: Mapping[str, Path] | None = None) -> None:
     """Print a report; `files` names the repro script of each failing check."""
-    page = _Page(console)
+    page = Lines(console)
     page.line(
         f"qloracle {report['qloracle_version']}, specification {report['spec_version']}, "
         f"profile {report['profile']}, seed {report['seed']}"
@@ -44,59 +37,20 @@ def show(report: Data, console: Console, files: Mapping[str, Path] | None = None
     _end(page, report)
 
 
-class _Page:
-    """Prints wrapped lines and rows of tables."""
-
-    def __init__(self, console: Console):
-        self._console = console
-
-    def line(self, text: str = "", style: str = "", indent: int = 0, hang: int = 0) -> None:
-        """Print a line; what does not fit goes on below, `hang` columns further in."""
-        lines = textwrap.wrap(
-            printable(text),
-            self._console.width,
-            initial_indent=" " * indent,
-            subsequent_indent=" " * (indent + hang),
-            break_on_hyphens=False,
-        )
-        for part in lines or [""]:
-            self._console.print(Text(part, style), soft_wrap=True)
-
-    def unbroken(self, text: str) -> None:
-        """Print what a reader may want to copy, in one line however long."""
-        self._console.print(Text(printable(text)), soft_wrap=True)
-
-    def row(self, name: str, cells: Sequence[tuple[str, int]]) -> None:
-        """Print a row of a table: a name, then (text, width), flush right, in its colour."""
-        row = Text(name)
-        for text, width in cells:
-            row.append(f"{text:>{width}}", _style(text))
-        self._console.print(row, soft_wrap=True)
-
-
-def _style(status: str) -> str:
-    """The colour of a status; none for other texts."""
-    if status == "PASS":
-        return "green"
-    if status in BAD + BROKEN or status in ("INCON", "TIME"):
-        return "bold red"
-    return "dim" if status in ("XFAIL", "-", "UNSUP", "UNSUPPORTED", "MISSING") else ""
-
-
 # ---- one implementation ------------------------------------------------------------------------
 
 
-def _implementation(page: _Page, implementation: Data, files: Mapping[str, Path]) -> None:
+def _implementation(page: Lines, implementation: Data, files: Mapping[str, Path]) -> None:
     page.line()
     versions = ", ".join(failures.versions(implementation))
     page.line(implementation["name"] + (f" ({versions})" if versions else ""), "bold", hang=2)
     if implementation["message"]:
         status = implementation["status"]
-        page.line(f"{status} {implementation['message']}", _style(status), hang=2)
+        page.line(f"{status} {implementation['message']}", style_of(status), hang=2)
     if implementation["status"] == "NOT_RUN":  # there is no more to tell
         return
     for line, status in level_lines(implementation["levels"]):
-        page.line(line, _style(status), hang=3)
+        page.line(line, style_of(status), hang=3)
     _functions(page, implementation)
     for level in LEVELS:
         _views(page, implementation, level)
@@ -105,13 +59,13 @@ def _implementation(page: _Page, implementation: Data, files: Mapping[str, Path]
     _times(page, implementation)
 
 
-def _functions(page: _Page, implementation: Data) -> None:
+def _functions(page: Lines, implementation: Data) -> None:
     """Verdict, the P rules and the count of comparisons of each function that is offered."""
     offered = [row for row in implementation["functions"] if row["status"] != "MISSING"]
     levels = {row["level"] for row in offered}  # a level that is missing whole has said so
     absent = [row for row in implementation["functions"] if row["status"] == "MISSING"]
     missing = [row["name"] for row in absent if row["level"] in levels]
-    names = [rule for rule in families.ROOMS if rule[0] == "P"]
+    names = [rule for rule in families.RULES if rule[0] == "P"]
     if offered:
         page.line()
         _function(page, "function", "verdict", names, "comparisons")
@@ -125,17 +79,17 @@ def _functions(page: _Page, implementation: Data) -> None:
         page.line(f"MISSING {', '.join(missing)}", "dim", hang=8)
 
 
-def _function(page: _Page, name: str, verdict: str, cells: Sequence[str], count: str) -> None:
+def _function(page: Lines, name: str, verdict: str, cells: Sequence[str], count: str) -> None:
     narrow = [(cell, CELL) for cell in cells]
     page.row(f"{name:<21}", [(verdict, 12), *narrow, (count, 14)])
 
 
-def _views(page: _Page, implementation: Data, level: str) -> None:
+def _views(page: Lines, implementation: Data, level: str) -> None:
     """The rules of one level by function and table."""
     views = [v for v in implementation["dialects"] if FUNCTIONS[v["function"]].level == level]
     functions = {view["function"] for view in views}
     seen = {c["rule"] for c in implementation["checks"] if c["function"] in functions}
-    names = [rule for rule in families.ROOMS if rule[0] == "S" and rule in seen]
+    names = [rule for rule in families.RULES if rule[0] == "S" and rule in seen]
     if names:
         page.line()
         page.row(f"{level:<{NAME}}", [(rule, CELL) for rule in names])
@@ -143,7 +97,7 @@ def _views(page: _Page, implementation: Data, level: str) -> None:
         _view(page, implementation, view, names)
 
 
-def _view(page: _Page, implementation: Data, view: Data, names: Sequence[str]) -> None:
+def _view(page: Lines, implementation: Data, view: Data, names: Sequence[str]) -> None:
     """One row, and below it the dialect under which its codes or values were judged."""
     if view["unsupported"]:
         reason = view["unsupported"].removeprefix("NotImplementedError: ")
@@ -156,7 +110,7 @@ def _view(page: _Page, implementation: Data, view: Data, names: Sequence[str]) -
     if view["label"] or counts:
         label = f"[{view['label']}]" if view["label"] else ""
         text = ", ".join([f"{rule} {cells[rule]}{label}", *counts])
-        page.line(text, _style(cells[rule]), indent=4, hang=3)
+        page.line(text, style_of(cells[rule]), indent=4, hang=3)
 
 
 def _counts(implementation: Data, view: Data) -> list[str]:
@@ -189,7 +143,7 @@ def _cell(implementation: Data, function: str, table: str | None, rule: str) -> 
 # ---- failures and the rest ---------------------------------------------------------------------
 
 
-def _failures(page: _Page, implementation: Data, files: Mapping[str, Path]) -> None:
+def _failures(page: Lines, implementation: Data, files: Mapping[str, Path]) -> None:
     """The first failure of each rule on each function whole; what else failed, a line each."""
     told: set[tuple[str, str]] = set()
     rest = []
@@ -205,7 +159,7 @@ def _failures(page: _Page, implementation: Data, files: Mapping[str, Path]) -> N
         page.line("and also:", "red")
     for entry in rest[:SHOWN_FAILURES]:
         page.line(f"{entry.first['status']} {_ids(entry)}: {entry.brief}", indent=2, hang=4)
-        for path in _scripts(implementation["name"], entry, files):
+        for path in failures.scripts(implementation["name"], entry, files):
             page.unbroken(f"    {'repro':<{LABEL}}{path}")
     if len(rest) > SHOWN_FAILURES:
         hidden = rest[SHOWN_FAILURES:]
@@ -216,24 +170,17 @@ def _ids(entry: Entry) -> str:
     return ", ".join(check["id"] for check in entry.checks)
 
 
-def _failure(page: _Page, implementation: Data, entry: Entry, files: Mapping[str, Path]) -> None:
+def _failure(page: Lines, implementation: Data, entry: Entry, files: Mapping[str, Path]) -> None:
     page.line()
     page.line(f"{entry.first['status']} {entry.title}", "bold red", hang=5)
     page.line(failures.statement(entry.first["rule"]), indent=2)
     for name, text in entry.rows:
         page.line(f"{name:<{LABEL}}{text}", indent=2, hang=LABEL)
-    for path in _scripts(implementation["name"], entry, files):
+    for path in failures.scripts(implementation["name"], entry, files):
         page.unbroken(f"  {'repro':<{LABEL}}{path}")
 
 
-def _scripts(name: str, entry: Entry, files: Mapping[str, Path]) -> list[Path]:
-    """The scripts of an entry, seen from the current folder if they lie in it."""
-    keys = [failures.key(name, check["id"]) for check in entry.checks]
-    paths, here = dict.fromkeys(files[k] for k in keys if k in files), Path.cwd()
-    return [p.relative_to(here) if p.is_relative_to(here) else p for p in paths]
-
-
-def _known(page: _Page, implementation: Data) -> None:
+def _known(page: Lines, implementation: Data) -> None:
     """Known failures, dim: they are no news."""
     known = [check for check in implementation["checks"] if check["status"] == "XFAIL"]
     if known:
@@ -242,7 +189,7 @@ def _known(page: _Page, implementation: Data) -> None:
         page.line(f"XFAIL {check['id']}: {check['message']} ({check['known']})", "dim", hang=6)
 
 
-def _times(page: _Page, implementation: Data) -> None:
+def _times(page: Lines, implementation: Data) -> None:
     page.line()
     total, imported, compiled = (
         f"{implementation[name]:.1f} s"
@@ -252,7 +199,7 @@ def _times(page: _Page, implementation: Data) -> None:
     page.line(f"judged in {total}; {apart}", "dim")
 
 
-def _end(page: _Page, report: Data) -> None:
+def _end(page: Lines, report: Data) -> None:
     """Problems of the run as a whole, and the exit code with its meaning."""
     page.line()
     for text in report["unmet"]:
