@@ -86,7 +86,7 @@ SquaresInBFloat16 = fault("S11",
     adam_step=stepper(second=lambda k, s: rounded(second(k, s), BFLOAT16)))
 MeanInBFloat16 = fault("S11", "m is kept in bfloat16.",
     adam_step=stepper(first=lambda k, s: rounded(first(k, s), BFLOAT16)))
-NotSquared = fault("S11", "v is a mean of |g|.",
+NotSquared = fault("S11", "v is a mean of |g| instead of g^2.",
     adam_step=stepper(second=lambda k, s: k.b2 * s.v0 + k.w2 * np.abs(s.g)))
 SquaredInItsType = fault("S11", "A 16-bit gradient is squared in 16 bits.",
     adam_step=_squared_in_its_type)
