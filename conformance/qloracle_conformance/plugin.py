@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qloracle_conformance.running.pytest_suite import Suite
 
 PACKAGE = Path(__file__).parent
-SUITE = PACKAGE / "suite.py"  # the one file of the package that is collected
+SUITE = PACKAGE / "plugin.py"  # the one file of the package that is collected
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -81,7 +81,11 @@ class SuiteFile(pytest.File):
                 )  # fmt: skip
                 for check in suite.names():
                     name = f"{impl}[{check}]"  # as pytest names a parametrized test
-                    yield CheckItem.from_parent(self, name=name, suite=suite, check=check)
+                    # As a text: pytest 9.2 reads it as it reads the cache, or --lf finds nothing.
+                    whole = f"{self.nodeid}::{name}"
+                    yield CheckItem.from_parent(
+                        self, name=name, nodeid=whole, suite=suite, check=check
+                    )
         except (ImportError, ValueError) as error:  # UsageError is a ValueError
             raise pytest.UsageError(f"qloracle: {error}") from error
 
