@@ -6,6 +6,7 @@ Both offer `call(case) -> Answer` and `settle() -> the results that changed afte
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import subprocess
@@ -33,6 +34,16 @@ class Caller(Protocol):
 
     import_seconds: float
     compile_seconds: float
+
+    @property
+    def places(self) -> Mapping[str, tuple[str, int]]:
+        """File and line of each function, as far as they are known."""
+        ...
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The source files that it was loaded from, but for installed ones."""
+        ...
 
     @property
     def offers(self) -> Mapping[str, list[str] | None]:
@@ -72,6 +83,19 @@ class Caller(Protocol):
         ...
 
 
+def too_slow(case: Case, limit: float) -> str:
+    """Say which call took too long: its largest array, and how to wait longer.
+
+    >>> too_slow(Case("adam_step", {"m": np.zeros(1), "param": np.zeros((9, 8))}), 20)
+    'no answer within 20 s for param float64[9x8]; --limit 60 waits longer'
+    """
+    text = f"no answer within {limit:g} s"
+    if case.arrays:
+        name, array = max(case.arrays.items(), key=lambda item: item[1].size)
+        text += f" for {name} {array.dtype.name}[{'x'.join(map(str, array.shape))}]"
+    return f"{text}; --limit {3 * limit:g} waits longer"
+
+
 class Readings:
     """First digests of results, compared with their second readings."""
 
@@ -104,8 +128,11 @@ class Readings:
 class LocalCaller:
     """Calls an object in this process; for code that we trust, and for notebooks."""
 
-    def __init__(self, target: Any, device: str = "") -> None:
+    def __init__(self, target: Any, device: str = "", limit: float = math.inf) -> None:
         ask(target)
+        self._limit = limit
+        self.places: dict[str, tuple[str, int]] = {}
+        self.files: list[str] = []
         self._calls = Calls(target, device)
         self._readings = Readings()
         self.offers, self.forms = offered(target), self._calls.forms
@@ -118,6 +145,8 @@ class LocalCaller:
         """Call on private copies."""
         arrays = {name: array.copy() for name, array in case.arrays.items()}
         answer = self._calls.perform(replace(case, arrays=arrays))
+        if answer.seconds > self._limit:
+            answer = Answer("TIMEOUT", message=too_slow(case, self._limit), call=answer.call)
         self._readings.first(answer)
         self._readings.later(self._calls.read_again())
         return answer
@@ -173,6 +202,7 @@ class ChildCaller:
         self.device: str = hello["device"]
         self.declared, self.versions = hello["declared"], hello["versions"]
         self.places: dict[str, tuple[str, int]] = hello["places"]
+        self.files: list[str] = hello["files"]
         self.import_seconds: float = hello["seconds"]
 
     def call(self, case: Case) -> Answer:
@@ -183,7 +213,7 @@ class ChildCaller:
         message = encode(head, case.arrays)
         blob = self._exchange(message, self._limit)
         if not isinstance(blob, bytes):
-            text = f"no answer within {self._limit:g} s" if blob == "TIMEOUT" else self._death()
+            text = too_slow(case, self._limit) if blob == "TIMEOUT" else self._death()
             self.close()
             return Answer(blob, message=text)
         reply, arrays = decode(blob)

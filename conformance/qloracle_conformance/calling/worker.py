@@ -11,10 +11,12 @@ import inspect
 import os
 import struct
 import sys
+import sysconfig
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import CodeType
 from typing import Any, BinaryIO
 
@@ -22,6 +24,8 @@ from qloracle_conformance.calling.calls import SLOW, Calls, declarations, offere
 from qloracle_conformance.calling.loading import load
 from qloracle_conformance.contract.cases import Case, decode, encode
 from qloracle_conformance.contract.errors import CannotRun, LoadError
+
+INSTALLED = {"site-packages", "dist-packages"}
 
 
 def main(spec: str) -> None:
@@ -63,7 +67,7 @@ def _hello(calls: Calls) -> dict[str, Any]:
         "forms": calls.forms,
         "device": calls.device if calls.framework != "numpy" else "",
         "declared": plain(declarations(target)),
-        "file": str(getattr(target, "__file__", "") or ""),
+        "files": _files(),
         "places": _places(target),
         "versions": {name: _version(name) for name in _loaded_frameworks()} | told(target),
     }
@@ -80,6 +84,17 @@ def told(target: Any) -> dict[str, str]:
     if not isinstance(versions, Mapping):  # a stranger's name, which means something else
         return {}
     return {_one_line(name): _one_line(version) for name, version in versions.items()}
+
+
+def _files() -> list[str]:
+    """The source files loaded until now, but for Python's, ours and those of installed packages."""
+    fixed = (sysconfig.get_path("stdlib"), str(Path(__file__).parents[1]))
+    names = {str(vars(module).get("__file__") or "") for module in [*sys.modules.values()]}
+    return sorted(
+        name
+        for name in names
+        if name and not name.startswith(fixed) and not INSTALLED & {*Path(name).parts}
+    )
 
 
 def _places(target: Any) -> dict[str, tuple[str, int]]:

@@ -20,7 +20,7 @@ MEANINGS = {
     0: "every function offered passed within its printed scope",
     1: "a failure, an unexpected pass or an unmet requirement",
     3: "nothing was compared",
-    4: "a crash or a time-out",
+    4: "a crash",
     130: "interrupted; what was judged until then passed",
 }
 
@@ -36,6 +36,22 @@ def exit_code(report: Mapping[str, Any]) -> int:
     return 130 if report["partial"] and code == 0 else code
 
 
+def meaning(report: Mapping[str, Any]) -> str:
+    """The exit code in words; failures that were expected are no passes."""
+    code = exit_code(report)
+    known = [
+        check["id"]
+        for implementation in report["implementations"]
+        for check in implementation["checks"]
+        if check["status"] == "XFAIL"
+    ]
+    if code or not known:
+        return MEANINGS[code]
+    some = ", ".join(known[:3]) + (f" and {len(known) - 3} more" if len(known) > 3 else "")
+    head = "1 expected failure" if len(known) == 1 else f"{len(known)} expected failures"
+    return f"{head} failed as expected: {some}; the rest passed within its printed scope"
+
+
 def versions(implementation: Mapping[str, Any]) -> list[str]:
     """What was judged: the versions of its libraries, and the device of its arrays."""
     found = [f"{name} {text}" for name, text in implementation["versions"].items()]
@@ -46,6 +62,8 @@ def versions(implementation: Mapping[str, Any]) -> list[str]:
 def limits(report: Mapping[str, Any]) -> list[str]:
     """Why the report is less than a verdict, in words that nobody overlooks."""
     found = ["PARTIAL: the run was interrupted; this is no verdict"] if report["partial"] else []
+    if report.get("stopped"):
+        found.append("PARTIAL: stopped at the first failure; what was not run is not judged")
     only = report.get("only")
     return [*found, *([f"PARTIAL: only {only} was run; nothing else is judged"] if only else [])]
 

@@ -114,7 +114,7 @@ def _times(data: Data) -> Markup:
 def fragment(report: Data) -> str:
     """Verdicts and counterexamples for a notebook's cell: own styles, no script, its colours."""
     code = failures.exit_code(report)
-    head = tag("p", tag("strong", f"Exit code {code}"), f": {failures.MEANINGS[code]}")
+    head = tag("p", tag("strong", f"Exit code {code}"), f": {failures.meaning(report)}")
     notes = [tag("p", tag("strong", note)) for note in overview.notes(report)]
     subjects = [Subject(data, n) for n, data in enumerate(report["implementations"])]
     style = tag("style", _part("fragment.css"))

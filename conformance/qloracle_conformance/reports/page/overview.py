@@ -18,7 +18,8 @@ def head(report: Data) -> Markup:
     """The exit code and its meaning, and what belongs to the run as a whole."""
     code = failures.exit_code(report)
     title = tag("h1", tag("span.code" if code else "span", f"Exit code {code}"))
-    meaning = tag("p.meaning", f"{failures.MEANINGS[code]}.".capitalize())
+    words = failures.meaning(report)
+    meaning = tag("p.meaning", f"{words[:1].upper()}{words[1:]}.")
     noted = [tag("li", note) for note in notes(report)]
     listed = tag("ul.notes", *noted) if noted else ""
     return tag("header", tag("p.run", run(report)), title, meaning, listed)

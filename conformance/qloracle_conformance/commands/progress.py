@@ -1,0 +1,65 @@
+"""What `verify` tells while it works: how far it is, each first failure, each verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import progress
+from rich.console import Console
+
+from qloracle_conformance.engine.runs import CheckRun
+from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement, verdict
+
+
+class Progress:
+    """A bar for each implementation, and a line for the first failure of each rule as it is found.
+
+    It hears of a run as `running.run.Hearer` says, and prints to the error stream.
+    """
+
+    def __init__(self, console: Console) -> None:
+        name, count = progress.TextColumn("{task.description}"), progress.MofNCompleteColumn()
+        columns = name, progress.BarColumn(), count, progress.TimeElapsedColumn()
+        self._bars = progress.Progress(*columns, console=console, transient=True)
+        self._console = console
+        self._tasks: dict[str, Any] = {}
+        self._planned: dict[str, int] = {}
+        self._told: set[tuple[str, str, str]] = set()
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def checked(self, name: str, planned: int, check: CheckRun | None) -> None:
+        """Take note of a check's result, or of the number of checks to come."""
+        if check is None:
+            self._plan(name, planned)
+            return
+        if check.rule not in ("P1", "P2", "P3", "P4"):  # they were not planned apart
+            self._bars.advance(self._tasks[name])
+        first = (name, check.rule, check.function) not in self._told
+        if check.status in BAD + BROKEN and first:
+            self._told.add((name, check.rule, check.function))
+            self._line(f"{check.status} {check.id}: {check.message}", "red")
+
+    def judged(self, judgement: Judgement) -> None:
+        """Tell a verdict; the likely causes of its failures are sought after this."""
+        word = verdict(judgement)
+        style = "red" if judgement.failed else "green" if word == "PASS" else ""
+        self._line(f"{judgement.name}: {word} in {judgement.seconds:.1f} s", style)
+        if judgement.name in self._tasks:
+            self._bars.remove_task(self._tasks.pop(judgement.name))
+
+    def _line(self, text: str, style: str) -> None:
+        self._console.print(text, style=style, markup=False, highlight=False, no_wrap=True,
+                            overflow="ellipsis")  # fmt: skip
+
+    def _plan(self, name: str, planned: int) -> None:
+        """With several processes each of them says what it has planned."""
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=0)
+        self._planned[name] = self._planned.get(name, 0) + planned
+        self._bars.update(self._tasks[name], total=self._planned[name])
