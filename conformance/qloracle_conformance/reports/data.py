@@ -14,6 +14,7 @@ from qloracle_conformance.calling.calls import keywords
 from qloracle_conformance.contract import programs
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.forms import FORMS
+from qloracle_conformance.engine.faults import Fault, faults
 from qloracle_conformance.engine.maps import ErrorMap
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.engine.verdicts import Judgement, function_rows, level_rows
@@ -44,6 +45,7 @@ def implementation(judgement: Judgement) -> dict[str, Any]:
         "functions": function_rows(judgement),
         "dialects": [_dialect(view) for view in judgement.views],
         "checks": [_check(check) for check in judgement.checks],
+        "faults": [_fault(fault) for fault in faults(judgement)],
     }
 
 
@@ -56,6 +58,14 @@ def _dialect(view: View) -> dict[str, Any]:
         "unsupported": view.unsupported,
         "fields": dict(view.dialect),
         "findings": [asdict(finding) | {"declare": finding.declare} for finding in view.findings],
+    }
+
+
+def _fault(fault: Fault) -> dict[str, list[str]]:
+    """The ids of the checks of one fault, the one that speaks for all first."""
+    return {
+        "checks": [check.id for check in fault.checks],
+        "consequences": [check.id for check in fault.consequences],
     }
 
 
