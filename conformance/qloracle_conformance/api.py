@@ -72,6 +72,7 @@ def conformance_tests(
     dialect: str | Mapping[str, Any] | None = None,
     require: str = "",
     known: str | Path | None = None,
+    limit: float = LIMIT,
 ) -> Callable[[str], None]:
     """Make a test function for one's own test file: a parametrized test, a parameter a check.
 
@@ -90,7 +91,8 @@ def conformance_tests(
 
     check_arguments(profile, require, None, seed)
     declared = _declaration(dialect)
-    suite = Suite(objects.target(impl), profile, device or "", seed, declared, require, known)
+    found = objects.target(impl)
+    suite = Suite(found, profile, device or "", seed, declared, require, known, limit)
 
     @pytest.mark.parametrize("check", suite.names())
     def test_conformance(check: str) -> None:

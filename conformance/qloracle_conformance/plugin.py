@@ -28,6 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--qloracle-impl", action="append", default=[], metavar="IMPL", help=judge)
     option("--qloracle-profile", default="smoke", help="smoke, standard or exhaustive")
     option("--qloracle-device", default="", help="device of its arrays: cpu, cuda, cuda:1")
+    wait = "seconds that one call may take"
+    option("--qloracle-limit", default=20.0, type=float, help=wait)
     option("--qloracle-seed", default=0, type=int, help="a whole number")
     option("--qloracle-dialect", default="", metavar="PRESET", help="judge as declared by it")
     option("--qloracle-require", default="", metavar="LEVEL", help="fail if a function is missing")
@@ -77,7 +79,7 @@ class SuiteFile(pytest.File):
             for impl in dict.fromkeys(o.qloracle_impl):
                 suite = Suite(
                     objects.target(impl), o.qloracle_profile, o.qloracle_device, o.qloracle_seed,
-                    dialect, o.qloracle_require, o.qloracle_known,
+                    dialect, o.qloracle_require, o.qloracle_known, o.qloracle_limit,
                 )  # fmt: skip
                 for check in suite.names():
                     name = f"{impl}[{check}]"  # as pytest names a parametrized test

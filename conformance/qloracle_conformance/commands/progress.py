@@ -33,6 +33,16 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
+    def doing(self, name: str, what: str) -> None:
+        """Show what is done with an implementation; '' ends it."""
+        if not what:
+            if name in self._tasks:
+                self._bars.remove_task(self._tasks.pop(name))
+            return
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task("", total=None)
+        self._bars.update(self._tasks[name], description=f"{name}: {what}")
+
     def checked(self, name: str, planned: int, check: CheckRun | None) -> None:
         """Take note of a check's result, or of the number of checks to come."""
         if check is None:
@@ -50,8 +60,6 @@ class Progress:
         word = verdict(judgement)
         style = "red" if judgement.failed else "green" if word == "PASS" else ""
         self._line(f"{judgement.name}: {word} in {judgement.seconds:.1f} s", style)
-        if judgement.name in self._tasks:
-            self._bars.remove_task(self._tasks.pop(judgement.name))
 
     def _line(self, text: str, style: str) -> None:
         self._console.print(text, style=style, markup=False, highlight=False, no_wrap=True,
@@ -59,7 +67,6 @@ class Progress:
 
     def _plan(self, name: str, planned: int) -> None:
         """With several processes each of them says what it has planned."""
-        if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name, total=0)
+        self.doing(name, "judging")
         self._planned[name] = self._planned.get(name, 0) + planned
         self._bars.update(self._tasks[name], total=self._planned[name])

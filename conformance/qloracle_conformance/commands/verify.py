@@ -40,7 +40,7 @@ def once(
             warnings.simplefilter("ignore")  # the kit's own: an implementation warns in its child
             result = running.verify(
                 impls, **options, opened=places.__setitem__, watch=progress.checked,
-                judged=progress.judged,
+                judged=progress.judged, doing=progress.doing,
             )  # fmt: skip
         data = result.to_dict()
         reports.show(data, console, _write_reports(wanted.report, result) if wanted.report else {})

@@ -31,9 +31,9 @@ def key(implementation: str, check: str) -> str:
 
 
 def exit_code(report: Mapping[str, Any]) -> int:
-    """The code with which the command ends: an interrupted run is never 0."""
+    """The code with which the command ends: an interrupted run is neither 0 nor 3."""
     code = int(report["exit_code"])
-    return 130 if report["partial"] and code == 0 else code
+    return 130 if report["partial"] and code in (0, 3) else code
 
 
 def meaning(report: Mapping[str, Any]) -> str:

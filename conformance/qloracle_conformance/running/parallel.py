@@ -116,6 +116,7 @@ class SideBySide:
         _put_in_order(judgement)
         conclude(judgement, self._only)
         self._hearer.judged(judgement)
+        self._hearer.doing(judgement.name, "")
 
 
 def _add(judgement: Judgement, end: Judgement) -> None:

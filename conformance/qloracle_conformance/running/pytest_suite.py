@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from qloracle_conformance.calling import objects
+from qloracle_conformance.calling.opening import LIMIT
 from qloracle_conformance.contract.protocol import FUNCTIONS, JUDGED_LEVELS, LEVELS
 from qloracle_conformance.engine import ledger
 from qloracle_conformance.engine.probe import PROBES
@@ -45,14 +46,14 @@ class Suite:
     def __init__(
         self, found: Any, profile: str = "smoke", device: str = "", seed: int = 0,
         dialect: Mapping[str, Any] | None = None, require: str = "",
-        known: str | Path | None = None,
+        known: str | Path | None = None, limit: float = LIMIT,
     ) -> None:  # fmt: skip
         self.name, self._found = objects.name_of(found), found
         self._profile, self._seed = profile, seed
         self._require = LEVELS[: LEVELS.index(require) + 1] if require else ()
         self._run = Run(
             found, profile=profile, seed=seed, dialect=dialect, device=device,
-            known=read(known) if known is not None else (),
+            known=read(known) if known is not None else (), limit=limit,
         )  # fmt: skip
         OPEN.append(self)
 

@@ -30,12 +30,10 @@ from qloracle_conformance.running.known import Known, about, mark
 from qloracle_conformance.running.likely import likely
 from qloracle_conformance.running.selecting import EVERYTHING, Selection
 
-CAUSED = (*BAD, *BROKEN, "XFAIL")  # statuses whose likely cause is sought
-
-
 Opened = Callable[[str, Mapping[str, tuple[str, int]]], None]
 Watch = Callable[[str, int, CheckRun | None], None]
 Judged = Callable[[Judgement], None]
+Doing = Callable[[str, str], None]
 
 
 def nothing(*_: object) -> None:
@@ -47,12 +45,14 @@ class Hearer(NamedTuple):
 
     `opened`: an implementation's name, with file and line of its functions.  `checked`: its name,
     the number of planned checks, and None once it is probed, then each check's result.  `judged`:
-    its verdict, before likely causes are sought.
+    its verdict, before likely causes are sought.  `doing`: its name, and what is done with it now;
+    '' when nothing is left to do.
     """
 
     opened: Opened = nothing
     checked: Watch = nothing
     judged: Judged = nothing
+    doing: Doing = nothing
 
 
 SILENT = Hearer()
@@ -156,6 +156,7 @@ class Run:
         """Open, probe, run every selected check, and let go; the first failure may end it."""
         with self:
             self.announce(hearer)
+            hearer.doing(self.judgement.name, "finding its dialect")
             if self.probed:
                 hearer.checked(self.judgement.name, self.planned, None)
             with closing(self.checks()) as results:
@@ -168,6 +169,7 @@ class Run:
 
     def announce(self, hearer: Hearer) -> None:
         """Open it, and tell where its functions are written."""
+        hearer.doing(self.judgement.name, "loading")
         if self.caller is not None:
             hearer.opened(self.judgement.name, self.caller.places)
 
@@ -244,7 +246,7 @@ def name_causes(checks: Iterable[CheckRun]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for check in checks:
-            if check.failure is not None and check.status in CAUSED and not check.looks_like:
+            if check.failure is not None and check.status in BAD + BROKEN:
                 check.looks_like = likely(check)
 
 
