@@ -89,9 +89,10 @@ def test_hanging_is_a_timeout(judged):
         limit=0.5,
     )
     assert checks["S3/quantize_4bit[nf4]/shapes"].status == "TIMEOUT"
-    assert "0.5 s" in checks["S3/quantize_4bit[nf4]/shapes"].message
+    said = "no answer within 0.5 s for x float32["
+    assert checks["S3/quantize_4bit[nf4]/shapes"].message.removeprefix("after: ").startswith(said)
     assert checks["S7/dequantize_4bit[nf4]/powers"].status == "PASS"
-    assert report.exit_code == 4
+    assert report.exit_code == 1  # a larger limit may let it pass
 
 
 def test_a_killed_process_is_a_crash(judged):

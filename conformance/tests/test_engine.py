@@ -17,7 +17,6 @@ from qloracle_conformance.families.codes.judge import judge_decoded
 from qloracle_conformance.judging import checks
 from qloracle_conformance.judging.checks import Check, Plan
 from qloracle_conformance.judging.exact import rational
-from qloracle_conformance.running.verify import selector
 
 
 def only(*ids):
@@ -167,18 +166,6 @@ class TestReduce:
         hint = self.quantize(np.float32([1, 0]))
         big = self.quantize(np.ones(500, np.float32))
         assert reduce.reduce(big, 0, lambda case: 0, [hint]) is hint
-
-
-class TestSelector:
-    @pytest.mark.parametrize(
-        "text", ["S5", "S5/*", "S5/quantize_4bit[nf4]/full", "S1, S5", "*/full"]
-    )
-    def test_it_selects(self, text):
-        assert selector(text)("S5/quantize_4bit[nf4]/full")
-
-    @pytest.mark.parametrize("text", ["S4", "S5/quantize_4bit[fp4]/*", "S55", "full"])
-    def test_it_leaves_out(self, text):
-        assert not selector(text)("S5/quantize_4bit[nf4]/full")
 
 
 class TestChild:

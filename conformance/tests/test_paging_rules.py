@@ -17,7 +17,7 @@ from qloracle_conformance.calling.loading import load
 from qloracle_conformance.contract import programs
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.engine import Engine
-from qloracle_conformance.engine.verdicts import Judgement, function_rows
+from qloracle_conformance.engine.verdicts import function_rows
 from qloracle_conformance.families.paging import (
     counted as counted_programs,
 )
@@ -36,7 +36,7 @@ from qloracle_conformance.judging.expected import f32
 from qloracle_conformance.judging.views import View
 from qloracle_conformance.reports import repro
 from qloracle_conformance.reports.report import Report
-from qloracle_conformance.running.verify import judge
+from qloracle_conformance.running.verify import verify
 
 VIEW = View("make_pager", "", {}, f32(1))
 PLAN = Plan(VIEW, "smoke", 1)
@@ -310,10 +310,10 @@ def test_the_reference_and_a_stranger_pass(tmp_path):
 def test_a_fault_is_found_and_its_script_shows_it(tmp_path, name):
     *_, rule, said = FAULTS[name]
     path = written(tmp_path, name)
-    judgement = Judgement(str(path))
     rule, _, layer = rule.partition(" ")
     only = f"{rule}/*/{layer}" if layer else ONLY[rule]
-    judge(LocalCaller(load(str(path))), judgement, "smoke", 0, {}, only)
+    (judgement,) = verify([load(str(path))], only=only, causes=False).judgements
+    judgement.name = str(path)
     found = [run for run in judgement.checks if run.rule == rule and run.status == "FAIL"]
     assert found, [(run.id, run.status) for run in judgement.checks]
     scripts = repro.write_all(tmp_path / "repro", judgement)
@@ -374,8 +374,8 @@ def test_a_pager_of_tensors_is_judged_and_its_script_steps_tensors(tmp_path, fun
     right = runs(load(str(path)), searching=False)
     assert {run.status for run in right.values() if run.rule == "S12"} == {"PASS"}
     path.write_text(TENSORS.replace(*A_LOST_MOMENT))
-    judgement = Judgement(str(path), declared={"arrays": "torch"}, device="cpu")
-    judge(LocalCaller(load(str(path))), judgement, "smoke", 0, {}, f"S12/*/{function}")
+    (judgement,) = verify([load(str(path))], only=f"S12/*/{function}", causes=False).judgements
+    judgement.name = str(path)
     (run,) = [run for run in judgement.checks if run.status == "FAIL"]
     (script,) = repro.write_all(tmp_path / "repro", judgement).values()
     code, said = ran(script)
@@ -410,9 +410,7 @@ def test_a_pager_without_counters_is_not_judged_by_its_books():
     pager = types.SimpleNamespace(
         make_pager=lambda *args, **named: Hidden(paging.make_pager(*args, **named))
     )
-    caller = LocalCaller(pager)
-    judgement = Judgement("hidden", profile="smoke")
-    judge(caller, judgement, "smoke", 0, {}, "")
+    (judgement,) = verify([pager]).judgements
     books = [run for run in judgement.checks if run.rule == "S12b"]
     assert {run.status for run in books} == {"UNSUPPORTED"}
     assert books[0].message == "NotImplementedError: the pager shows no counters"
@@ -482,8 +480,7 @@ def test_what_compared_nothing_is_named_in_the_scope():
     target = types.SimpleNamespace(
         make_pager=lambda *args, **named: OneAtATime(paging.make_pager(*args, **named))
     )
-    judgement = Judgement("one", profile="smoke")
-    judge(LocalCaller(target), judgement, "smoke", 0, {}, "")
+    (judgement,) = verify([target]).judgements
     (row,) = (row for row in function_rows(judgement) if row["name"] == "make_pager")
     assert row["scope"] == "all but sharing, adam, adam_8bit, resume"
 

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 
 import qloracle
-from qloracle_conformance.calling.callers import LocalCaller
 from qloracle_conformance.calling.loading import load
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.engine.runs import CheckRun, Failure
@@ -25,7 +24,7 @@ from qloracle_conformance.judging.text import show, value_of
 from qloracle_conformance.judging.views import View
 from qloracle_conformance.reports import repro
 from qloracle_conformance.reports.repro import literals, loaders, verdicts
-from qloracle_conformance.running.verify import judge, verify
+from qloracle_conformance.running.verify import verify
 
 RUN = """
 import runpy, sys
@@ -136,8 +135,8 @@ def judged(tmp_path):
     def do(text, only):
         path = tmp_path / "kernel.py"
         path.write_text(text)
-        judgement = Judgement(str(path))
-        judge(LocalCaller(load(str(path))), judgement, "smoke", 0, {}, only)
+        (judgement,) = verify([load(str(path))], only=only).judgements
+        judgement.name = str(path)
         return path, judgement, repro.write_all(tmp_path / "repro", judgement)
 
     return do

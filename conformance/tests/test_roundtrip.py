@@ -6,26 +6,23 @@ import numpy as np
 import pytest
 
 import qloracle
-from qloracle_conformance.calling.callers import LocalCaller
 from qloracle_conformance.contract import dialects, presets
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.engine import reduce
-from qloracle_conformance.engine.verdicts import Judgement
 from qloracle_conformance.families.nested import inputs, roundtrip
 from qloracle_conformance.families.nested.smaller import smaller_state
 from qloracle_conformance.judging.views import View
 from qloracle_conformance.mutants.matrix import own_part
 from qloracle_conformance.mutants.nested import opaque as nested
 from qloracle_conformance.reports import json_file
-from qloracle_conformance.running.verify import judge, verify
+from qloracle_conformance.running.verify import verify
 
 SCHEMES = [("dynamic", nested.dynamic), ("linear", nested.linear)]
 FOUR_DECIMALS = '{"codebook": "four_decimals"}'
 
 
 def judged(target, only="", dialect=None):
-    judgement = Judgement("target", profile="" if only else "smoke")
-    judge(LocalCaller(target), judgement, "smoke", 0, dialect or {}, only)
+    (judgement,) = verify([target], dialect=dialect, only=only).judgements
     return {check.id.replace("quantize_nested[nf4]/", ""): check for check in judgement.checks}
 
 

@@ -8,6 +8,7 @@ its calls in the order in which they were sent.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -36,6 +37,16 @@ class Caller(Protocol):
 
     import_seconds: float
     compile_seconds: float
+
+    @property
+    def places(self) -> Mapping[str, tuple[str, int]]:
+        """File and line of each function, as far as they are known."""
+        ...
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The source files that it was loaded from, but for installed ones."""
+        ...
 
     @property
     def offers(self) -> Mapping[str, list[str] | None]:
@@ -83,6 +94,19 @@ class Caller(Protocol):
         ...
 
 
+def too_slow(case: Case, limit: float) -> str:
+    """Say which call took too long: its largest array, and how to wait longer.
+
+    >>> too_slow(Case("adam_step", {"m": np.zeros(1), "param": np.zeros((9, 8))}), 20)
+    'no answer within 20 s for param float64[9x8]; --limit 60 waits longer'
+    """
+    text = f"no answer within {limit:g} s"
+    if case.arrays:
+        name, array = max(case.arrays.items(), key=lambda item: item[1].size)
+        text += f" for {name} {array.dtype.name}[{'x'.join(map(str, array.shape))}]"
+    return f"{text}; --limit {3 * limit:g} waits longer"
+
+
 class Readings:
     """The calls whose results were read a second time, and those whose results had changed."""
 
@@ -105,8 +129,11 @@ class Readings:
 class LocalCaller:
     """Calls an object in this process; for code that we trust, and for notebooks."""
 
-    def __init__(self, target: Any, device: str = "") -> None:
+    def __init__(self, target: Any, device: str = "", limit: float = math.inf) -> None:
         ask(target)
+        self._limit = limit
+        self.places: dict[str, tuple[str, int]] = {}
+        self.files: list[str] = []
         self._calls = Calls(target, device)
         self._readings = Readings()
         self.offers, self.forms = offered(target), self._calls.forms
@@ -119,6 +146,8 @@ class LocalCaller:
         """Call on private copies."""
         arrays = {name: array.copy() for name, array in case.arrays.items()}
         answer = self._calls.perform(replace(case, arrays=arrays))
+        if answer.seconds > self._limit:
+            answer = Answer("TIMEOUT", message=too_slow(case, self._limit), call=answer.call)
         self._readings.note(self._calls.read_again())
         return answer
 
@@ -180,6 +209,7 @@ class ChildCaller:
         self.device: str = hello["device"]
         self.declared, self.versions = hello["declared"], hello["versions"]
         self.places: dict[str, tuple[str, int]] = hello["places"]
+        self.files: list[str] = hello["files"]
         self.import_seconds: float = hello["seconds"]
 
     def call(self, case: Case) -> Answer:
@@ -224,7 +254,7 @@ class ChildCaller:
     def _hear(self) -> None:
         """Take the answer to the oldest case that was sent; what was sent to the dead is lost."""
         key, case = next(iter(self._sent.items()))
-        answer = self._answer(self._receive(self._limit))
+        answer = self._answer(case, self._receive(self._limit))
         lost = list(self._sent) if answer.status in ("CRASH", "TIMEOUT") else [key]
         for sent in lost:
             del self._sent[sent]
@@ -232,9 +262,9 @@ class ChildCaller:
             self._answers[key] = case, answer
         self._unwanted.difference_update(lost)
 
-    def _answer(self, blob: bytearray | str) -> Answer:
+    def _answer(self, case: Case, blob: bytearray | str) -> Answer:
         if isinstance(blob, str):
-            text = f"no answer within {self._limit:g} s" if blob == "TIMEOUT" else self._death()
+            text = too_slow(case, self._limit) if blob == "TIMEOUT" else self._death()
             self.close()
             return Answer(blob, message=text)
         reply, arrays = decode(blob)

@@ -11,10 +11,12 @@ import contextlib
 import inspect
 import os
 import sys
+import sysconfig
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import CodeType
 from typing import Any, BinaryIO
 
@@ -23,6 +25,8 @@ from qloracle_conformance.calling.loading import load
 from qloracle_conformance.calling.wire import receive, send
 from qloracle_conformance.contract.cases import Case, decode, pieces
 from qloracle_conformance.contract.errors import CannotRun, LoadError
+
+INSTALLED = {"site-packages", "dist-packages"}
 
 
 def main(spec: str) -> None:
@@ -64,7 +68,7 @@ def _hello(calls: Calls) -> dict[str, Any]:
         "forms": calls.forms,
         "device": calls.device if calls.framework != "numpy" else "",
         "declared": plain(declarations(target)),
-        "file": str(getattr(target, "__file__", "") or ""),
+        "files": _files(),
         "places": _places(target),
         "versions": {name: _version(name) for name in _loaded_frameworks()} | told(target),
     }
@@ -81,6 +85,17 @@ def told(target: Any) -> dict[str, str]:
     if not isinstance(versions, Mapping):  # a stranger's name, which means something else
         return {}
     return {_one_line(name): _one_line(version) for name, version in versions.items()}
+
+
+def _files() -> list[str]:
+    """The source files loaded until now, but for Python's, ours and those of installed packages."""
+    fixed = (sysconfig.get_path("stdlib"), str(Path(__file__).parents[1]))
+    names = {str(vars(module).get("__file__") or "") for module in [*sys.modules.values()]}
+    return sorted(
+        name
+        for name in names
+        if name and not name.startswith(fixed) and not INSTALLED & {*Path(name).parts}
+    )
 
 
 def _places(target: Any) -> dict[str, tuple[str, int]]:

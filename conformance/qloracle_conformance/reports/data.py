@@ -15,6 +15,7 @@ from qloracle_conformance.contract import programs
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.forms import FORMS
 from qloracle_conformance.contract.protocol import FUNCTIONS
+from qloracle_conformance.engine.faults import Fault, faults
 from qloracle_conformance.engine.maps import ErrorMap
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.engine.verdicts import Judgement, function_rows, level_rows
@@ -45,6 +46,15 @@ def implementation(judgement: Judgement) -> dict[str, Any]:
         "functions": function_rows(judgement),
         "dialects": [_dialect(view) for view in judgement.views],
         "checks": [_check(check) for check in judgement.checks],
+        "faults": [_fault(fault) for fault in faults(judgement)],
+    }
+
+
+def _fault(fault: Fault) -> dict[str, list[str]]:
+    """The ids of the checks of one fault, the one that speaks for all first."""
+    return {
+        "checks": [check.id for check in fault.checks],
+        "consequences": [check.id for check in fault.consequences],
     }
 
 

@@ -47,7 +47,7 @@ def _implementation(page: Lines, implementation: Data, files: Mapping[str, Path]
     if implementation["message"]:
         status = implementation["status"]
         page.line(f"{status} {implementation['message']}", style_of(status), hang=2)
-    if implementation["status"] == "NOT_RUN":  # there is no more to tell
+    if implementation["status"] == "NOT_RUN" and not implementation["checks"]:
         return
     for line, status in level_lines(implementation["levels"]):
         page.line(line, style_of(status), hang=3)
@@ -210,4 +210,4 @@ def _end(page: Lines, report: Data) -> None:
         page.line(text, "bold red")
     code = failures.exit_code(report)
     style = "bold red" if code else "bold green"
-    page.line(f"exit code {code}: {failures.MEANINGS[code]}", style, hang=2)
+    page.line(f"exit code {code}: {failures.meaning(report)}", style, hang=2)

@@ -13,22 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from qloracle_conformance import families
-from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine.verdicts import BAD, BROKEN
 
 Check = Mapping[str, Any]
-
-# A wrong scale shows in the codes, a wrong product in the table that a decoder seems to have.
-CAUSES = (
-    "P1", "S4", "S6", "S3", "S7", "S1", "S2", "S5", "S8", "S9", "S10", "S11", "S11b", "S12", "S12b",
-    "P2", "P3", "P4", "P5",
-)  # fmt: skip
 
 MEANINGS = {
     0: "every function offered passed within its printed scope",
     1: "a failure, an unexpected pass or an unmet requirement",
     3: "nothing was compared",
-    4: "a crash or a time-out",
+    4: "a crash",
     130: "interrupted; what was judged until then passed",
 }
 
@@ -39,9 +32,21 @@ def key(implementation: str, check: str) -> str:
 
 
 def exit_code(report: Mapping[str, Any]) -> int:
-    """The code with which the command ends: an interrupted run is never 0."""
+    """The code with which the command ends: an interrupted run is neither 0 nor 3."""
     code = int(report["exit_code"])
-    return 130 if report["partial"] and code == 0 else code
+    return 130 if report["partial"] and code in (0, 3) else code
+
+
+def meaning(report: Mapping[str, Any]) -> str:
+    """The exit code in words; failures that were expected are no passes."""
+    code = exit_code(report)
+    checks = (check for one in report["implementations"] for check in one["checks"])
+    known = [check["id"] for check in checks if check["status"] == "XFAIL"]
+    if code or not known:
+        return MEANINGS[code]
+    some = ", ".join(known[:3]) + (f" and {len(known) - 3} more" if len(known) > 3 else "")
+    head = "1 expected failure" if len(known) == 1 else f"{len(known)} expected failures"
+    return f"{head} failed as expected: {some}; the rest passed within its printed scope"
 
 
 def versions(implementation: Mapping[str, Any]) -> list[str]:
@@ -61,11 +66,7 @@ def outcome(report: Mapping[str, Any]) -> str:
         names = "" if of else f"{failing[0]['name']} "
         has = "have faults" if len(failing) > 1 else "has a fault"
         return f"{of}{names}{has}: exit code 1"
-    expected = sum(c["status"] == "XFAIL" for one in judged for c in one["checks"])
-    if code == 0 and expected:
-        checks = f"{expected} check{'s' if expected > 1 else ''} failed as expected"
-        return f"{checks}, every other one passed within its printed scope: exit code 0"
-    return f"{MEANINGS[code]}: exit code {code}"
+    return f"{meaning(report)}: exit code {code}"
 
 
 def view(fault: Fault) -> str:
@@ -85,6 +86,8 @@ def scripts(name: str, entry: Entry, files: Mapping[str, Path]) -> list[Path]:
 def limits(report: Mapping[str, Any]) -> list[str]:
     """Why the report is less than a verdict, in words that nobody overlooks."""
     found = ["PARTIAL: the run was interrupted; this is no verdict"] if report["partial"] else []
+    if report.get("stopped"):
+        found.append("PARTIAL: stopped at the first failure; what was not run is not judged")
     only = report.get("only")
     return [*found, *([f"PARTIAL: only {only} was run; nothing else is judged"] if only else [])]
 
@@ -163,13 +166,15 @@ def _identity(check: Check) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong: the entry that speaks for it, and others that differ by table only.
+    """One thing that is wrong, as a reader meets it.
 
-    `after` names a function that fails as well and that this one builds on, '' if there is none.
+    The entries that show it, the plainest first; checks that fail because of it; and a function
+    that fails as well and that this one builds on, '' if there is none.
     """
 
     entries: list[Entry]
-    after: str = ""
+    consequences: list[Check]
+    after: str
 
     @property
     def first(self) -> Entry:
@@ -183,41 +188,19 @@ class Fault:
 
 
 def faults(implementation: Mapping[str, Any]) -> list[Fault]:
-    """Group the failing checks by what is wrong, causes before what may follow from them.
-
-    Checks that fail on the same input are one fault; so are those of one rule that show the same
-    result of a function wrong, whatever the table and the layer, and all forms of arrays (P5).
-    Functions come in the order of the levels, rules in the order of `CAUSES`.  A function that
-    builds on one that fails comes last, and says so.
-    """
-    groups: dict[tuple[Any, ...], list[Entry]] = {}
-    for found in entries(implementation):
-        groups.setdefault(_kind(found), []).append(found)
-    broken = {group[0].first["function"] for group in groups.values()}
-    alone = [Fault(group, _base(group[0].first["function"], broken)) for group in groups.values()]
-    return sorted(alone, key=lambda fault: (bool(fault.after), _rank(fault)))
-
-
-def _kind(entry: Entry) -> tuple[Any, ...]:
-    """Equal for entries that show one fault."""
-    check, failure = entry.first, entry.first["failure"]
-    fields = tuple(sorted({str(finding["field"]) for finding in entry.findings}))
-    rule = min((check["rule"] for check in entry.checks), key=CAUSES.index)
-    result = failure["result"].removeprefix("second moment of ") if failure else ""
-    if rule == "P5":
-        return check["function"], rule
-    return check["function"], check["status"], fields or (rule, result)
-
-
-def _base(function: str, broken: set[str]) -> str:
-    """A function that fails and that this one builds on."""
-    return next((base for base in families.MEMBERS[function].builds_on if base in broken), "")
-
-
-def _rank(fault: Fault) -> tuple[int, int]:
-    """Functions in the order of the protocol, then rules: what stands first may cause the rest."""
-    rules = [CAUSES.index(check["rule"]) for check in fault.checks]
-    return list(FUNCTIONS).index(fault.first.first["function"]), min(rules)
+    """The faults of an implementation, causes first; what builds on a faulty function is last."""
+    entry_of = {c["id"]: entry for entry in entries(implementation) for c in entry.checks}
+    check_of = {check["id"]: check for check in implementation["checks"]}
+    broken = {check["function"] for check in check_of.values() if check["status"] in BAD + BROKEN}
+    found = []
+    for fault in implementation["faults"]:
+        own = [entry_of[name] for name in fault["checks"]]
+        distinct = [entry for i, entry in enumerate(own) if entry not in own[:i]]
+        consequences = [check_of[name] for name in fault["consequences"]]
+        bases = families.MEMBERS[own[0].first["function"]].builds_on
+        after = next((base for base in bases if base in broken), "")
+        found.append(Fault(distinct, consequences, after))
+    return sorted(found, key=lambda fault: bool(fault.after))
 
 
 def entry(implementation: Mapping[str, Any], check: Check) -> Entry:

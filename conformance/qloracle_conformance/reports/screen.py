@@ -161,6 +161,9 @@ def _rows(fault: Fault, name: str, files: Mapping[str, Path]) -> Iterator[Row]:
     wrong, compared = (sum(c[what] for c in fault.checks) for what in ("wrong", "comparisons"))
     if wrong and compared and failure is not None:
         yield Row(f"{wrong:,} of {compared:,} values are wrong")
+    if fault.consequences:
+        names = dict.fromkeys(f"{c['rule']} {c['function']}" for c in fault.consequences)
+        yield Row(f"because of it: {', '.join(names)}")
     if fault.after:
         yield Row(f"it builds on {fault.after}, which fails too")
     for path in failures.scripts(name, entry, files)[:1]:
