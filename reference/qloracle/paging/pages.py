@@ -61,7 +61,7 @@ class Pages:
     def __init__(self, capacity_bytes: int | None, page_bytes: int) -> None:
         self.capacity_bytes, self.page_bytes = capacity_bytes, page_bytes
         self.allocations: dict[int, Allocation] = {}
-        self._counts = dict.fromkeys(Counters._fields, 0)
+        self.counters = Counters()
         self._made = 0
         # in each memory the page that was touched last stands last
         self._memory: dict[str, dict[Page, UInt8]] = {HOST: {}, DEVICE: {}}
@@ -70,6 +70,10 @@ class Pages:
     def counters(self) -> Counters:
         """What has happened since the pager was made."""
         return Counters(**self._counts)
+
+    @counters.setter
+    def counters(self, counters: Counters) -> None:
+        self._counts = counters._asdict()
 
     def allocate(self, nbytes: int) -> int:
         """Return the number of a new run of pages. No memory is taken until a page is touched."""
@@ -120,7 +124,7 @@ class Pages:
             if page in here:
                 here[page] = here.pop(page)
             else:
-                self._counts["prefetched" if side == DEVICE else "host_prefetched"] += 1
+                self._count(**{"prefetched" if side == DEVICE else "host_prefetched": 1})
                 self._move(page, side)
 
     def shrink(self, capacity_bytes: int) -> None:
@@ -141,10 +145,10 @@ class Pages:
         self._begin(page)
         place = self._place(page, side)
         if page not in self._memory[place]:
-            self._counts["faults" if side == DEVICE else "host_faults"] += 1
+            self._count(**{"faults" if side == DEVICE else "host_faults": 1})
             self._move(page, place)
         elif place != side:  # the page stays, the bytes go over the link
-            self._counts[f"bytes_to_{place if write else side}"] += part.stop - part.start
+            self._count_bytes(place if write else side, part.stop - part.start)
         if write:
             self._memory[OTHER[place]].pop(page, None)  # a copy there is stale from now on
         here = self._memory[place]
@@ -177,8 +181,15 @@ class Pages:
         if page not in self._memory[HOST]:
             self._copy(page, HOST)
         del self._memory[DEVICE][page]
-        self._counts["evictions"] += 1
+        self._count(evictions=1)
 
     def _copy(self, page: Page, to: str) -> None:
         self._memory[to][page] = self._memory[OTHER[to]][page].copy()
-        self._counts[f"bytes_to_{to}"] += self.page_bytes
+        self._count_bytes(to, self.page_bytes)
+
+    def _count_bytes(self, to: str, nbytes: int) -> None:
+        self._count(**{f"bytes_to_{to}": nbytes})
+
+    def _count(self, **more: int) -> None:
+        for name, n in more.items():
+            self._counts[name] += n
