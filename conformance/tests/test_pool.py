@@ -254,7 +254,7 @@ def test_a_process_that_is_killed_surfaces(tmp_path):
         import qloracle as q
         def dequantize_4bit(packed, absmax, *, shape):
             judge = pathlib.Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
-            if b"process.pool" in judge:
+            if b"running.pool" in judge:
                 os.kill(os.getppid(), signal.SIGKILL)
             return q.dequantize_4bit(packed, absmax, shape=shape)
     """)

@@ -164,7 +164,8 @@ class ChildCaller:
             env=self._environment,
             start_new_session=True,  # Ctrl-C is for the parent, which then ends the child
         )
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._wire = Wire(self._process.stdin, self._process.stdout)  # type: ignore[arg-type]
         blob = self._receive(IMPORT_LIMIT)
         if isinstance(blob, str):

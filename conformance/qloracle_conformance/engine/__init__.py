@@ -166,9 +166,7 @@ class Engine:
         for case in check.cases(self.plan(check, view)):
             yield replace(case, form=check.form)
 
-    def run_check(
-        self, check: Check, view: View, cases: Iterator[Case] | None = None
-    ) -> CheckRun:
+    def run_check(self, check: Check, view: View, cases: Iterator[Case] | None = None) -> CheckRun:
         """Run one check to its end; its own directed cases by default."""
         start = time.perf_counter()
         run = CheckRun(check.id(view), check.rule, check.function, view.table)

@@ -163,7 +163,7 @@ def judge(
     judgement.scopes = {name: engine.scope.describe(name) for name in caller.offers}
     try:
         judgement.views = engine.probe()
-        planned = len(engine.planned())
+        planned = len(engine.planned()) if functions else 0
         watch(judgement.name, planned, None)
         for run in engine.run() if functions else ():
             judgement.checks.append(run)
