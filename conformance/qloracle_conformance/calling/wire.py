@@ -43,7 +43,7 @@ class Wire:
         self._write()
 
     def take(self, limit: float) -> bytearray | None:
-        """Wait for a message; None if the child closed its end, TimeoutError after `limit` s."""
+        """Return a message, or None if the child is gone.  TimeoutError after `limit` s."""
         deadline = time.monotonic() + limit
         head = self._read(8, deadline)
         if head is None:

@@ -87,5 +87,14 @@ def summary(rows: list[Row]) -> str:
     accepted = sum(row.as_expected for row in lawful)
     return (
         f"{killed} of {len(faulty)} faulty mutants killed by the rule that they name, "
-        f"{accepted} of {len(lawful)} lawful variants accepted"
+        f"{accepted} of {len(lawful)} lawful variants accepted{times(faulty)}"
     )
+
+
+def times(faulty: list[Row]) -> str:
+    """Seconds from the first call to the first failing check of the rule that a mutant names."""
+    found = sorted((row.first_kill, row.name) for row in faulty if row.first_kill >= 0)
+    if not found:
+        return ""
+    middle, (worst, slowest) = found[len(found) // 2][0], found[-1]
+    return f"; first kill after {middle:.2f} s (median), {worst:.2f} s (the worst, {slowest})"

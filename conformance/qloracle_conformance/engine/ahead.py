@@ -18,7 +18,7 @@ BYTES = 1 << 20  # of their inputs
 
 
 class Ahead:
-    """The cases of several checks; `expect` hears of each early, `forget` of each one dropped."""
+    """The cases of several checks; `expect` hears of each early, `forget` of each dropped one."""
 
     def __init__(
         self,

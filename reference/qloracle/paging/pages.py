@@ -70,6 +70,10 @@ class Pages:
         """What has happened since the pager was made."""
         return Counters(**self._counts)
 
+    @counters.setter
+    def counters(self, counters: Counters) -> None:
+        self._counts = counters._asdict()
+
     def read(self, number: int, start: int, stop: int, side: str) -> UInt8:
         """Return the bytes from start to stop as the host or the device reads them."""
         values = np.empty(stop - start, np.uint8)
