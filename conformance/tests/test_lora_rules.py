@@ -19,6 +19,7 @@ from qloracle_conformance.mutants import (
 from qloracle_conformance.mutants.matrix import judge, spec_of
 from qloracle_conformance.protocol import FLOAT_TYPES
 from qloracle_conformance.rules import s10_lora as s10
+from qloracle_conformance.verification import verify
 from qloracle_conformance.views import View, specified_levels
 
 RESULTS = ("y", "dx", "da", "db")
@@ -235,3 +236,18 @@ def test_a_mutant_is_killed_or_accepted_as_it_says(mutant):
     row = judge(spec_of(mutant))
     assert row.as_expected
     assert (row.use <= 1) == row.lawful
+
+
+def test_a_layer_that_refuses_a_rank_above_its_sides_is_found(tmp_path):
+    path = tmp_path / "kernel.py"
+    path.write_text(
+        "import qloracle as q\n"
+        "def lora_forward(x, w, a, b, **options):\n"
+        "    if len(a) > min(w.shape):\n"
+        "        raise ValueError('the rank is too large')\n"
+        "    return q.lora_forward(x, w, a, b, **options)\n"
+    )
+    report = verify([str(path)], only="S10/lora_forward/shapes")
+    (check,) = report.judgements[0].checks
+    assert check.status == "ERROR"
+    assert "the rank is too large" in check.message
