@@ -238,3 +238,18 @@ def test_a_mutant_is_killed_or_accepted_as_it_says(mutant):
     row = judge(spec_of(mutant))
     assert row.as_expected
     assert (row.use <= 1) == row.lawful
+
+
+def test_a_layer_that_refuses_a_rank_above_its_sides_is_found(tmp_path):
+    path = tmp_path / "kernel.py"
+    path.write_text(
+        "import qloracle as q\n"
+        "def lora_forward(x, w, a, b, **options):\n"
+        "    if len(a) > min(w.shape):\n"
+        "        raise ValueError('the rank is too large')\n"
+        "    return q.lora_forward(x, w, a, b, **options)\n"
+    )
+    report = verify([str(path)], only="S10/lora_forward/shapes")
+    (check,) = report.judgements[0].checks
+    assert check.status == "ERROR"
+    assert "the rank is too large" in check.message

@@ -93,6 +93,8 @@ def shapes(plan: Plan) -> Iterator[Case]:
             s = SCALINGS[(i + j) % 3]
             p = (None, 0.1, 0.5)[(i // 2 + j) % 3]
             yield ordinary(rng, view, (*lead, into), out, rank, (dtype, adapter), s, p)
+    for dtype in FLOAT_TYPES:  # no rank is too large: 16 is above both sides of the layer
+        yield ordinary(rng, view, (3, 5), 7, 16, (dtype, "float32"), SCALINGS[0], 0.5)
 
 
 def ordinary(
@@ -216,7 +218,6 @@ def _drawn(
     view: View, rng: np.random.Generator, into: int, out: int, rank: int, rows: int, dtype: str,
     own: bool, s: float, p: float | None, exact: bool,
 ) -> Case:  # fmt: skip
-    rank = min(rank, into, out)
     if exact:
         return whole(rng, view, (into, out, rank, (rows,), 2, 1), "float32", p is not None)
     types = (dtype, dtype if own else "float32")
