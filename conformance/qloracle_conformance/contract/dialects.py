@@ -42,13 +42,8 @@ LORA = tuple(f.name for f in TABLE if f.family == "lora" and "x" in f.arrays)
 PACKED = (*LINEAR, *(f.name for f in TABLE if f.name in LORA and "packed" in f.arrays))
 OPTIMIZERS = tuple(f.name for f in TABLE if f.family == "adam")
 NORMALISATIONS = (
-    "divide",
-    "reciprocal",
-    "approx(rcp)",
-    "approx(div)",
-    "approx(div2.5)",
-    "approx(rcp2.5)",
-)
+    "divide", "reciprocal", "approx(rcp)", "approx(div)", "approx(div2.5)", "approx(rcp2.5)",
+)  # fmt: skip
 BANDS = {"approx(rcp)": 2, "approx(div)": 2, "approx(div2.5)": 3, "approx(rcp2.5)": 5}
 
 FIELDS = (

@@ -105,8 +105,8 @@ def in_every_form(
     axes: bool = True,
 ) -> tuple[Check, ...]:
     """Rule P5 on one function: a check a form; arrays without `axes` have no transpose."""
-    forms = [form for form in FORMS if axes or form != "transposed"]
-    return tuple(
+    found = (
         Check("P5", form, function, cases, judge, judged, tables, directed=False, form=form)
-        for form in forms
+        for form in FORMS
     )
+    return tuple(check for check in found if axes or check.form != "transposed")

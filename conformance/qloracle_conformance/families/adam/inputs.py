@@ -25,13 +25,8 @@ Shape = tuple[int, ...]
 STEPS = (1, 2, 10, 1000, 2**24)
 SHUFFLED = (1000, 1, 2, 10, 2**24, 1, 1000)  # out of order and repeated: a call has no memory
 BETAS = (
-    (0.9, 0.999),
-    (0.95, 0.98),
-    (0.87654321, 0.987654321),
-    (0.5, 0.9),
-    (0.0, 0.99),
-    (0.1, 0.75),
-)
+    (0.9, 0.999), (0.95, 0.98), (0.87654321, 0.987654321), (0.5, 0.9), (0.0, 0.99), (0.1, 0.75),
+)  # fmt: skip
 LR = 0.00123456789  # a full mantissa, as 1e-3 has one
 TYPES = [(param, grad) for param in FLOAT_TYPES for grad in dict.fromkeys((param, "float32"))]
 ZERO_CODES = {"m": 127, "v": 0}

@@ -197,11 +197,8 @@ def volume(plan: Plan) -> Iterator[Case]:
     rng = plan.rng
     for i in range(plan.pick(2, 24)):
         beta1, beta2 = BETAS[i % 3]
-        options: dict[str, Any] = {
-            "beta1": beta1,
-            "beta2": beta2,
-            "step": int(rng.integers(1, 2000)),
-        }
+        step = int(rng.integers(1, 2000))
+        options: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "step": step}
         options |= {"weight_decay": 0.1} if i % 2 else {}
         case = ordinary(rng, (plan.pick(1 << 13, 1 << 16),), "random volume", lr=0.01, **options)
         yield typed(case, *TYPES[i % len(TYPES)])

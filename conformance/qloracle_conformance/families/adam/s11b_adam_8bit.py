@@ -182,11 +182,8 @@ def volume(plan: Plan) -> Iterator[Case]:
     rng = plan.rng
     for i in range(plan.pick(1, 16)):
         beta1, beta2 = BETAS[i % 3]
-        options: dict[str, Any] = {
-            "beta1": beta1,
-            "beta2": beta2,
-            "step": int(rng.integers(1, 2000)),
-        }
+        step = int(rng.integers(1, 2000))
+        options: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "step": step}
         options |= {"weight_decay": 0.1} if i % 2 else {}
         shape = (plan.pick(1 << 13, 1 << 16),)
         case = ordinary_8bit(rng, shape, "random volume", lr=0.01, **options)
@@ -204,9 +201,8 @@ def edits(plan: Plan) -> Any:
 def judge_states(case: Case, values: Values, view: View) -> Outcome:
     """The new scales, and the new codes over them."""
     expected = bounds.moments(case, view.dialect)
-    return _judge_state("m", case, values, expected["m"], view) + _judge_state(
-        "v", case, values, expected["v"], view
-    )
+    parts = (_judge_state(kind, case, values, expected[kind], view) for kind in ("m", "v"))
+    return sum(parts, NOTHING)
 
 
 def _judge_state(kind: str, case: Case, values: Values, expected: Bounded, view: View) -> Outcome:
@@ -214,9 +210,8 @@ def _judge_state(kind: str, case: Case, values: Values, expected: Bounded, view:
     if not expected.exact.size:
         return NOTHING
     scales = bounds.largest(case, expected)
-    found = within(
-        f"{kind}_absmax", absmax, scales, lambda _: f"the largest |{kind}'| of the block"
-    )
+    why = f"the largest |{kind}'| of the block"
+    found = within(f"{kind}_absmax", absmax, scales, lambda _: why)
     if codes.size != expected.exact.size:
         return found
     own = own_scales(absmax, scales.exact.astype(np.float32))

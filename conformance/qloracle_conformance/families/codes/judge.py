@@ -108,9 +108,8 @@ def _only_recorded(scale: Float32, blocks: Blocks, dialect: Dialect) -> NDArray[
 def _why(x: Any, scale: Any, q: Any, coder: expected.Coder, rank: int) -> str:
     text = f"x = {show(x)}, absmax = {show(scale)}, q = {show(q)}"
     below = f"t[{rank - 1}] = {show(coder.thresholds[rank - 1])} < q" if rank else "q"
-    above = (
-        f" <= t[{rank}] = {show(coder.thresholds[rank])}" if rank < coder.thresholds.size else ""
-    )
+    t = coder.thresholds
+    above = f" <= t[{rank}] = {show(t[rank])}" if rank < t.size else ""
     return f"{text}; {below}{above}"
 
 

@@ -66,9 +66,7 @@ def _layout(ask: Asker, view: View) -> Found:
 def _absmax_type(ask: Asker, view: View) -> Found:
     size = ask.blocksize(view)
     scale = full_mantissa(np.random.default_rng(3), 16, -3, 3)
-    scale = expected.round_to(
-        scale, ask.dtype(view)
-    )  # what 16-bit input can hold, if it must be so
+    scale = expected.round_to(scale, ask.dtype(view))  # what 16-bit input can hold
     got = encode(ask, view, np.repeat(scale, size).reshape(16, size))
     if got is None or got[1].size != 16:
         return {}

@@ -34,9 +34,8 @@ def candidates(plan: Plan, scale: Float32) -> Float32:
 def at_powers(plan: Plan) -> Iterator[Case]:
     """All candidates at every power of two, the simplest scale first."""
     one = np.ones(1, np.float32)
-    yield encode_case(
-        plan.view, values.anchored(candidates(plan, one), one, 64), 64, "thresholds at 1"
-    )
+    x = values.anchored(candidates(plan, one), one, 64)
+    yield encode_case(plan.view, x, 64, "thresholds at 1")
     many = plan.view.coder.thresholds.size > 15
     exponents = values.NORMAL_POWERS[:: 8 if many and not plan.deep else 1]
     for powers in (exponents, values.SUBNORMAL_POWERS):
@@ -50,9 +49,8 @@ def all_of_float32(plan: Plan) -> Iterator[Case]:
     last, step = 0x3F800000, 63 << 15
     for start in range(-last, last + 1, step):
         q = unordered(np.arange(start, min(start + step, last + 1), dtype=np.int64))
-        yield encode_case(
-            plan.view, values.anchored(q[None, :], np.ones(1, np.float32), 64), 64, "all"
-        )
+        x = values.anchored(q[None, :], np.ones(1, np.float32), 64)
+        yield encode_case(plan.view, x, 64, "all")
 
 
 CHECKS = (

@@ -48,9 +48,7 @@ def positions(plan: Plan) -> Iterator[Case]:
             yield encode_case(plan.view, eye, blocksize, "the largest at each place")
         else:
             for row in eye[:: 1 if plan.deep else 3]:
-                yield encode_case(
-                    plan.view, row, blocksize, "the largest at each place, short block"
-                )
+                yield encode_case(plan.view, row, blocksize, "the largest at each place, short")
 
 
 def scales(plan: Plan) -> Iterator[Case]:
@@ -61,9 +59,8 @@ def scales(plan: Plan) -> Iterator[Case]:
     yield encode_case(plan.view, scale[:, None] * pattern, 64, "edges of the scale")
     for dtype in ("float16", "bfloat16"):
         x = values.all_values(dtype)
-        yield encode_case(
-            plan.view, x[: x.size // 64 * 64].reshape(-1, 64), 64, f"all {dtype} values"
-        )
+        rows = x[: x.size // 64 * 64].reshape(-1, 64)
+        yield encode_case(plan.view, rows, 64, f"all {dtype} values")
 
 
 def volume(plan: Plan) -> Iterator[Case]:

@@ -60,9 +60,8 @@ def halves(plan: Plan) -> Iterator[Case]:
     """All finite values of both 16-bit types: beside scales of their own size, and beside 1."""
     for dtype in ("float16", "bfloat16"):
         x = values.all_values(dtype)
-        yield encode_case(
-            plan.view, x[: x.size // 64 * 64].reshape(-1, 64), 64, f"all {dtype} values"
-        )
+        rows = x[: x.size // 64 * 64].reshape(-1, 64)
+        yield encode_case(plan.view, rows, 64, f"all {dtype} values")
         inside = x[np.abs(x.astype(np.float32)) <= 1]
         for lead in (1.0, 1.5, 1975.0):
             kept = np.clip(inside.astype(np.float32) * np.float32(lead), -lead, lead)
@@ -97,9 +96,8 @@ def edges_of_scale(plan: Plan) -> Iterator[Case]:
     """Subnormal to huge scales, each block a linear ramp and a few thresholds."""
     scale = values.extremes()
     thresholds = np.resize(plan.view.coder.thresholds, (1, 30))
-    x = np.concatenate(
-        [scale[:, None] * np.linspace(-1, 1, 32, dtype="f4"), scale[:, None] * thresholds], 1
-    )
+    ramp = np.linspace(-1, 1, 32, dtype="f4")
+    x = np.concatenate([scale[:, None] * ramp, scale[:, None] * thresholds], axis=1)
     x = values.anchored(x.astype(np.float32), scale, 64)
     yield encode_case(plan.view, x, 64, "edges of the scale")
     for row in x:
@@ -115,10 +113,9 @@ def volume(plan: Plan) -> Iterator[Case]:
             kinds: tuple[NDArray[np.float64], ...] = (
                 rng.standard_normal(n) * 0.02, rng.standard_t(3, n), rng.uniform(-1, 1, n),
             )  # fmt: skip
-            for x in kinds if plan.deep else kinds[:1]:
-                yield encode_case(
-                    plan.view, x.astype(FLOAT_TYPES[dtype]), blocksize, "random volume"
-                )
+            for kind in kinds if plan.deep else kinds[:1]:
+                x = kind.astype(FLOAT_TYPES[dtype])
+                yield encode_case(plan.view, x, blocksize, "random volume")
 
 
 def edits(plan: Plan) -> Any:

@@ -11,11 +11,12 @@ fails here, with the line that would declare it; the other rules are judged unde
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 import qloracle
-from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.cases import Arrays, Case
 from qloracle_conformance.families.codes.cases import encode_case
 from qloracle_conformance.families.codes.judge import judge_decoded
 from qloracle_conformance.judging import expected
@@ -35,9 +36,8 @@ def all_pairs(plan: Plan) -> Iterator[Case]:
     pairs = np.stack([first, second], axis=1).reshape(-1)
     lead = np.tile(np.array([levels.max(), levels.max()], np.float32), (pairs.size + 61) // 62)
     rows = np.resize(pairs, (lead.size // 2, 62))
-    yield encode_case(
-        plan.view, np.concatenate([lead.reshape(-1, 2), rows], axis=1), 64, "all pairs"
-    )
+    x = np.concatenate([lead.reshape(-1, 2), rows], axis=1)
+    yield encode_case(plan.view, x, 64, "all pairs")
 
 
 def judge_bytes(case: Case, values: Values, view: View) -> Outcome:
@@ -87,32 +87,22 @@ def judge_order(case: Case, values: Values, view: View) -> Outcome:
     found = [f for f in view.findings if f.field == "nibble_order"]
     if not found:
         return judge_decoded(case, values, view)
-    declared = View(
-        view.function, view.table, view.dialect | {"nibble_order": found[0].expected}, view.levels
-    )
-    return judge_decoded(case, values, declared)
+    dialect = view.dialect | {"nibble_order": found[0].expected}
+    return judge_decoded(case, values, replace(view, dialect=dialect))
 
 
 def spare_nibble(plan: Plan) -> Iterator[Case]:
     """An odd count, with everything that the spare nibble could hold."""
-    top, low_first = (
-        int(np.argmax(plan.view.levels)),
-        plan.view.dialect["nibble_order"] != "high_first",
-    )
+    top = int(np.argmax(plan.view.levels))
+    low_first = plan.view.dialect["nibble_order"] != "high_first"
+    options = {"blocksize": 64, "quant_type": plan.view.table, "dtype": "float32"}
     for n in (1, 3, 65):
         for spare in range(qloracle.codebook(plan.view.table).size):
             packed = np.full((n + 1) // 2, top * 17, np.uint8)
             packed[-1] = spare << 4 | top if low_first else top << 4 | spare
             scale = np.arange(1, -(-n // 64) + 1, dtype=np.float32)
-            options = {
-                "shape": [n],
-                "blocksize": 64,
-                "quant_type": plan.view.table,
-                "dtype": "float32",
-            }
-            yield Case(
-                "dequantize_4bit", {"packed": packed, "absmax": scale}, options, "spare nibble"
-            )
+            arrays: Arrays = {"packed": packed, "absmax": scale}
+            yield Case("dequantize_4bit", arrays, options | {"shape": [n]}, "spare nibble")
     yield next(all_bytes(plan))
 
 

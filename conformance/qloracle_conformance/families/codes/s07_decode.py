@@ -67,9 +67,8 @@ def other_maps(plan: Plan) -> Iterator[Case]:
     for codebook in values.maps():
         codes = plan.rng.integers(0, codebook.size, 300).astype(np.uint8)
         scale = full_mantissa(plan.rng, 5, -3, 3)
-        case = packed_case(
-            plan.view, codes, scale, (300,), 64, "float32", f"{codebook.size} levels"
-        )
+        note = f"{codebook.size} levels"
+        case = packed_case(plan.view, codes, scale, (300,), 64, "float32", note)
         yield case.with_arrays(codebook=codebook)
 
 

@@ -68,19 +68,11 @@ def _place(expected: Bounded) -> Callable[[int], str]:
     return lambda i: f"row {i // columns}, column {i % columns} of [{rows}, {columns}]"
 
 
-LAYERS: dict[str, Callable[[Plan], Iterator[Case]]] = {
-    "rounding": inputs.rounding,
-    "shapes": inputs.shapes,
-}
-
-
-TABLES: dict[str, tuple[str, ...]] = {
-    name: ("nf4",) if name.startswith("qlora") else () for name in LORA
-}
+LAYERS = {"rounding": inputs.rounding, "shapes": inputs.shapes}
 
 
 def _checks(function: str) -> tuple[Check, ...]:
-    tables = TABLES[function]
+    tables = ("nf4",) if function.startswith("qlora") else ()
     judged = (0, 1, 2) if function.endswith("backward") else (0,)
     only = {"integers": inputs.integers} | ({"weights": inputs.weights} if tables else {})
     return (

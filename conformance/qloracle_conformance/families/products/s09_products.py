@@ -95,7 +95,7 @@ WEIGHTS: dict[str, Callable[[Plan], Iterator[Case]]] = {"weights": inputs.weight
 def _checks(function: str) -> tuple[Check, ...]:
     main = ("nf4",)
     return (
-        *layers("S9", function, QUANT_TYPES, judge_only_result, WEIGHTS),
+        *layers("S9", function, QUANT_TYPES, judge_only_result, {"weights": inputs.weights}),
         *layers("S9", function, main, judge_only_result, {"integers": inputs.integers}),
         *layers("S9", function, main, judge_product, LAYERS, search=inputs.edits),
         *layers("S9", function, main, judge_moment, {"moment": inputs.symmetric}),

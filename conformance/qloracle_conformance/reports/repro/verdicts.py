@@ -136,17 +136,13 @@ def main():
 
 # How a script passes its arrays and reads results: as NumPy's, or through `give` and `take`.
 PLAINLY = {
-    "fresh": "array.copy()",
-    "other": "other(array)",
-    "read": "np.asarray",
+    "fresh": "array.copy()", "other": "other(array)", "read": "np.asarray",
     "memory": "array.tobytes()",
-}
+}  # fmt: skip
 THROUGH = {
-    "fresh": "give(array.copy())",
-    "other": "give(other(array))",
-    "read": "take",
+    "fresh": "give(array.copy())", "other": "give(other(array))", "read": "take",
     "memory": "take(array).tobytes()",
-}
+}  # fmt: skip
 WHOLE = {"torch": "bytes(array.untyped_storage().cpu().tolist())"}  # the gaps of a view, too
 
 
