@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from qloracle_conformance.contract import programs
+from qloracle_conformance.contract import plain_arrays, programs
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FUNCTIONS, Due, block_count, due_results
-from qloracle_conformance.families.paging import plain_arrays
 from qloracle_conformance.judging.compare import Mismatch, Values
 from qloracle_conformance.judging.views import View
 
