@@ -23,6 +23,7 @@ from qloracle_conformance.mutants.lora import (
 from qloracle_conformance.mutants.matrix import judge, spec_of
 from qloracle_conformance.mutants.products import steps as product_steps
 from qloracle_conformance.mutants.products import sums
+from qloracle_conformance.running.verify import verify
 
 RESULTS = ("y", "dx", "da", "db")
 LOST = 2.0**-24  # added to 1 it is a tie, and rounded away

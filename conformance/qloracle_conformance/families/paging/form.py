@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from qloracle_conformance.contract import programs
+from qloracle_conformance.contract import plain_arrays, programs
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.families.paging import plain_arrays
 from qloracle_conformance.judging.compare import Mismatch, Values
 
 
