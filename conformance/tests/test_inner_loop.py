@@ -290,7 +290,7 @@ def test_a_file_that_is_watched_is_judged_again_after_each_change(kernel, watche
 def test_a_file_that_it_imports_is_watched_too(kernel, tmp_path, watched, monkeypatch):
     kernel(WRONG, "inner.py")
     path = kernel("from inner import dequantize_absmax\n", "outer.py")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     loop = watched(path, "--only", "S8", "-x", "--watch")
     assert " FAIL S8 " in loop.line()
     kernel(RIGHT, "inner.py")
