@@ -140,7 +140,16 @@ def test_the_schema_is_strict_everywhere():
     schema = json_file.schema()
     closed = [entry for entry in objects(schema) if "properties" in entry]
     assert len(closed) == len([name for name, o in schema["$defs"].items() if "properties" in o])
-    optional = {"repro", "only", "device", "form", "bound_use", "map"}  # not in older reports
+    optional = {
+        "repro",
+        "only",
+        "device",
+        "form",
+        "bound_use",
+        "map",
+        "stopped",
+        "faults",
+    }  # not in older reports
     for entry in closed:
         assert entry["additionalProperties"] is False
         assert set(entry["properties"]) - optional == set(entry["required"])

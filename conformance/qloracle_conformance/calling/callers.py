@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -167,7 +168,7 @@ class LocalCaller:
 
 
 class ChildCaller:
-    """Calls an implementation in a child process, which may hang, crash or lie about nothing."""
+    """Calls an implementation in a child process, which may hang or crash without harming the run."""
 
     def __init__(
         self, spec: str, *, limit: float = 20.0, environment: Mapping[str, str] | None = None
@@ -309,8 +310,9 @@ class ChildCaller:
         return f"the process died ({how})" + (f": {lines[-1][:200]}" if lines else "")
 
     def close(self) -> None:
-        """End the child."""
-        self._process.kill()
+        """End the child and what it has started: it leads a process group of its own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:

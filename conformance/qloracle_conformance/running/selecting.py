@@ -27,7 +27,9 @@ class Selection:
     def __call__(self, check: str) -> bool:
         """Whether a check is selected, by its id."""
         wanted = not self.terms or any(_matches(term, check) for term in self.terms)
-        return wanted and function_of(check) in self.functions
+        return wanted and (
+            self.functions == tuple(FUNCTIONS) or function_of(check) in self.functions
+        )
 
     @property
     def narrow(self) -> bool:
