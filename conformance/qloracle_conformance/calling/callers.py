@@ -168,7 +168,7 @@ class LocalCaller:
 
 
 class ChildCaller:
-    """Calls an implementation in a child process, which may hang or crash without harming the run."""
+    """Calls an implementation in a child process, which may hang or crash: the run goes on."""
 
     def __init__(
         self, spec: str, *, limit: float = 20.0, environment: Mapping[str, str] | None = None
