@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from qloracle_conformance.calling import objects
 from qloracle_conformance.calling.opening import LIMIT
-from qloracle_conformance.contract import dialects
-from qloracle_conformance.contract.errors import UsageError
-from qloracle_conformance.contract.protocol import FUNCTIONS, LEVELS
-from qloracle_conformance.judging.checks import PROFILES
+from qloracle_conformance.contract import dialects, presets
 from qloracle_conformance.reports.report import Report
+from qloracle_conformance.running.options import check_arguments
 
 
 def verify(
@@ -107,20 +104,6 @@ def conformance_tests(
 
 def _declaration(dialect: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
     """A preset by its name, or a declaration as an implementation would have it."""
-    declared = dialects.preset(dialect) if isinstance(dialect, str) else dialect or {}
+    declared = presets.preset(dialect) if isinstance(dialect, str) else dialect or {}
     dialects.check_declaration(declared)
     return declared
-
-
-def check_arguments(profile: str, require: str, ops: Sequence[str] | None, seed: int) -> None:
-    """UsageError for an option that means nothing; ImportError if Hypothesis is missing."""
-    if find_spec("hypothesis") is None:
-        raise ImportError("verify needs Hypothesis: pip install 'qloracle[verify]'")
-    if profile not in PROFILES:
-        raise UsageError(f"profile is {profile!r}; allowed: {', '.join(PROFILES)}")
-    if require and require not in LEVELS:
-        raise UsageError(f"require is {require!r}; allowed: {', '.join(LEVELS)}")
-    if isinstance(ops, str) or not set(ops or ()) <= set(FUNCTIONS):
-        raise UsageError(f"ops is {ops!r}; allowed: a list of {', '.join(FUNCTIONS)}")
-    if type(seed) is not int or seed < 0:
-        raise UsageError(f"seed is {seed!r}; allowed: a whole number >= 0")

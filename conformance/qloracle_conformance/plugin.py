@@ -67,15 +67,15 @@ class SuiteFile(pytest.File):
 
     def collect(self) -> Iterator[CheckItem]:
         """One item a check."""
-        from qloracle_conformance import api
         from qloracle_conformance.calling import objects
-        from qloracle_conformance.contract import dialects
+        from qloracle_conformance.contract import presets
+        from qloracle_conformance.running import options
         from qloracle_conformance.running.pytest_suite import Suite
 
         o = self.config.option
         try:
-            api.check_arguments(o.qloracle_profile, o.qloracle_require, None, o.qloracle_seed)
-            dialect = dialects.preset(o.qloracle_dialect) if o.qloracle_dialect else None
+            options.check_arguments(o.qloracle_profile, o.qloracle_require, None, o.qloracle_seed)
+            dialect = presets.preset(o.qloracle_dialect) if o.qloracle_dialect else None
             for impl in dict.fromkeys(o.qloracle_impl):
                 suite = Suite(
                     objects.target(impl), o.qloracle_profile, o.qloracle_device, o.qloracle_seed,

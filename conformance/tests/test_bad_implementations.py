@@ -143,7 +143,7 @@ def test_too_few_results_are_named(judged):
             return q.quantize_4bit(x, **options)[0]
     """)
     assert status_and_message(checks)[0] == "ERROR"
-    assert "2 are due: packed, absmax" in status_and_message(checks)[1]
+    assert "expected 2: packed, absmax" in status_and_message(checks)[1]
 
 
 def test_nan_is_wrong_and_no_wildcard(judged):

@@ -14,8 +14,9 @@ from qloracle import paging
 from qloracle_conformance.calling.callers import LocalCaller
 from qloracle_conformance.calling.calls import Calls
 from qloracle_conformance.calling.loading import load
-from qloracle_conformance.contract import programs
+from qloracle_conformance.contract import plain_arrays, programs
 from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.plain_arrays import Nonsense
 from qloracle_conformance.engine import Engine
 from qloracle_conformance.engine.verdicts import function_rows
 from qloracle_conformance.families.paging import (
@@ -25,12 +26,10 @@ from qloracle_conformance.families.paging import directed as inputs
 from qloracle_conformance.families.paging import (
     drawn as drawn_programs,
 )
-from qloracle_conformance.families.paging import plain_arrays
 from qloracle_conformance.families.paging import s12_paging as s12
 from qloracle_conformance.families.paging import s12b_books as s12b
 from qloracle_conformance.families.paging import smaller as smaller_programs
-from qloracle_conformance.families.paging.drafts import Draft, drawn
-from qloracle_conformance.families.paging.plain_arrays import Nonsense
+from qloracle_conformance.families.paging.drafts import Draft
 from qloracle_conformance.judging.checks import Plan
 from qloracle_conformance.judging.expected import f32
 from qloracle_conformance.judging.views import View
@@ -401,7 +400,7 @@ def test_a_failure_is_small_and_names_operation_array_and_element(tmp_path):
     assert len(run.failure.case.options["program"]) <= 4
     assert sum(array.size for array in run.failure.case.arrays.values()) <= 4
     assert run.message == str(run.failure.mismatch)
-    assert ", due " in run.message
+    assert ", expected " in run.message
     assert "a[...]" in run.message
     assert "operation 2 of 3" in run.message
 
@@ -536,8 +535,8 @@ def test_the_implementations_own_step_runs_paged_and_plain():
         return param - 1, m + grad, v * 2
 
     target = types.SimpleNamespace(make_pager=paging.make_pager, adam_step=adam_step)
-    draft, names = inputs.stepping(PLAN, "adam_step", 64, 64, 30)
-    case = draft.do("step", "adam_step", names, "g", 1, 3, 10).read("m").case("")
+    draft, names = inputs.stepping(PLAN, "adam_step", 64, 64)
+    case = draft.do("step", "adam_step", names, "g", 1, 3, 100).read("m").case("")
     values = Calls(target).perform(case).values
     assert calls == [1, 1, 1, 2, 2, 2, 3, 3, 3] * 2
     assert values[programs.READ].tobytes() == values[programs.PLAIN].tobytes()
@@ -546,7 +545,7 @@ def test_the_implementations_own_step_runs_paged_and_plain():
 
 
 def test_what_a_program_reads_after_a_step_is_compared_with_plain_arrays():
-    draft, names = inputs.stepping(PLAN, "adam_step_8bit", 300, 100, 300)
+    draft, names = inputs.stepping(PLAN, "adam_step_8bit", 300, 100)
     draft.do("step", "adam_step_8bit", names, "g", 1, 2, 256)
     case = draft.read("param").read("m_absmax").case("")
     target = types.SimpleNamespace(make_pager=paging.make_pager)
@@ -563,12 +562,10 @@ def test_what_a_program_reads_after_a_step_is_compared_with_plain_arrays():
 
 
 def counted():
-    draft = Draft(2 * 64, 64).do("counters")
-    for name in "ab":
-        draft.new(name, drawn(PLAN.rng, (192,), "uint8"))
-    draft.read("a", side="device").write("b", draft.arrays["x0"], side="device").read("b")
+    draft = Draft(PLAN.rng, 2 * 64, 64).do("counters").new("a", 192).new("b", 192)
+    draft.read("a", None, "device").write("b", None, "device").read("b")
     draft.do("prefetch", "a", "device").do("free", "a").do("prefetch", "b", "device")
-    return draft.read("b", side="device").read("b", side="device").case("")
+    return draft.read_all("bb", "device").case("")
 
 
 @pytest.mark.parametrize("column", programs.LOG[1:])
@@ -658,25 +655,25 @@ def test_every_verb_is_drawn():
     }  # fmt: skip
 
 
-ONE = [["empty", "a", [4], "uint8"], ["write", "a", None, None, "x", "host"]]
+ONE = [["empty", "a", [4], "uint8"], ["write", "a", None, "x", "host"]]
 
 
 @pytest.mark.parametrize(
     "program",
     [
-        [["read", "a", None, None, "host"]],
-        [["empty", "a", [4], "uint8"], ["read", "a", None, None, "host"]],
+        [["read", "a", None, "host"]],
+        [["empty", "a", [4], "uint8"], ["read", "a", None, "host"]],
         [*ONE, ["empty", "a", [4], "uint8"]],
         [*ONE, ["free", "a"], ["free", "a"]],
-        [*ONE, ["free", "a"], ["read", "a", None, None, "host"]],
-        [*ONE, ["write", "a", 0, 2, "x", "host"]],
+        [*ONE, ["free", "a"], ["read", "a", None, "host"]],
+        [*ONE, ["write", "a", [0, 2], "x", "host"]],
         [*ONE, ["open", "u", ["a"]], ["free", "a"]],
         [*ONE, ["must_fail", ["free", "a"]]],
-        [*ONE, ["must_fail", ["write", "a", None, None, "x", "host"]]],
+        [*ONE, ["must_fail", ["write", "a", None, "x", "host"]]],
         [*ONE, ["shrink", 64]],
         [*ONE, ["open", "u", ["a"]], ["save", "f"], ["load", "f", None, None]],
-        [*ONE, ["open", "u", ["a"]], ["read", "a", None, None, "host"]],
-        [*ONE, ["open", "u", ["a"]], ["write", "a", None, None, "x", "host"]],
+        [*ONE, ["open", "u", ["a"]], ["read", "a", None, "host"]],
+        [*ONE, ["open", "u", ["a"]], ["write", "a", None, "x", "host"]],
         [*ONE, ["open", "u", ["a"]], ["save", "f"]],
         [*ONE, ["step", "adam_step", ["a", "a", "a"], "x", 1, 1, None]],
     ],

@@ -135,8 +135,6 @@ def share(values):
     return SHARED[: values.size].reshape(values.shape)
 
 def quantize_4bit(x, *, blocksize=64, quant_type="nf4"):
-    if quant_type == "notes":
-        raise NotImplementedError("no quant_type 'notes'")
     packed, absmax = q.quantize_4bit(x, blocksize=blocksize, quant_type=quant_type)
     return packed >> 4 | packed << 4, share(absmax + (absmax == 0))
 

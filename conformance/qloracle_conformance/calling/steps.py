@@ -1,7 +1,7 @@
 """Two optimizers for pagers whose implementation has none: what a step computes is not the point.
 
-A paged step must equal a plain one, whatever it computes; both are run by the same function.  These
-are short, need only NumPy, and stand as they are in the scripts that reproduce a failure.
+A paged step must equal a plain one, whatever it computes; both are run by `run_steps`.  All of this
+is short, needs only NumPy, and stands as it is in the scripts that reproduce a failure.
 """
 
 # mypy: allow-untyped-defs, allow-untyped-calls
@@ -32,3 +32,17 @@ def adam_step_8bit(param, grad, m_codes, m_absmax, v_codes, v_absmax, *, step, l
     m, v = decoded(m_codes, m_absmax, 128), decoded(v_codes, v_absmax, 0)
     param, m, v = adam_step(param, grad, m, v, step=step, lr=lr)
     return (param, *coded(m, 128), *coded(v, 0))
+
+
+def run_steps(pager, step_of, handles, blocks, grads, counts, part):
+    """Steps on paged state, `part` elements at a time; `blocks`: the elements behind a number."""
+    for step in counts:
+        grad, n = grads[step % len(grads)], grads.shape[1]
+        with pager.use(*handles) as arrays:
+            for low in range(0, n, part or n):
+                high = min(low + (part or n), n)
+                places = [slice(low // size, -(-high // size)) for size in blocks]
+                old = [array[place] for array, place in zip(arrays, places, strict=True)]
+                new = step_of(old[0], grad[low:high], *old[1:], step=step, lr=0.01)
+                for array, place, values in zip(arrays, places, new, strict=True):
+                    array[place] = values

@@ -13,12 +13,10 @@ from rich.console import Console
 
 import qloracle
 from qloracle.memory import MODELS
-from qloracle_conformance import families
 from qloracle_conformance.calling import opening
-from qloracle_conformance.contract import dialects
+from qloracle_conformance.contract import presets
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.contract.protocol import LEVELS
-from qloracle_conformance.families import all_checks
 from qloracle_conformance.judging.checks import PROFILES
 
 app = typer.Typer(
@@ -66,7 +64,7 @@ def version_option(
 def verify(
     impl: Implementations = None,
     profile: Annotated[
-        str, typer.Option(help="smoke (under 10 s), standard or exhaustive.")
+        str, typer.Option(help="smoke (for the loop of edit and run), standard or exhaustive.")
     ] = "smoke",
     require: Annotated[
         str, typer.Option(help="Fail if a function up to this level is missing.")
@@ -79,6 +77,9 @@ def verify(
         ),
     ] = "",
     stop_early: Annotated[bool, typer.Option("-x", help="Stop at the first failure.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", help="Print every failure whole, every function and rule.")
+    ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Judge again when the file changes, until Ctrl-C.")
     ] = False,
@@ -127,14 +128,18 @@ def verify(
         raise UsageError("--watch takes one IMPL, and no --report, --diff or --write-known")
     options = {
         "profile": profile, "seed": _seed(seed), "require": require, "only": only,
-        "dialect": dialects.preset(dialect) if dialect else None, "device": device,
+        "dialect": presets.preset(dialect) if dialect else None, "device": device,
         "known": read(known) if known else (), "limit": limit, "stop_early": stop_early,
         "processes": _count("--processes", processes),
     }  # fmt: skip
     if watch:
         raise typer.Exit(command.again_and_again((impl or [])[0], options))
     files = command.Files(report, diff, write_known)
-    raise typer.Exit(command.once(impl or found_here(), options, files, console, errors))
+    hints = () if impl else command.next_steps()
+    raise typer.Exit(
+        command.once(impl or found_here(), options, files, console, errors,
+                     verbose=verbose, hints=hints)
+    )  # fmt: skip
 
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -168,30 +173,13 @@ def probe(
 
 
 @app.command()
-def explain(rule: Annotated[str, typer.Argument(metavar="RULE")]) -> None:
-    """Print a rule: what it demands, why, and by which checks it is tried."""
-    name = next((room for room in families.ROOMS if room.lower() == rule.lower()), rule)
-    if name not in families.ROOMS:
-        raise UsageError(f"no rule {rule!r}; there are {', '.join(families.ROOMS)}")
-    console.print(families.statement(name), markup=False, highlight=False, soft_wrap=True)
-    tried = [check for check in all_checks() if check.rule == name]
-    fields = [f for f in dialects.FIELDS if f.rule == name]
-    if tried:
-        console.print("\nTried by:", style="bold")
-    for check in tried:
-        tables = f"[{', '.join(check.tables)}]" if check.tables else ""
-        doc = (check.search or check.cases).__doc__ or ""
-        console.print(
-            f"  {name}/{check.function}{tables}/{check.layer}: {' '.join(doc.split())}",
-            markup=False, highlight=False,
-        )  # fmt: skip
-    if fields:
-        console.print("\nDialect fields:", style="bold")
-    for field in fields:
-        console.print(
-            f"  {field.name} ({field.kind}): {', '.join(field.values)}. {field.meaning}",
-            markup=False, highlight=False,
-        )  # fmt: skip
+def explain(
+    name: Annotated[str, typer.Argument(metavar="[RULE | LEVEL | FUNCTION]")] = "",
+) -> None:
+    """Print what a rule, a level or a function demands; without a name, list them all."""
+    from qloracle_conformance.commands.explain import explain
+
+    explain(name, console)
 
 
 @app.command()
@@ -219,12 +207,14 @@ def memory(
         float | None,
         typer.Option(help="GB of the card; none: the smallest common one that holds QLoRA."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for memory.png and timeline.png.")] = Path(),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Draw memory.png and timeline.png in this folder; none: no pictures."),
+    ] = None,
 ) -> None:
-    """Tell where the memory of a fine-tuning goes, and what paging does about a spike.
+    """Show where the memory of a fine-tuning goes, and what paging does about a spike.
 
     Prints the bytes by part, the papers' numbers beside ours, and a timeline.
-    Draws memory.png and timeline.png.
     """
     from qloracle_conformance.commands.memory import run
 

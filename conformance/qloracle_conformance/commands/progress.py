@@ -1,18 +1,20 @@
-"""What `verify` tells while it works: how far it is, each first failure, each verdict."""
+"""What `verify` shows while it works: how far it is, and the first failure at once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich import progress
 from rich.console import Console
 
 from qloracle_conformance.engine.runs import CheckRun
-from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement, verdict
+from qloracle_conformance.engine.verdicts import BAD, BROKEN
 
 
 class Progress:
-    """A bar for each implementation, and a line for the first failure of each rule as it is found.
+    """A bar for each implementation, and a line for the first failure of each.
 
     It hears of a run as `running.run.Hearer` says, and prints to the error stream.
     """
@@ -24,7 +26,7 @@ class Progress:
         self._console = console
         self._tasks: dict[str, Any] = {}
         self._planned: dict[str, int] = {}
-        self._told: set[tuple[str, str, str]] = set()
+        self._told: set[str] = set()
 
     def __enter__(self) -> Progress:
         self._bars.start()
@@ -50,20 +52,18 @@ class Progress:
             return
         if check.rule not in ("P1", "P2", "P3", "P4"):  # they were not planned apart
             self._bars.advance(self._tasks[name])
-        first = (name, check.rule, check.function) not in self._told
-        if check.status in BAD + BROKEN and first:
-            self._told.add((name, check.rule, check.function))
-            self._line(f"{check.status} {check.id}: {check.message}", "red")
+        if check.status in BAD + BROKEN and name not in self._told:
+            self._told.add(name)
+            text = f"{name}: {check.status} {check.id}: {check.message}"
+            self._console.print(text, style="red", markup=False, highlight=False, no_wrap=True,
+                                overflow="ellipsis")  # fmt: skip
 
-    def judged(self, judgement: Judgement) -> None:
-        """Tell a verdict; the likely causes of its failures are sought after this."""
-        word = verdict(judgement)
-        style = "red" if judgement.failed else "green" if word == "PASS" else ""
-        self._line(f"{judgement.name}: {word} in {judgement.seconds:.1f} s", style)
-
-    def _line(self, text: str, style: str) -> None:
-        self._console.print(text, style=style, markup=False, highlight=False, no_wrap=True,
-                            overflow="ellipsis")  # fmt: skip
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the bars away while something else is printed."""
+        self._bars.stop()
+        yield
+        self._bars.start()
 
     def _plan(self, name: str, planned: int) -> None:
         """With several processes each of them says what it has planned."""

@@ -11,12 +11,16 @@ from typing import Any, NamedTuple
 import typer
 from rich.console import Console
 
-from qloracle_conformance import reports
+from qloracle_conformance import adapters, reports
 from qloracle_conformance.commands.progress import Progress
-from qloracle_conformance.reports import differences, files, github
+from qloracle_conformance.engine.verdicts import Judgement
+from qloracle_conformance.reports import differences, failures, files, github
+from qloracle_conformance.reports.data import implementation
 from qloracle_conformance.reports.report import Report
+from qloracle_conformance.reports.screen import Screen
 from qloracle_conformance.running import known, watching
 from qloracle_conformance.running import verify as running
+from qloracle_conformance.running.run import name_causes
 
 Options = Mapping[str, Any]  # of `running.verify.verify`
 
@@ -30,20 +34,42 @@ class Files(NamedTuple):
 
 
 def once(
-    impls: Sequence[str], options: Options, wanted: Files, console: Console, errors: Console
-) -> int:
-    """Judge, print and write; return the exit code."""
+    impls: Sequence[str], options: Options, wanted: Files, console: Console, errors: Console,
+    *, verbose: bool = False, hints: Sequence[str] = (),
+) -> int:  # fmt: skip
+    """Judge, print and write; return the exit code.  `hints` end the screen."""
     old = differences.read(wanted.diff) if wanted.diff else None
     places: dict[str, github.Places] = {}
     with github.commands_off():
+        screen = Screen(console, len(impls))
+        if not verbose:
+            empty = Report(options["profile"], options["seed"], only=options["only"])
+            screen.opening(empty.to_dict())
+        if wanted.report:
+            files.remove_old_scripts(wanted.report)
         with warnings.catch_warnings(), Progress(errors) as progress:
             warnings.simplefilter("ignore")  # the kit's own: an implementation warns in its child
+
+            def judged(judgement: Judgement) -> None:
+                with progress.aside():
+                    if not verbose:
+                        _show(screen, judgement, wanted.report)
+
             result = running.verify(
                 impls, **options, opened=places.__setitem__, watch=progress.checked,
-                judged=progress.judged, doing=progress.doing,
+                judged=judged, doing=progress.doing, causes=verbose or bool(wanted.report),
             )  # fmt: skip
         data = result.to_dict()
-        reports.show(data, console, _write_reports(wanted.report, result) if wanted.report else {})
+        written = reports.write_all(wanted.report, result) if wanted.report else {}
+        if verbose:
+            reports.show(data, console, written)
+        else:
+            screen.table(data)
+            screen.ending(data)
+        for hint in hints:
+            screen.say(hint)
+        if wanted.report and not verbose:
+            screen.say(f"All of it: {wanted.report / 'report.html'}")
         if old is not None:
             _print_difference(differences.lines(old, data), console)
         if wanted.write_known:
@@ -51,6 +77,30 @@ def once(
     if github.here():
         _tell_github(data, places)
     return reports.exit_code(data)
+
+
+def _show(screen: Screen, judgement: Judgement, directory: Path | None) -> None:
+    """Print a verdict; the likely causes of what is printed are sought meanwhile."""
+    written = reports.repro.write_all(directory / "repro", judgement) if directory else {}
+    scripts = {failures.key(judgement.name, check): path for check, path in written.items()}
+    runs = {run.id: run for run in judgement.checks}
+
+    def likely(check: str) -> Sequence[str]:
+        name_causes([runs[check]])
+        return runs[check].looks_like
+
+    screen.implementation(implementation(judgement), scripts, likely)
+
+
+def next_steps() -> list[str]:
+    """What somebody who named nothing may want to do next."""
+    missing = [a for a in adapters.ADAPTERS if not a.installed]
+    names = ", ".join(dict.fromkeys(a.name.partition(".")[0] for a in missing))
+    steps = ["", "Judge your own kernels:   qloracle verify path/to/kernels.py"]
+    steps += ["What the levels and rules are:   qloracle explain"]
+    if names:
+        steps += [f"Not installed, judged when they are: {names} (pip install 'qloracle[test]')"]
+    return steps
 
 
 def again_and_again(impl: str, options: Options) -> int:
@@ -67,12 +117,6 @@ def _print_difference(lines: list[str], console: Console) -> None:
     console.print("\nCompared with the older report:", style="bold")
     for line in lines or ["no difference"]:
         console.print(f"  {line}", markup=False, highlight=False)
-
-
-def _write_reports(directory: Path, result: Report) -> dict[str, Path]:
-    """Write the reports in place of an older run's; name the script of each failing check."""
-    files.remove_old_scripts(directory)
-    return reports.write_all(directory, result)
 
 
 def _write_known(path: Path, result: Report) -> None:

@@ -3,6 +3,7 @@
 These functions stand as they are in the scripts that reproduce a failure.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-calls
 import inspect
 
 SIZES = ("capacity", "page_bytes", "resident_bytes")
@@ -33,6 +34,27 @@ def whole_number(owner: object, name: str) -> int:
         return -1
     except Exception:
         return -2
+
+
+def pages_came(line):
+    """Pages that came to the device."""
+    return line.faults + line.prefetched
+
+
+def pages_went(line):
+    """Pages that left it, but for those that were freed."""
+    return line.evictions + line.host_faults + line.host_prefetched
+
+
+def pages_freed(log, frees, page):
+    """Pages that were resident when they were freed: of each free its line and its pages."""
+    freed = 0
+    for i, pages in frees:
+        before, after = log[i], log[i + 1]
+        moved = (pages_came(after) - pages_went(after)) - (pages_came(before) - pages_went(before))
+        lost = (before.resident_bytes - after.resident_bytes) // page
+        freed += min(max(lost + moved, 0), pages)
+    return freed
 
 
 def if_offered(pager: object, name: str, *arguments: object, **options: object) -> object:

@@ -1,9 +1,9 @@
 """From failing checks to faults: checks that fail for one reason are one fault, causes come first.
 
 Two failing checks are one fault if they ended in the same smallest input (whatever its table), were
-refused in the same words, show the same finding of the probe, name the same element for the same
-reason, or look like the same planted fault.  The first check in the order of `CAUSES` speaks for
-all.  What is built on a faulty function and shows the same wrong value is its consequence.
+refused in the same words, show the same finding of the probe, or name the same element for the same
+reason; all forms of arrays (P5) of a function are one.  The first check in the order of `CAUSES`
+speaks for all.  What builds on a faulty function and shows the same wrong value is its consequence.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from qloracle_conformance.contract.cases import digest
 from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement
+from qloracle_conformance.families import MEMBERS
 from qloracle_conformance.judging.views import View
 
 # Rules in the order from cause to consequence: codes are judged on the own scale (S4 before S5),
@@ -24,16 +25,6 @@ CAUSES = (
     "P1", "P2", "P4", "P3", "P5",
 )  # fmt: skip
 READ_FROM = {"S1": "S7", "S2": "S5"}  # what a rule looks at is made by what the other one judges
-BUILT_ON = {
-    "quantize_absmax": ("quantize_blockwise",),
-    "dequantize_absmax": ("dequantize_blockwise",),
-    "quantize_nested": ("quantize_4bit", "quantize_absmax"),
-    "matmul_4bit": ("dequantize_4bit",),
-    "matmul_4bit_backward": ("dequantize_4bit",),
-    "qlora_forward": ("dequantize_4bit", "matmul_4bit"),
-    "qlora_backward": ("dequantize_4bit", "matmul_4bit_backward"),
-    "adam_step_8bit": ("quantize_blockwise", "dequantize_blockwise", "adam_step"),
-}
 TABLE = ("quant_type",)  # options that name a table
 BOOKS = ("codebook", "m_codebook", "v_codebook")  # arrays that hold one
 
@@ -86,8 +77,8 @@ def _reasons(check: CheckRun, views: list[View]) -> Iterator[Hashable]:
             for finding in view.findings:
                 if f"{finding.field} is {finding.found}" in check.message:
                     yield "finding", finding.field, finding.found
-    if check.looks_like:
-        yield "looks like", *check.looks_like
+    if check.rule == "P5":
+        yield "form", check.function
     failure = check.failure
     if failure is None or failure.mismatch.result == "call":
         yield "said", check.function, check.status, check.message.removeprefix("after: ")
@@ -120,7 +111,7 @@ def _follows(fault: Fault, cause: Fault) -> bool:
 def _due_to(check: CheckRun, cause: CheckRun) -> bool:
     if check.function == cause.function:
         return READ_FROM.get(check.rule) == cause.rule and check.table == cause.table
-    built = cause.function in BUILT_ON.get(check.function, ())
+    built = cause.function in MEMBERS[check.function].builds_on
     return built and _shown(check) == _shown(cause) != None  # noqa: E711 (both are there)
 
 

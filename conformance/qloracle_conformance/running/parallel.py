@@ -8,9 +8,9 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from qloracle_conformance.engine.probe import PROBES
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement
+from qloracle_conformance.families import MEMBERS
 from qloracle_conformance.judging.views import View
 from qloracle_conformance.running.pool import stream
 from qloracle_conformance.running.run import Hearer, Run, conclude
@@ -71,7 +71,7 @@ class SideBySide:
         with run:
             run.announce(self._hearer)
             offers = run.judgement.offers if run.engine is not None else []
-        wanted = [name for name in PROBES if name in {*offers} & {*self._only.needed}]
+        wanted = [name for name in MEMBERS if name in {*offers} & {*self._only.needed}]
         for name in wanted:
             job = Job(impl, replace(self._only, functions=(name,)), opening, causes)
             self._going[len(self._jobs)] = run.judgement
@@ -129,6 +129,6 @@ def _add(judgement: Judgement, end: Judgement) -> None:
 
 def _put_in_order(judgement: Judgement) -> None:
     """Sort views and checks as one process makes them."""
-    functions, places = list(PROBES), {check: i for i, check in enumerate(every_check())}
+    functions, places = list(MEMBERS), {check: i for i, check in enumerate(every_check())}
     judgement.views.sort(key=lambda view: functions.index(view.function))
     judgement.checks.sort(key=lambda check: places[check.id])

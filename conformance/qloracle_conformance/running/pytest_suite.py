@@ -20,9 +20,9 @@ from qloracle_conformance.calling import objects
 from qloracle_conformance.calling.opening import LIMIT
 from qloracle_conformance.contract.protocol import FUNCTIONS, JUDGED_LEVELS, LEVELS
 from qloracle_conformance.engine import ledger
-from qloracle_conformance.engine.probe import PROBES
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, UNJUDGED, Judgement, function_rows
+from qloracle_conformance.families import MEMBERS
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.report import Report
 from qloracle_conformance.running.known import read
@@ -67,7 +67,7 @@ class Suite:
         """The tests: every check of what is offered, a verdict a function, stale known failures."""
         if self._run.engine is None:
             return [IMPORT]
-        judged = [name for name in PROBES if name in self._run.judgement.offers]
+        judged = [name for name in MEMBERS if name in self._run.judgement.offers]
         checks = [
             *self._run.plan,
             *(f"{rule}/{name}" for name in judged for rule in ledger.rules_of(name)),

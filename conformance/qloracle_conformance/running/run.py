@@ -20,10 +20,9 @@ from qloracle_conformance.calling import objects, opening
 from qloracle_conformance.calling.callers import Caller
 from qloracle_conformance.contract.errors import CannotRun, LoadError, UsageError
 from qloracle_conformance.engine import Engine, ledger
-from qloracle_conformance.engine.probe import PROBES
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement, any_compared
-from qloracle_conformance.families import all_checks
+from qloracle_conformance.families import MEMBERS, all_checks
 from qloracle_conformance.judging.checks import Check
 from qloracle_conformance.judging.views import View, specified_levels
 from qloracle_conformance.running.known import Known, about, mark
@@ -223,9 +222,9 @@ class Run:
             return {}
         views = [
             View(function, table, {}, specified_levels(table))
-            for function, (tables, _) in PROBES.items()
+            for function, member in MEMBERS.items()
             if function in engine.caller.offers
-            for table in tables
+            for table in member.tables
         ]
         fitting = ((c, view) for c in all_checks() for view in views if engine.fits(c, view))
         return {check.id(view): (check, view.name) for check, view in fitting}

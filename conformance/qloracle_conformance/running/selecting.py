@@ -13,8 +13,7 @@ import numpy as np
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.contract.protocol import FUNCTIONS, LEVELS
 from qloracle_conformance.engine import ledger
-from qloracle_conformance.engine.probe import PROBES
-from qloracle_conformance.families import ROOMS, all_checks
+from qloracle_conformance.families import MEMBERS, RULES, all_checks
 from qloracle_conformance.judging.views import View
 
 
@@ -79,7 +78,9 @@ def every_check() -> tuple[str, ...]:
     """The ids of all checks of all functions, in the order in which one process runs them."""
     nothing = np.zeros(0, np.float32)
     views = [
-        View(name, table, {}, nothing) for name, (tables, _) in PROBES.items() for table in tables
+        View(name, table, {}, nothing)
+        for name, member in MEMBERS.items()
+        for table in member.tables
     ]
     checks = [
         check.id(view)
@@ -87,8 +88,8 @@ def every_check() -> tuple[str, ...]:
         for view in views
         if view.function == check.function and view.table in (check.tables or (view.table,))
     ]
-    lasting = [name for name in PROBES if "P3" in ledger.rules_of(name)]
-    checks += [f"{rule}/{name}" for name in PROBES for rule in ("P1", "P2", "P4")]
+    lasting = [name for name in MEMBERS if "P3" in ledger.rules_of(name)]
+    checks += [f"{rule}/{name}" for name in MEMBERS for rule in ("P1", "P2", "P4")]
     return (*checks, *(f"P3/{name}" for name in lasting))
 
 
@@ -107,13 +108,13 @@ def _near(term: str) -> str:
     >>> _near("dequantise_4bit"), _near("S5/quantize_4bit[nf4]/ful"), _near("x")
     (' (dequantize_4bit?)', ' (S5/quantize_4bit[nf4]/full?)', '')
     """
-    names = every_check() if "/" in term else (*ROOMS, *FUNCTIONS)
+    names = every_check() if "/" in term else (*RULES, *FUNCTIONS)
     close = difflib.get_close_matches(term, names, 1, 0.8)
     return f" ({close[0]}?)" if close else ""
 
 
 def _allowed() -> str:
     return (
-        f"allowed, separated by commas: rules ({', '.join(ROOMS)}), levels ({', '.join(LEVELS)}), "
+        f"allowed, separated by commas: rules ({', '.join(RULES)}), levels ({', '.join(LEVELS)}), "
         f"functions ({', '.join(FUNCTIONS)}), check ids, and patterns such as S5/*/full"
     )

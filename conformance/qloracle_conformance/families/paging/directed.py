@@ -1,4 +1,4 @@
-"""Programs for pagers: directed ones, and those that Hypothesis draws.
+"""Programs for pagers that try one thing each, whole and at the edges of pages.
 
 Most pages have 4096 bytes, which every system can have that knows of pages; the others are small or
 odd, so that pages are many and numbers lie across two of them.
@@ -7,64 +7,68 @@ odd, so that pages are many and numbers lie across two of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.programs import BLOCK, dtype_of
-from qloracle_conformance.families.paging.drafts import TYPES, Array, Draft, drawn
+from qloracle_conformance.contract.programs import BLOCK, BLOCKS, dtype_of
+from qloracle_conformance.families.paging import drawn
+from qloracle_conformance.families.paging.drafts import TYPES, Array, Draft
 from qloracle_conformance.judging.checks import Plan
 
+Cases = Callable[[Plan], Iterator[Case]]
+
 PAGES = (4096, 64, 100, 7)
-FRAMES = (1, 2, 3, 64)  # pages that a device holds
+FRAMES = (1, 2, 3, 64, None)  # pages that a device holds
 SIDES = ("host", "device")
 
 
 def sizes(plan: Plan) -> Iterator[tuple[int | None, int | None]]:
     """Capacities and pages: as the implementation likes them, and all that are asked for."""
     yield None, None
-    for page in PAGES:
-        for frames in FRAMES if plan.deep or page != 7 else FRAMES[:2]:
-            yield frames * page, page
-        yield None, page
+    for page, frames in product(PAGES, FRAMES if plan.deep else FRAMES[::2]):
+        yield frames and frames * page, page
+
+
+def drafts(plan: Plan, *of: tuple[int | None, int | None]) -> Iterator[Draft]:
+    """An empty program for each capacity and page, or for those that are named."""
+    rng = plan.rng
+    return (Draft(rng, capacity, page) for capacity, page in of or sizes(plan))
 
 
 def plain() -> Case:
     """A program that every pager should take: an array, written by the host, read by a step."""
     values = np.arange(64, dtype=np.float32)
-    return Draft().new("a", values).read("a", side="device").case("an array")
+    return Draft(np.random.default_rng(0)).given("a", values).read("a", None, "device").case("")
 
 
-# ---- directed ------------------------------------------------------------------------------------
+# ---- bytes ---------------------------------------------------------------------------------------
 
 
 def pages(plan: Plan) -> Iterator[Case]:
     """An array of five pages and a bit: whole, in parts across pages, by both sides in turn."""
-    rng = plan.rng
-    for capacity, page in sizes(plan):
-        size = page or 4096
+    for draft in drafts(plan):
+        size = draft.size
         n = 5 * size + 3
-        draft = Draft(capacity, page).new("a", drawn(rng, (n,), "uint8")).read("a", side="device")
+        draft.new("a", n).read("a", None, "device")
         for low, high in ((size - 1, size + 1), (2 * size, 3 * size), (n - 2, n), (0, 1)):
             for side, other in (SIDES, SIDES[::-1]):
-                draft.write("a", drawn(rng, (high - low,), "uint8"), (low, high), side)
-                draft.read("a", (max(low - 1, 0), high + 1), other)
-        draft.write("a", drawn(rng, (n,), "uint8"), side="device")
-        yield draft.read("a").read("a", side="device").case("five pages and three bytes")
+                draft.write("a", (low, high), side).read("a", (max(low - 1, 0), high + 1), other)
+        draft.write("a", None, "device").read_all("a", *SIDES)
+        yield draft.case("five pages and three bytes")
 
 
 def types(plan: Plan) -> Iterator[Case]:
     """Every type, with bytes of all values; no axis, one, two, three, and no element."""
-    rng = plan.rng
     shapes = ((), (0,), (1,), (33,), (5, 3), (0, 4), (4, 0), (9, 2, 2))
-    for capacity, page in ((4096, 4096), (128, 64), (21, 7), (None, None)):
-        for dtype in TYPES:
-            draft = Draft(capacity, page)
+    for dtype in TYPES:
+        for draft in drafts(plan, (4096, 4096), (21, 7), (None, None), *[(128, 64)] * plan.deep):
             for i, shape in enumerate(shapes):
-                draft.new(f"a{i}", drawn(rng, shape, dtype), SIDES[i % 2])
+                draft.new(f"a{i}", shape, dtype, SIDES[i % 2])
             for i, shape in enumerate(shapes):
-                draft.read(f"a{i}", side="device").read(f"a{i}")
+                draft.read_all([f"a{i}"], "device", "host")
                 if shape:
                     draft.read(f"a{i}", (1, 3), "device")
             yield draft.case(f"{dtype} in eight shapes")
@@ -72,11 +76,9 @@ def types(plan: Plan) -> Iterator[Case]:
 
 def patterns(plan: Plan) -> Iterator[Case]:
     """Every byte in every place of a page, and pages of 0, of 0xFF and of equal bytes."""
-    rng = plan.rng
-    for capacity, page in sizes(plan):
-        size = page or 4096
+    for draft in drafts(plan):
+        size = draft.size
         counts = np.arange(3 * size, dtype=np.int64)
-        draft = Draft(capacity, page)
         for name, bytes_of in (
             ("counting", counts + counts // size),
             ("zeros", 0 * counts),
@@ -84,22 +86,20 @@ def patterns(plan: Plan) -> Iterator[Case]:
             ("alike", counts // size + 7),
             ("down", -counts),
         ):
-            draft.new(name, bytes_of.astype(np.uint8))
+            draft.given(name, bytes_of.astype(np.uint8))
         for side in SIDES[::-1]:
-            for name in ("alike", "ones", "down", "counting", "zeros"):
-                draft.read(name, side=side)
+            draft.read_all(("alike", "ones", "down", "counting", "zeros"), side)
         for name, side in (("zeros", "host"), ("ones", "device")):  # equal pages, until now
-            draft.write(name, drawn(rng, (3,), "uint8"), (size - 2, size + 1), side).read(name)
+            draft.write(name, (size - 2, size + 1), side).read(name)
         yield draft.case("counting bytes, equal bytes")
 
 
 def numbers(plan: Plan) -> Iterator[Case]:
     """What arithmetic on a page would change: pages of 0 and -0, of subnormals, of odd NaNs."""
-    for capacity, page in ((4096, 4096), (64, 64), (None, None)):
-        for dtype in ("float32", "bfloat16", "float16", "float64"):
-            values = delicate(dtype, 2 * (page or 4096))
-            draft = Draft(capacity, page).new("a", values, "device").read("a")
-            yield draft.read("a", side="device").case(f"{dtype} that arithmetic would change")
+    for dtype in ("float32", "bfloat16", "float16", "float64"):
+        for draft in drafts(plan, (4096, 4096), (64, 64), (None, None)):
+            draft.given("a", delicate(dtype, 2 * draft.size), "device").read_all("a", *SIDES)
+            yield draft.case(f"{dtype} that arithmetic would change")
 
 
 def delicate(dtype: str, nbytes: int) -> Array:
@@ -120,229 +120,175 @@ def delicate(dtype: str, nbytes: int) -> Array:
 
 def many(plan: Plan) -> Iterator[Case]:
     """More pages than 8 bits can count, on a device of a few; beside them other arrays' pages."""
-    rng = plan.rng
-    for frames, page in ((3, 64), (100, 64), (8, 4096)):
-        draft = Draft(frames * page, page)
-        for name, size in (("a", 270 * page + 9), ("b", 3 * page), ("c", 270 * page + 9)):
-            draft.new(name, drawn(rng, (size,), "uint8"), "device")
-        draft.read("a", side="device").write("a", drawn(rng, (9,), "uint8"), (3, 12), "device")
+    for draft in drafts(plan, (3 * 64, 64), (100 * 64, 64), (8 * 4096, 4096)):
+        page = draft.size
+        for name, n in (("a", 270 * page + 9), ("b", 3 * page), ("c", 270 * page + 9)):
+            draft.new(name, n, side="device")
+        draft.read("a", None, "device").write("a", (3, 12), "device")
         low = 256 * page - 2
-        draft.write("a", drawn(rng, (5,), "uint8"), (low, low + 5)).read("a", side="device")
-        for name in "cab":
-            draft.read(name)
+        draft.write("a", (low, low + 5)).read("a", None, "device").read_all("cab")
         yield draft.case("two arrays of 271 pages, and one of 3")
+
+
+# ---- operations ----------------------------------------------------------------------------------
 
 
 def sharing(plan: Plan) -> Iterator[Case]:
     """Several arrays in one `use`, one array twice, and a `use` inside of another."""
-    rng = plan.rng
-    for capacity, page in sizes(plan):
-        n = 2 * (page or 4096) + 1
-        draft = Draft(capacity, page)
+    for draft in drafts(plan):
+        n = 2 * draft.size + 1
         for name in "abc":
-            draft.new(name, drawn(rng, (n,), "uint8"))
-        draft.do("open", "u", ["a", "b", "a"]).read("a", side="u.0").read("b", side="u.1")
-        draft.write("a", drawn(rng, (5,), "uint8"), (1, 6), "u.2").read("a", (0, 9), "u.0")
-        draft.do("open", "v", ["c", "a"]).write("a", drawn(rng, (n,), "uint8"), side="v.1")
-        draft.read("a", side="u.0").read("c", side="v.0")
-        draft.write("c", drawn(rng, (2,), "uint8"), (0, 2), "v.0").do("close", "v")
-        draft.read("a", side="u.2").do("close", "u")
-        for name in "cab":
-            draft.read(name).read(name, side="device")
-        yield draft.case("one array twice, and nested")
+            draft.new(name, n)
+        draft.do("open", "u", ["a", "b", "a"]).read("a", None, "u.0").read("b", None, "u.1")
+        draft.write("a", (1, 6), "u.2").read("a", (0, 9), "u.0")
+        draft.do("open", "v", ["c", "a"]).write("a", None, "v.1")
+        draft.read("a", None, "u.0").read("c", None, "v.0")
+        draft.write("c", (0, 2), "v.0").do("close", "v")
+        draft.read("a", None, "u.2").do("close", "u")
+        yield draft.read_all("cab", *SIDES).case("one array twice, and nested")
 
 
 def moving(plan: Plan) -> Iterator[Case]:
     """Prefetch, advice, other capacities and free, between writes and reads of both sides."""
-    rng = plan.rng
-    for capacity, page in sizes(plan):
-        size = page or 4096
+    for draft in drafts(plan):
+        size = draft.size
         n = 3 * size - 1
-        draft = Draft(capacity, page)
         for name in "abc":
-            draft.new(name, drawn(rng, (n,), "uint8"))
+            draft.new(name, n)
         for name, preferred, mostly, frames in (
             ("a", "device", False, 1), ("b", "host", False, 3), ("c", None, True, 2),
             ("b", None, True, 1),
         ):  # fmt: skip
-            draft.do("prefetch", name, "device")
-            draft.write(name, drawn(rng, (5,), "uint8"), (2, 7), "device")
-            draft.do("advise", name, preferred, mostly).read(name, side="device")
-            draft.write(name, drawn(rng, (size,), "uint8"), (1, size + 1), "device").read(name)
-            draft.write(name, drawn(rng, (9,), "uint8"), (size - 4, size + 5))
-            draft.read(name, side="device").do("prefetch", name, "host").read(name, side="device")
-            draft.write(name, drawn(rng, (size,), "uint8"), (7, size + 7), "device")
-            draft.shrink(frames).read(name)
-        draft.do("free", "b").new("d", drawn(rng, (n,), "uint8"), "device")
-        draft.do("prefetch", "d", "host").shrink(9).do("prefetch", "a", "device").read("a")
-        yield draft.read("c", side="device").read("d").read("a", side="device").case("moved")
+            draft.do("prefetch", name, "device").write(name, (2, 7), "device")
+            draft.do("advise", name, preferred, mostly).read(name, None, "device")
+            draft.write(name, (1, size + 1), "device").read(name)
+            draft.write(name, (size - 4, size + 5)).read(name, None, "device")
+            draft.do("prefetch", name, "host").read(name, None, "device")
+            draft.write(name, (7, size + 7), "device").shrink(frames).read(name)
+        draft.do("free", "b").new("d", n, side="device").do("prefetch", "d", "host").shrink(9)
+        draft.do("prefetch", "a", "device").read("a").read("c", None, "device").read("d")
+        yield draft.read("a", None, "device").case("moved")
 
 
 def lifetimes(plan: Plan) -> Iterator[Case]:
     """Arrays that come and go: what is freed may be given out again, what lives stays."""
-    rng = plan.rng
-    for capacity, page in sizes(plan):
-        size = page or 4096
-        draft = Draft(capacity, page).new("kept", drawn(rng, (2 * size,), "uint8"))
+    for draft in drafts(plan):
+        size = draft.size
+        draft.new("kept", 2 * size)
         for i in range(6):
-            n = (size // 2, size, 2 * size + 1)[i % 3]
-            draft.new(f"a{i}", drawn(rng, (n,), "uint8"), SIDES[i % 2])
-            draft.read(f"a{i}", side=SIDES[1 - i % 2])
+            draft.new(f"a{i}", (size // 2, size, 2 * size + 1)[i % 3], side=SIDES[i % 2])
+            draft.read(f"a{i}", None, SIDES[1 - i % 2])
             if i > 1:
                 draft.do("free", f"a{i - 2}").read(f"a{i - 1}")
-        yield draft.read("kept", side="device").read("kept").read("a5").case("come and go")
+        yield draft.read_all(["kept"], "device", "host").read("a5").case("come and go")
 
 
 def two_pagers(plan: Plan) -> Iterator[Case]:
     """Saved, loaded into a fresh pager of other sizes, written, read, saved and loaded again."""
-    rng = plan.rng
-    for (capacity, page), (other, small) in zip(
-        sizes(plan), [(None, None), *sizes(plan)], strict=False
-    ):
-        draft = Draft(capacity, page)
+    others = iter([(None, None), *sizes(plan)])
+    for draft in drafts(plan):
         for name, dtype in (("a", "float32"), ("b", "bfloat16"), ("c", "uint8")):
-            draft.new(name, drawn(rng, ((page or 4096) // 4 + 8, 3), dtype))
-        draft.write("b", drawn(rng, (4, 3), "bfloat16"), (2, 6), "device").do("save", "f")
-        draft.read("b", side="device").write("a", drawn(rng, (2, 3), "float32"), (0, 2), "device")
-        draft.do("save", "f").read("a").do("free", "a").do("load", "f", other, small)
-        draft.read("a", side="device").write("c", drawn(rng, (2, 3), "uint8"), (1, 3), "device")
-        draft.do("save", "g").do("load", "g", capacity, page)
-        yield draft.read("c", side="device").read("b").read("a").case("saved and loaded twice")
-    draft = Draft()
+            draft.new(name, (draft.size // 4 + 8, 3), dtype)
+        draft.write("b", (2, 6), "device").do("save", "f")
+        draft.read("b", None, "device").write("a", (0, 2), "device")
+        draft.do("save", "f").read("a").do("free", "a").do("load", "f", *next(others))
+        draft.read("a", None, "device").write("c", (1, 3), "device")
+        draft.do("save", "g").do("load", "g", draft.capacity, draft.page)
+        yield draft.read("c", None, "device").read_all("ba").case("saved and loaded twice")
+    draft = Draft(draft.rng)
     for dtype in TYPES:
         for i, shape in enumerate(((), (0,), (3, 2))):
-            draft.new(f"{dtype}_{i}", drawn(rng, shape, dtype), SIDES[i % 2])
-    names = [operation[1] for operation in draft.program if operation[0] == "empty"]
-    draft.do("save", "f").do("load", "f", None, None)
-    for name in names:
-        draft.read(name, side="device")
+            draft.new(f"{dtype}_{i}", shape, dtype, SIDES[i % 2])
+    draft.do("save", "f").do("load", "f", None, None).read_all(draft.plain.alive, "device")
     yield draft.case("all types in a file")
 
 
 def errors(plan: Plan) -> Iterator[Case]:
     """What must be refused, between two arrays that must stay as they are."""
-    rng = plan.rng
-    for capacity, page in sizes(plan):
-        n = 2 * (page or 4096)
-        draft = Draft(capacity, page).new("a", drawn(rng, (n,), "uint8"))
-        draft.new("gone", drawn(rng, (n,), "uint8")).new("b", drawn(rng, (n,), "uint8"), "device")
-        draft.do("free", "gone")
+    for draft in drafts(plan):
+        n = 2 * draft.size
+        draft.new("a", n).new("gone", n).new("b", n, side="device").do("free", "gone")
         for operation in (
             ["free", "gone"],
             ["open", "u", ["gone"]],
             ["open", "v", ["a", "gone"]],
             ["prefetch", "gone", "device"],
-            ["read", "gone", None, None, "host"],
-            ["read", "gone", 0, 2, "host"],
-            ["write", "gone", 0, n, "x0", "host"],
-            ["write", "a", 0, n - 1, "x0", "host"],
-            ["write", "a", 0, n - 1, "x0", "device"],
+            ["read", "gone", None, "host"],
+            ["read", "gone", [0, 2], "host"],
+            ["write", "gone", [0, n], "x0", "host"],
+            ["write", "a", [0, n - 1], "x0", "host"],
+            ["write", "a", [0, n - 1], "x0", "device"],
             ["empty", "huge", [2**61], "float32"],
         ):
             draft.do("must_fail", operation)
-        draft.read("a", side="device").do("free", "b").do("must_fail", ["free", "b"])
-        draft.new("c", drawn(rng, (n,), "uint8"), "device")  # perhaps where b was
-        for operation in (["read", "b", 0, 2, "host"], ["open", "w", ["b"]], ["free", "b"]):
+        draft.read("a", None, "device").do("free", "b").do("must_fail", ["free", "b"])
+        draft.new("c", n, side="device")  # perhaps where b was
+        for operation in (["read", "b", [0, 2], "host"], ["open", "w", ["b"]], ["free", "b"]):
             draft.do("must_fail", operation)
-        draft.read("a").read("c")
-        draft.do("free", "a").do("must_fail", ["free", "a"])
-        yield draft.read("c", side="device").case("errors")
+        draft.read_all("ac").do("free", "a").do("must_fail", ["free", "a"])
+        yield draft.read("c", None, "device").case("errors")
 
 
 # ---- steps ---------------------------------------------------------------------------------------
 
-STEPS = 200
-HALF = STEPS // 2
-
-
-def state_of(function: str, rng: np.random.Generator, n: int) -> dict[str, Array]:
-    """A parameter and the moments that a step has left, and three gradients to choose from."""
-    param, *grads = rng.standard_normal((4, n)).astype(np.float32)
-    zero = np.zeros(n, np.float32)
-    if function == "adam_step":
-        return {"param": param, "m": zero, "v": zero, "grads": np.array(grads)}
-    blocks = -(-n // BLOCK)
-    codes = {"m_codes": np.full(n, 127, np.uint8), "v_codes": np.zeros(n, np.uint8)}
-    scale = np.zeros(blocks, np.float32)
-    state = {"m_codes": codes["m_codes"], "m_absmax": scale}
-    state |= {"v_codes": codes["v_codes"], "v_absmax": scale}
-    return {"param": param, **state, "grads": np.array(grads)}
+STATE = {
+    "adam_step": ("param", "m", "v"),
+    "adam_step_8bit": ("param", "m_codes", "m_absmax", "v_codes", "v_absmax"),
+}
+# capacity, page, and elements that a step takes at a time
+STEPPED = ((4096, 4096, BLOCK), (3 * 4096, 4096, None), (256, 256, BLOCK), (None, None, BLOCK))
+MORE = (
+    (5 * 300, 300, None), (100, 100, BLOCK), (2 * 4096, 4096, None), (7 * 64, 64, BLOCK),
+    (None, 4096, BLOCK),
+)  # fmt: skip
+RESUMED = ((4096, 4096, BLOCK), (512, 256, None), (None, None, None))
 
 
 def stepping(
-    plan: Plan, function: str, capacity: int | None, page: int | None, n: int
-) -> tuple[Draft, list[str]]:
-    """A draft whose state is written: step it with the names that come with it."""
-    draft, state = Draft(capacity, page), state_of(function, plan.rng, n)
-    draft.arrays["g"] = state.pop("grads")
-    for name, values in state.items():
-        draft.new(name, values)
-    return draft, list(state)
+    plan: Plan, function: str, capacity: int | None, page: int | None
+) -> tuple[Draft, tuple[str, ...]]:
+    """A draft with a parameter, the state of an optimizer and gradients: step it with the names."""
+    draft, names = Draft(plan.rng, capacity, page), STATE[function]
+    n = plan.pick(300, 1500)
+    param, *grads = draft.rng.standard_normal((4, n)).astype(np.float32)
+    draft.arrays["g"] = np.array(grads)
+    for name, block in zip(names, BLOCKS[function], strict=True):
+        values: Array = np.zeros(-(-n // block), np.uint8 if "codes" in name else np.float32)
+        draft.given(name, {"param": param, "m_codes": values + 127}.get(name, values))
+    return draft, names
 
 
-def step_sizes(plan: Plan) -> Iterator[tuple[int | None, int | None, int | None]]:
-    """Capacity, page, and elements that a step takes at a time."""
-    yield 4096, 4096, BLOCK
-    yield 3 * 4096, 4096, None
-    yield 256, 256, BLOCK
-    yield None, None, BLOCK
-    if plan.deep:
-        yield 5 * 300, 300, None
-        yield 100, 100, BLOCK
-        yield 2 * 4096, 4096, None
-        yield 7 * 64, 64, BLOCK
-        yield None, 4096, BLOCK
-
-
-def optimizer(function: str) -> Callable[[Plan], Iterator[Case]]:
-    """200 steps of an optimizer, in slices and whole, at capacities from one page up."""
+def optimizer(function: str) -> Cases:
+    """Many steps of an optimizer, in slices and whole, at capacities from one page up."""
 
     def cases(plan: Plan) -> Iterator[Case]:
-        for capacity, page, part in step_sizes(plan):
-            draft, names = stepping(plan, function, capacity, page, plan.pick(300, 1500))
-            draft.do("step", function, names, "g", 1, STEPS, part)
-            for name in names:
-                draft.read(name)
-            yield draft.case(f"{STEPS} steps")
+        for capacity, page, part in STEPPED + MORE * plan.deep:
+            draft, names = stepping(plan, function, capacity, page)
+            draft.do("step", function, [*names], "g", 1, plan.pick(20, 200), part)
+            yield draft.read_all(names).case("steps")
 
     return cases
 
 
 def resume(plan: Plan) -> Iterator[Case]:
-    """100 steps, saved; loaded into a fresh pager, of a page or of a few, and 100 steps more."""
-    for function in ("adam_step", "adam_step_8bit"):
-        for capacity, page, part in ((4096, 4096, BLOCK), (512, 256, None), (None, None, None)):
-            draft, names = stepping(plan, function, capacity, page, plan.pick(300, 1500))
-            draft.do("step", function, names, "g", 1, HALF, part).do("save", "f")
-            draft.do("load", "f", 2 * capacity if capacity else None, page)
-            draft.do("step", function, names, "g", 1 + HALF, HALF, part)
-            for name in names:
-                draft.read(name, side="device")
-            yield draft.case(f"resumed after {HALF} of {STEPS} steps")
+    """As many steps, saved half way: loaded into a fresh pager, of a page or of a few."""
+    half = plan.pick(10, 100)
+    for function, (capacity, page, part) in product(STATE, RESUMED):
+        draft, names = stepping(plan, function, capacity, page)
+        draft.do("step", function, [*names], "g", 1, half, part).do("save", "f")
+        draft.do("load", "f", 2 * capacity if capacity else None, page)
+        draft.do("step", function, [*names], "g", 1 + half, half, part)
+        yield draft.read_all(names, "device").case("resumed half way")
 
 
-DIRECTED: Mapping[str, Callable[[Plan], Iterator[Case]]] = {
-    "pages": pages,
-    "types": types,
-    "patterns": patterns,
-    "numbers": numbers,
-    "many": many,
-    "sharing": sharing,
-    "moving": moving,
-    "lifetimes": lifetimes,
-    "saving": two_pagers,
-    "errors": errors,
-    "adam": optimizer("adam_step"),
-    "adam_8bit": optimizer("adam_step_8bit"),
+DIRECTED: Mapping[str, Cases] = {
+    "pages": pages, "types": types, "patterns": patterns, "numbers": numbers, "many": many,
+    "sharing": sharing, "moving": moving, "lifetimes": lifetimes, "saving": two_pagers,
+    "errors": errors, "adam": optimizer("adam_step"), "adam_8bit": optimizer("adam_step_8bit"),
     "resume": resume,
-}
-
-
-# ---- drawn ---------------------------------------------------------------------------------------
+}  # fmt: skip
 
 
 def search(plan: Plan) -> Any:
     """Hypothesis: programs of up to 30 operations on a few arrays, from a state machine."""
-    from qloracle_conformance.families.paging import drawn as drawn_programs
-
-    return drawn_programs.programs_of(counted=False)
+    return drawn.programs_of(counted=False)

@@ -7,11 +7,11 @@ advising, shrinking and freeing; no array shows what belongs to another one, and
 What one `use` names twice, or two that are open name, is one array.  While it is in use, it is the
 step's alone: what the host would see is not judged.
 
-A step on paged state equals the plain step: 200 steps of Adam and of 8-bit Adam, slice by slice, at
-several capacities, and the same when state is saved on the way, loaded into a fresh pager of other
-sizes, and stepped on.  The step is the implementation's own function where it offers one, else a
-plain one of the kit's; the same function steps plain arrays, after the pager has answered, and that
-is what is due.
+A step on paged state equals the plain step: 200 steps of Adam and of 8-bit Adam (20 in the profile
+smoke), slice by slice, at several capacities, and the same when state is saved on the way, loaded
+into a fresh pager of other sizes, and stepped on.  The step is the implementation's own function
+where it offers one, else a plain one of the kit's; the same function steps plain arrays, after the
+pager has answered, and that is what is expected.
 
 To free twice, to use what was freed, to ask for more memory than there is or to write what does not
 fit is an error with a text, and leaves everything else as it was: what was alive reads as before.
@@ -36,14 +36,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qloracle_conformance.contract import programs
+from qloracle_conformance.contract import plain_arrays, programs
 from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.plain_arrays import Read
 from qloracle_conformance.contract.programs import DONE, LOGGED, PLAIN, RAISED, READ
-from qloracle_conformance.families.paging import directed as inputs
-from qloracle_conformance.families.paging import plain_arrays
-from qloracle_conformance.families.paging.plain_arrays import Read
+from qloracle_conformance.families.paging import directed
 from qloracle_conformance.judging.checks import Check, no_cases
-from qloracle_conformance.judging.compare import Mismatch, Outcome, Values, show
+from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
+from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 # ---- the judgement -------------------------------------------------------------------------------
@@ -51,42 +51,36 @@ from qloracle_conformance.judging.views import View
 
 def judge(case: Case, values: Values, view: View) -> Outcome:
     """What an operation may do and must refuse, then all bytes that were read."""
-    return judge_operations(case, values) + _judge_reads(case, values)
+    outcome = judge_operations(case, values)
+    for read, got, expected in compared(case, values):
+        outcome += _compare(read, got, expected, len(case.options["program"]))
+    return outcome
 
 
 def judge_operations(case: Case, values: Values) -> Outcome:
-    """Nothing raises but what must; a file holds what was saved under the same names."""
+    """Only what must fail raises; a file holds what was saved under the same names."""
     words, status = programs.written_out(values), values[LOGGED][1:, 0]  # row 0: a new pager
     outcome = Outcome(0)
-    for number, (operation, word) in enumerate(zip(_program(case), words, strict=True)):
+    for number, (operation, word) in enumerate(zip(programs.program_of(case), words, strict=True)):
         if operation[0] == "must_fail":
             outcome += _refusal(operation[1], number, int(status[number]), word)
         elif status[number] == RAISED:
             return outcome + _operation(operation, number, word, "no error")
         elif operation[0] == "load" and status[number] == DONE:
-            outcome += _loaded(case, operation, number, word)
+            expected = json.dumps([plain_arrays.alive_after(case, number), {"file": operation[1]}])
+            loaded = word == expected
+            outcome += Outcome(1) if loaded else _operation(operation, number, word, expected)
     return outcome
 
 
-def _operation(operation: programs.Operation, number: int, got: str, due: str) -> Outcome:
+def _operation(operation: programs.Operation, number: int, got: str, expected: str) -> Outcome:
     """An operation that went wrong as a whole."""
     text = f"{programs.text_of(operation)}: {got}"
-    return Outcome(1, 1, Mismatch("operation", number, text, due))
-
-
-def _loaded(case: Case, operation: programs.Operation, number: int, word: str) -> Outcome:
-    """The same names, and the words that were saved beside them."""
-    names = sorted(plain_arrays.alive_at(case, number + 1))
-    due = json.dumps([names, {"file": operation[1]}])
-    return Outcome(1) if word == due else _operation(operation, number, word, due)
-
-
-def _program(case: Case) -> programs.Program:
-    return programs.program_of(case)
+    return Outcome(1, 1, Mismatch("operation", number, text, expected))
 
 
 def _refusal(operation: programs.Operation, number: int, status: int, word: str) -> Outcome:
-    """An error is due, and it says something; Python's own MemoryError has no text."""
+    """An error is expected, and it says something; Python's own MemoryError has no text."""
     if status == RAISED and (word.partition(": ")[2] or word == "MemoryError: "):
         return Outcome(1)
     if status not in (DONE, RAISED):
@@ -95,34 +89,27 @@ def _refusal(operation: programs.Operation, number: int, status: int, word: str)
     return _operation(operation, number, got, "an error that says why")
 
 
-def _judge_reads(case: Case, values: Values) -> Outcome:
-    """Byte by byte; the element of the first wrong one is told."""
-    outcome = Outcome(0)
-    for read, got, due in compared(case, values):
-        outcome += _compare(read, got, due, len(_program(case)))
-    return outcome
-
-
 def compared(case: Case, values: Values) -> Iterator[tuple[Read, NDArray[Any], NDArray[Any]]]:
-    """What was read, as bytes that came and bytes that are due."""
+    """What was read, as bytes that came and bytes that are expected."""
     stepped, at = programs.steps_in(case), 0
     for read in plain_arrays.reads(case):
         size = read.values.nbytes
-        got, due = values[READ][at : at + size], read.values.reshape(-1).view(np.uint8)
+        got, expected = values[READ][at : at + size], read.values.reshape(-1).view(np.uint8)
         if stepped:
-            due = values[PLAIN][at : at + size]
-        if got.size != size or due.size != size:
+            expected = values[PLAIN][at : at + size]
+        if got.size != size or expected.size != size:
             break  # an operation before it failed, or its form is wrong: P1 has seen that
         at += size
-        yield read, got, due
+        yield read, got, expected
 
 
-def _compare(read: Read, got: NDArray[Any], due: NDArray[Any], of: int) -> Outcome:
-    wrong = np.flatnonzero(got != due)
+def _compare(read: Read, got: NDArray[Any], expected: NDArray[Any], of: int) -> Outcome:
+    """Byte by byte; the element of the first wrong one is told."""
+    wrong = np.flatnonzero(got != expected)
     if not wrong.size:
         return Outcome(got.size)
     i, kind = int(wrong[0]) // read.values.itemsize, read.values.dtype
-    came, wanted = (_shown(data.copy().view(kind)[i]) for data in (got, due))
+    came, wanted = (_shown(data.copy().view(kind)[i]) for data in (got, expected))
     why = f"operation {read.operation} of {of}; {wrong.size} of {got.size} bytes are wrong"
     return Outcome(got.size, wrong.size, Mismatch(read.text, i, came, wanted, why))
 
@@ -139,10 +126,10 @@ def _shown(value: Any) -> str:
 
 def _checks() -> Iterator[Check]:
     """A check a kind of program."""
-    for name, cases in inputs.DIRECTED.items():
+    for name, cases in directed.DIRECTED.items():
         yield Check("S12", name, "make_pager", cases, judge, (READ,))
     yield Check(
-        "S12", "search", "make_pager", no_cases, judge, (READ,), search=inputs.search,
+        "S12", "search", "make_pager", no_cases, judge, (READ,), search=directed.search,
         directed=False,
     )  # fmt: skip
 

@@ -36,319 +36,289 @@ in this sense, and should show no counters: its bytes are judged all the same.
 Which page goes first is nobody's business, nor whether a page that nobody has written is copied.
 """
 
+# ruff: noqa: D102 (the verbs are told in `contract.programs`)
+
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import operator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cache
+from types import CodeType, SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qloracle_conformance.contract import programs
-from qloracle_conformance.contract.books import COUNTERS
+from qloracle_conformance.contract import books, programs
+from qloracle_conformance.contract.books import COUNTERS, SIZES
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.programs import (
     DONE,
+    LOG,
     LOGGED,
     NOT_OFFERED,
     RAISED,
     UNKNOWN,
     Operation,
+    Part,
+    where,
 )
-from qloracle_conformance.families.paging import counted as inputs
+from qloracle_conformance.families.paging import counted
 from qloracle_conformance.families.paging.s12_paging import judge_operations
 from qloracle_conformance.judging.checks import Check, no_cases
 from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
 from qloracle_conformance.judging.views import View
 
-CAME, WENT = ("faults", "prefetched"), ("evictions", "host_faults", "host_prefetched")
-OPTIONAL = ("advise", "shrink", "prefetch")  # operations that a pager may not have
-IDLE = ("shrink", "free")  # the device touches nothing
-Mask = NDArray[np.bool_]
-
-
-class Line(NamedTuple):
-    """A row of the log: `programs.LOG` by name."""
-
-    status: int
-    capacity: int
-    page_bytes: int
-    resident_bytes: int
-    faults: int
-    prefetched: int
-    evictions: int
-    host_faults: int
-    host_prefetched: int
-    bytes_to_device: int
-    bytes_to_host: int
-
-    def sum_of(self, *columns: str) -> int | None:
-        """The sum of counters; None if one of them is not shown."""
-        values = [int(getattr(self, column)) for column in columns]
-        return None if UNKNOWN in values else sum(values)
-
-    @property
-    def came(self) -> int | None:
-        """Pages that came to the device."""
-        return self.sum_of(*CAME)
-
-    @property
-    def went(self) -> int | None:
-        """Pages that left it, but for those that were freed."""
-        return self.sum_of(*WENT)
-
-
-RELATIONS = {"<=": "at most ", ">=": "at least ", "==": ""}
+# ---- the laws ------------------------------------------------------------------------------------
 
 
 class Law(NamedTuple):
-    """What one column must be: at most, at least or exactly what a formula makes of the columns.
+    """What one column must be: at most, at least or exactly what a formula makes of the log.
 
-    The formula is Python on `now` and `before`, the lines after and before the operation, on `came`
-    and `went` (`CAME`, `WENT`) and on `freed`, the pages that were resident when they were freed.
-    `due` is its value.
+    The formula is Python, and a script that reproduces a failure has it as it is.  It knows `log`,
+    its last line `now` and the one before, `before`, and the functions of `contract.books`; what
+    stands in braces is a fact about the program (`Books.facts`), a number in the script.  A law
+    that needs a column which is not shown, or a fact that is not known, says nothing; nor does one
+    whose condition, another fact, does not hold.
     """
 
     column: str
     relation: str
-    due: int
     formula: str
     why: str
+    condition: str = "done"
 
-    def holds(self, line: Line) -> bool:
-        """Whether a line obeys it."""
-        value = getattr(line, self.column)
-        match self.relation:
-            case "<=":
-                return bool(value <= self.due)
-            case ">=":
-                return bool(value >= self.due)
-        return bool(value == self.due)
+
+RELATIONS = {
+    "<=": (operator.le, "at most "), ">=": (operator.ge, "at least "), "==": (operator.eq, ""),
+}  # fmt: skip
+
+ASKED = "the capacity that was asked for"
+WRITTEN = "so much was written on the other side"
+LAWS = (
+    Law("status", "==", str(DONE), "the operation was performed", "offered"),
+    *(Law(c, ">=", "0", "what is shown is a whole number") for c in (*SIZES, *COUNTERS)),
+    Law("capacity", "<=", "{asked}", ASKED),
+    Law("capacity", ">=", "{asked} - {page} + 1", f"{ASKED}, down to a whole page"),
+    Law("resident_bytes", "<=", "{asked}", "the capacity"),
+    Law("resident_bytes", "<=", "{pages} * {page}", "the pages of all arrays that are alive"),
+    # bytes, whatever is advised and in whatever order pages go
+    Law("bytes_to_device", ">=", "{to_device}", WRITTEN),
+    Law("bytes_to_host", ">=", "{to_host} + max({alone} - now.resident_bytes, 0)",
+        f"{WRITTEN}, or is not resident"),
+    Law("bytes_to_host", ">=", "{to_host}", WRITTEN),
+    *(Law(c, ">=", f"before.{c}", "no counter shrinks", "same_pager") for c in COUNTERS),
+    Law("faults", "==", "before.faults",
+        "as before: the device has touched nothing, or what was prefetched and fits", "there"),
+    Law("evictions", "==", "before.evictions", "as before: all that is alive fits", "fits"),
+    # a page lies on one side, and a page that moves is copied at most
+    Law("faults", ">=", "{pages_in} - now.prefetched",
+        f"{{pages_in}} pages came at least: {WRITTEN}", "one_side"),
+    Law("bytes_to_device", "<=", "{page} * pages_came(now)", "pages that came: {came}",
+        "one_side"),
+    Law("evictions", ">=", "{pages_out} - now.host_faults - now.host_prefetched",
+        f"{{pages_out}} pages went at least: {WRITTEN}", "one_side"),
+    Law("bytes_to_host", "<=", "{page} * pages_went(now)", "pages that went: {went}", "one_side"),
+    Law("resident_bytes", ">=", "{page}", "the page that was touched", "touched"),
+    Law("resident_bytes", "==",
+        "{page} * (pages_came(now) - pages_went(now) - pages_freed(log, {frees}, {page}))",
+        "pages: {came} came, {went} went, {freed} were freed", "one_side"),
+)  # fmt: skip
+
+
+@cache
+def _code(formula: str) -> CodeType:
+    return compile(formula.replace("{", "").replace("}", ""), "<law>", "eval")
 
 
 class Entry(NamedTuple):
-    """A law, the line that it speaks of, and the number of the operation before that."""
+    """A law after an operation: what the pager shows, what the law expects, by which facts."""
 
     number: int
     law: Law
-    line: Line
+    got: int
+    expected: int
+    facts: dict[str, Any]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the pager obeys."""
+        return bool(RELATIONS[self.law.relation][0](self.got, self.expected))
+
+    @property
+    def formula(self) -> str:
+        """The law with numbers for facts."""
+        return self.law.formula.format_map(self.facts)
+
+    @property
+    def why(self) -> str:
+        """The reason, likewise."""
+        return self.law.why.format_map(self.facts)
 
 
-@dataclass
-class Bytes:
-    """The bytes of an array: which ones each side has as they are now, as far as it must."""
-
-    host: Mask
-    device: Mask
+# ---- the judgement -------------------------------------------------------------------------------
 
 
 def judge(case: Case, values: Values, view: View) -> Outcome:
     """Every law after every operation; the first that is broken is told."""
-    outcome, program = judge_operations(case, values), programs.program_of(case)
-    for number, law, line in entered(case, values):
-        outcome += Outcome(1) if law.holds(line) else _broken(law, number, program[number], line)
+    outcome = judge_operations(case, values)
+    for entry in entered(case, values):
+        outcome += Outcome(1) if entry.holds else _broken(case, entry)
     return outcome
 
 
+def _broken(case: Case, entry: Entry) -> Outcome:
+    law, operation = entry.law, case.options["program"][entry.number]
+    expected = f"{RELATIONS[law.relation][1]}{entry.expected}"
+    told = f"{entry.why}; after operation {entry.number}, {programs.text_of(operation)}"
+    error = float(abs(entry.got - entry.expected))
+    mismatch = Mismatch(law.column, entry.number, str(entry.got), expected, told, 0.0, error)
+    return Outcome(1, 1, mismatch)
+
+
 def entered(case: Case, values: Values) -> Iterator[Entry]:
-    """Every law of every operation that was performed, with the line that it speaks of."""
-    books, lines = Books(case), [Line(*map(int, row)) for row in values[LOGGED]]
+    """Every law that speaks, after every operation that was performed."""
+    log, kept = [_line(row) for row in values[LOGGED]], Books(case)
     for number, operation in enumerate(programs.program_of(case)):
-        before, after = lines[number : number + 2]
-        if after.status == RAISED and operation[0] != "must_fail":
+        now = log[number + 1]
+        if operation[0] == "must_fail":
+            continue
+        if now.status == RAISED:
             return
-        for law in books.laws(operation, before, after):
-            yield Entry(number, law, after)
+        facts = kept.enter(number, operation, log)
+        known = {**facts, **PAGES, "log": log, "before": log[number], "now": now}
+        for law in (law for law in LAWS if facts[law.condition]):
+            got, expected = getattr(now, law.column), eval(_code(law.formula), known)
+            if not math.isnan(got) and not math.isnan(expected):
+                yield Entry(number, law, got, expected, facts)
 
 
-def _broken(law: Law, number: int, operation: Operation, line: Line) -> Outcome:
-    got, due = getattr(line, law.column), f"{RELATIONS[law.relation]}{law.due}"
-    why = f"{law.why}; after operation {number}, {programs.text_of(operation)}"
-    error = float(abs(got - law.due))
-    return Outcome(1, 1, Mismatch(law.column, number, str(got), due, why, 0.0, error))
+PAGES: dict[str, Any] = {
+    name: getattr(books, name) for name in ("pages_came", "pages_went", "pages_freed")
+}
+
+
+def _line(row: NDArray[np.int64]) -> SimpleNamespace:
+    """A row of the log by name: NaN for what is not shown, so that what needs it is NaN too."""
+    shown = (math.nan if value == UNKNOWN else value for value in row.tolist())
+    return SimpleNamespace(**dict(zip(LOG, shown, strict=True)))
+
+
+# ---- what is known of a pager from the program alone ---------------------------------------------
+
+OPTIONAL = ("advise", "shrink", "prefetch")  # operations that a pager may not have
+
+
+@dataclass
+class Sides:
+    """The elements of an array that each side has as they are now, as far as it must."""
+
+    host: NDArray[np.bool_]
+    device: NDArray[np.bool_]
+    itemsize: int
 
 
 class Books:
-    """What is known of a pager from the program alone: sizes, and where bytes must have been."""
+    """Sizes, and where bytes must have been: a handler that enters one operation after another."""
 
     def __init__(self, case: Case) -> None:
-        self._page = case.options.get("page_bytes")
-        self._capacity = case.options.get("capacity_bytes")
+        self._capacity, self._page = programs.sizes_of(case)
         self._own: int | None = None  # a capacity that nobody asked for, if it is shown
-        self._files: dict[str, dict[str, tuple[int, int]]] = {}
-        self._begin()
+        self._number = 0  # of the operation
+        self._files: dict[str, dict[str, Sides]] = {}
+        self._begin({})
 
-    def _begin(self) -> None:
+    def _begin(self, arrays: dict[str, Sides]) -> None:
         """A new pager."""
-        self._arrays: dict[str, Bytes] = {}
-        self._rows: dict[str, int] = {}  # bytes of a row of the first axis
-        self._freed = 0  # pages that left the device because they were freed
-        self._leaving = 0  # pages of the array that was freed last
+        self._arrays = arrays
+        self._frees: list[tuple[int, int]] = []  # the line of each, and its pages
         self._to_device = self._to_host = 0  # bytes that were copied, at least
         self._advised = False
         self._fetched: set[str] = set()
 
-    def laws(self, operation: Operation, before: Line, after: Line) -> Iterator[Law]:
-        """Enter an operation, and say what must hold then."""
-        verb, *arguments = operation
-        if verb == "must_fail":
-            return
-        if after.status != NOT_OFFERED or verb not in OPTIONAL:
-            yield Law("status", "==", DONE, str(DONE), "the operation was performed")
-        if after.status != DONE:
-            return
-        yield from _of_numbers(after)
-        self._page = after.page_bytes if after.page_bytes > 0 else self._page
-        self._own = after.capacity if after.capacity >= 0 else None
-        touched = self._touched(operation)
-        fetched = bool(touched) and touched <= self._fetched
-        getattr(self, f"_{verb}", self._nothing)(*arguments)
-        if verb == "load":
-            self._to_device = -max(after.resident_bytes, 0)  # it may have been loaded there
-        if verb == "free":
-            self._note_freed(before, after)
-        yield from self._of_capacity(after)
-        yield from self._of_copies(after)
-        if verb != "load":
-            idle = verb in IDLE or (verb in ("read", "write") and operation[-1] == "host")
-            yield from self._of_changes(before, after, idle or (fetched and not self._advised))
-        if self._page and not self._advised:
-            yield from self._of_pages(after, bool(touched))
+    def enter(
+        self, number: int, operation: Operation, log: list[SimpleNamespace]
+    ) -> dict[str, Any]:
+        """Enter an operation, the number of a line of the log; return what laws ask for."""
+        now, verb = log[number + 1], operation[0]
+        offered = verb not in OPTIONAL or now.status != NOT_OFFERED
+        if now.status != DONE:
+            return {**dict.fromkeys(CONDITIONS, False), "offered": offered}
+        self._page = now.page_bytes if now.page_bytes > 0 else self._page
+        self._own = now.capacity if now.capacity >= 0 else None
+        touched, idle = self._touched(operation), _idle(operation)
+        fetched = bool(touched) and touched <= self._fetched and not self._advised
+        self._number = number
+        programs.perform(operation, self)
+        if verb == "load":  # it may have been loaded there
+            self._to_device = -max(0, now.resident_bytes)  # 0 where that is NaN
+        same, one_side = verb != "load", bool(self._page) and not self._advised
+        conditions = {
+            "done": True, "offered": True, "same_pager": same, "one_side": one_side,
+            "there": same and (idle or fetched), "touched": one_side and bool(touched),
+            "fits": same and self._fits(),
+        }  # fmt: skip
+        return {**conditions, **self._facts(log, now)}
 
-    # ---- laws ----------------------------------------------------------------------------------
+    def _facts(self, log: list[SimpleNamespace], now: SimpleNamespace) -> dict[str, Any]:
+        """Numbers; NaN for what is not known."""
+        page = self._page or math.nan
+        to_device = max(self._to_device, 0)
+        return {
+            "asked": math.nan if self._capacity is None else self._capacity,
+            "page": page,
+            "pages": self._pages(),
+            "alone": sum(_bytes(a, a.device & ~a.host) for a in self._arrays.values()),
+            "to_device": to_device, "pages_in": -(-to_device // page),
+            "to_host": self._to_host, "pages_out": -(-self._to_host // page),
+            "frees": self._frees,
+            "came": PAGES["pages_came"](now), "went": PAGES["pages_went"](now),
+            "freed": PAGES["pages_freed"](log, self._frees, page),
+        }  # fmt: skip
 
-    def _of_capacity(self, line: Line) -> Iterator[Law]:
-        if self._capacity is not None and line.capacity != UNKNOWN:
-            least, why = self._capacity - (self._page or 1) + 1, "the capacity that was asked for"
-            yield Law("capacity", "<=", self._capacity, str(self._capacity), why)
-            yield Law("capacity", ">=", least, str(least), f"{why}, down to a whole page")
-        if line.resident_bytes == UNKNOWN:
-            return
-        if self._capacity is not None:
-            room = self._capacity
-            yield Law("resident_bytes", "<=", room, str(room), "the capacity")
-        if self._page:
-            most, why = self._pages() * self._page, "the pages of all arrays that are alive"
-            yield Law("resident_bytes", "<=", most, str(most), why)
-
-    def _of_copies(self, line: Line) -> Iterator[Law]:
-        """What must have gone over the link, whatever the order in which pages go."""
-        alone = sum(int((each.device & ~each.host).sum()) for each in self._arrays.values())
-        why = "so much was written on the other side"
-        if line.bytes_to_device != UNKNOWN:
-            least = max(self._to_device, 0)
-            yield Law("bytes_to_device", ">=", least, str(least), why)
-        if line.bytes_to_host == UNKNOWN:
-            return
-        least, formula = self._to_host, str(self._to_host)
-        if line.resident_bytes != UNKNOWN:
-            least += max(alone - line.resident_bytes, 0)
-            formula += f" + max({alone} - now.resident_bytes, 0)"
-            why += ", or is not resident"
-        yield Law("bytes_to_host", ">=", least, formula, why)
-
-    def _of_changes(self, before: Line, after: Line, there: bool) -> Iterator[Law]:
-        for column in COUNTERS:
-            was = getattr(before, column)
-            yield Law(column, ">=", was, f"before.{column}", "no counter shrinks")
-        if after.faults != UNKNOWN and there:
-            why = "as before: the device has touched nothing, or what was prefetched and fits"
-            yield Law("faults", "==", before.faults, "before.faults", why)
-        if after.evictions != UNKNOWN and self._fits():
-            why = "as before: all that is alive fits"
-            yield Law("evictions", "==", before.evictions, "before.evictions", why)
-
-    def _of_pages(self, line: Line, touched: bool) -> Iterator[Law]:
-        """A page lies on one side, and a page that moves is copied at most."""
-        page, came, went = self._page or 0, line.came, line.went
-        for column, columns, copied, how in (
-            ("bytes_to_device", CAME, self._to_device, "came"),
-            ("bytes_to_host", WENT, self._to_host, "went"),
-        ):
-            moved = line.sum_of(*columns)
-            if moved is None:
-                continue
-            first, *others = columns
-            pages = -(-max(copied, 0) // page)
-            formula = " - ".join([str(pages), *(f"now.{other}" for other in others)])
-            least = pages - sum(getattr(line, other) for other in others)
-            why = f"{pages} pages {how} at least: so much was written on the other side"
-            yield Law(first, ">=", least, formula, why)
-            if getattr(line, column) != UNKNOWN:
-                why = f"pages that {how}: {moved}"
-                yield Law(column, "<=", moved * page, f"{page} * {how}", why)
-        if line.resident_bytes == UNKNOWN:
-            return
-        if touched:
-            yield Law("resident_bytes", ">=", page, str(page), "the page that was touched")
-        if came is not None and went is not None:
-            due, formula = (came - went - self._freed) * page, f"{page} * (came - went - freed)"
-            why = f"pages: {came} came, {went} went, {self._freed} were freed"
-            yield Law("resident_bytes", "==", due, formula, why)
-
-    def _pages(self, names: set[str] | None = None) -> int:
+    def _pages(self, names: Iterable[str] | None = None) -> int:
         """Pages of arrays, all by default; one without elements may take one."""
         page = self._page or 1
-        sizes = [a.host.size for name, a in self._arrays.items() if names is None or name in names]
+        sizes = (_bytes(self._arrays[name]) for name in (self._arrays if names is None else names))
         return sum(max(-(-size // page), 1) for size in sizes)
 
-    def _fits(self, names: set[str] | None = None) -> bool:
+    def _fits(self, names: Iterable[str] | None = None) -> bool:
         """Whether the device holds some arrays, or all that are alive."""
         room = self._own if self._capacity is None else self._capacity
         if room is None:
             return True
         return self._page is not None and self._pages(names) * self._page <= room
 
-    def _note_freed(self, before: Line, after: Line) -> None:
-        """Pages that were resident, and neither evicted nor called home meanwhile."""
-        if not self._page or UNKNOWN in (before.resident_bytes, after.resident_bytes):
-            return
-        moved = [(line.came or 0) - (line.went or 0) for line in (before, after)]
-        lost = (before.resident_bytes - after.resident_bytes) // self._page
-        self._freed += min(max(lost + moved[1] - moved[0], 0), self._leaving)
-
-    # ---- operations: where bytes must have been --------------------------------------------------
-
     def _touched(self, operation: Operation) -> set[str]:
         """The arrays of which the device touches an element."""
         match operation:
-            case ["read" | "write", name, start, stop, *_, side] if side != "host":
-                return (
-                    {name}
-                    if self._arrays[name].host[self._range(name, start, stop)].size
-                    else set()
-                )
+            case ["read" | "write", name, part, *_, side] if side != "host":
+                return {name} if self._arrays[name].host[where(part)].size else set()
             case ["step", _, names, *_]:
                 return set(names)
         return set()
 
-    def _nothing(self, *arguments: object) -> None:
-        """An operation that moves nothing."""
+    # ---- operations ----------------------------------------------------------------------------
 
-    def _empty(self, name: str, shape: list[int], dtype: str) -> None:
-        kind = programs.dtype_of(dtype)
-        size = int(np.prod(shape)) * kind.itemsize
-        self._arrays[name] = Bytes(np.zeros(size, np.bool_), np.zeros(size, np.bool_))
-        self._rows[name] = size // max(shape[0], 1) if shape else size
+    def empty(self, name: str, shape: list[int], dtype: str) -> None:
+        nothing = np.zeros(shape, np.bool_)
+        self._arrays[name] = Sides(nothing, nothing.copy(), programs.dtype_of(dtype).itemsize)
 
-    def _range(self, name: str, start: int | None, stop: int | None) -> slice:
-        row = self._rows[name]
-        return slice(None) if start is None else slice(start * row, (stop or 0) * row)
-
-    def _write(self, name: str, start: int | None, stop: int | None, data: str, side: str) -> None:
-        array, where = self._arrays[name], self._range(name, start, stop)
-        array.host[where], array.device[where] = side == "host", side != "host"
+    def write(self, name: str, part: Part, data: str, side: str) -> None:
+        array = self._arrays[name]
+        array.host[where(part)], array.device[where(part)] = side == "host", side != "host"
         self._forget(name, side)
 
-    def _read(self, name: str, start: int | None, stop: int | None, side: str) -> None:
-        array, where = self._arrays[name], self._range(name, start, stop)
-        host, device = array.host[where], array.device[where]
+    def read(self, name: str, part: Part, side: str) -> None:
+        array = self._arrays[name]
+        host, device = array.host[where(part)], array.device[where(part)]
         if side == "host":
-            self._to_host += int((device & ~host).sum())
+            self._to_host += _bytes(array, device & ~host)
             host |= device
         else:
-            self._to_device += int((host & ~device).sum())
+            self._to_device += _bytes(array, host & ~device)
             device |= host
         self._forget(name, side)
 
@@ -359,12 +329,12 @@ class Books:
         elif name not in self._fetched:
             self._fetched.clear()
 
-    def _step(self, function: str, names: list[str], *rest: object) -> None:
+    def step(self, function: str, names: list[str], *rest: object) -> None:
         for name in names:
-            self._read(name, None, None, "device")
-            self._write(name, None, None, "", "device")
+            self.read(name, None, "device")
+            self.write(name, None, "", "device")
 
-    def _prefetch(self, name: str, to: str) -> None:
+    def prefetch(self, name: str, to: str) -> None:
         if to == "host":
             self._fetched.discard(name)
         elif self._fits():
@@ -372,45 +342,53 @@ class Books:
         else:
             self._fetched = {name} if self._fits({name}) else set()
 
-    def _advise(self, *arguments: object) -> None:
+    def advise(self, *advice: object) -> None:
         self._advised = True
 
-    def _shrink(self, capacity: int) -> None:
+    def shrink(self, capacity: int) -> None:
         self._capacity = capacity
         self._fetched.clear()
 
-    def _free(self, name: str) -> None:
-        self._leaving = self._pages({name})
-        del self._arrays[name], self._rows[name]
+    def free(self, name: str) -> None:
+        self._frees.append((self._number, self._pages({name})))
+        del self._arrays[name]
         self._fetched.discard(name)
 
-    def _save(self, file: str) -> None:
-        sizes = {name: array.host.size for name, array in self._arrays.items()}
-        self._files[file] = {name: (self._rows[name], sizes[name]) for name in sizes}
+    def save(self, file: str) -> None:
+        self._files[file] = dict(self._arrays)
         self._fetched.clear()
 
-    def _load(self, file: str, capacity: int | None, page: int | None) -> None:
-        self._begin()
+    def load(self, file: str, capacity: int | None, page: int | None) -> None:
+        self._begin({
+            name: Sides(np.ones_like(a.host), np.zeros_like(a.host), a.itemsize)
+            for name, a in self._files[file].items()
+        })  # fmt: skip
         self._capacity = capacity
-        for name, (row, size) in self._files[file].items():
-            self._rows[name] = row
-            self._arrays[name] = Bytes(np.ones(size, np.bool_), np.zeros(size, np.bool_))
 
 
-def _of_numbers(line: Line) -> Iterator[Law]:
-    for column, value in zip(Line._fields[1:], line[1:], strict=True):
-        if value != UNKNOWN:
-            yield Law(column, ">=", 0, "0", "what is shown is a whole number")
+CONDITIONS = {law.condition for law in LAWS}
+
+
+def _bytes(array: Sides, of: NDArray[np.bool_] | None = None) -> int:
+    """Bytes of some elements, or of all."""
+    return array.itemsize * (array.host.size if of is None else int(of.sum()))
+
+
+def _idle(operation: Operation) -> bool:
+    """Whether the device touches nothing, and nothing is brought to it."""
+    return operation[0] in ("shrink", "free") or (
+        operation[0] in ("read", "write") and operation[-1] == "host"
+    )
 
 
 # ---- the checks ----------------------------------------------------------------------------------
 
 
 def _checks() -> Iterator[Check]:
-    for name, cases in inputs.DIRECTED.items():
+    for name, cases in counted.DIRECTED.items():
         yield Check("S12b", name, "make_pager", cases, judge, (LOGGED,))
     yield Check(  # smoke draws programs once, for S12
-        "S12b", "search", "make_pager", no_cases, judge, (LOGGED,), search=inputs.search,
+        "S12b", "search", "make_pager", no_cases, judge, (LOGGED,), search=counted.search,
         directed=False, profiles=("standard", "exhaustive"),
     )  # fmt: skip
 

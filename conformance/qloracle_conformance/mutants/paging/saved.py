@@ -1,5 +1,4 @@
 """Faulty savers and loaders: what a resumed run does not get back."""
-# ruff: noqa: D102 (the class tells the story of its functions)
 
 from __future__ import annotations
 
@@ -14,38 +13,30 @@ from qloracle import paging
 from qloracle.paging import Managed, Pager
 from qloracle.paging.pages import DEVICE
 from qloracle_conformance.mutants.paging.steps import (
-    Loaded,
-    Paged,
     Remembering,
     Words,
+    loading,
+    paged,
     pager_of,
-    saver,
+    saving,
 )
-from qloracle_conformance.mutants.parts import BFLOAT16, Array, rounded
+from qloracle_conformance.mutants.parts import BFLOAT16, Array, fault, rounded
+
+# ---- savers --------------------------------------------------------------------------------------
 
 
-class SavesAPageLess(Paged):
-    """The last page of an array does not reach the file: zeros stand there (rule S12)."""
-
-    kills = "S12"
-
-    @staticmethod
-    def _without_end(name: str, array: Managed) -> Array:
-        values = array[...].copy()
-        flat = values.reshape(-1).view(np.uint8)
-        flat[-(flat.size % array._pages.page_bytes or array._pages.page_bytes) :] = 0
-        return values
-
-    save_paged = staticmethod(saver(_without_end))
+def _without_end(array: Managed) -> Array:
+    values, page = array[...].copy(), array._pages.page_bytes
+    flat = values.reshape(-1).view(np.uint8)
+    flat[-(flat.size % page or page) :] = 0
+    return values
 
 
-class SavesOldPages(Paged):
-    """The file gets the host's side of each page, which is old where the device has written."""
-
-    kills = "S12"
-
-    save_paged = staticmethod(saver(lambda name, array: _old(array)))
-    make_pager = staticmethod(pager_of(Remembering))
+SavesAPageLess = fault(
+    "S12",
+    "The last page of an array does not reach the file: zeros stand there (rule S12).",
+    **saving(_without_end),
+)
 
 
 def _old(array: Managed) -> Array:
@@ -61,170 +52,158 @@ def _old(array: Managed) -> Array:
     return values
 
 
-class SavesIn16Bits(Paged):
-    """The moments are saved as bfloat16, to make the file smaller (rule S12)."""
-
-    kills = "S12"
-
-    @staticmethod
-    def _narrow(name: str, array: Managed) -> Array:
-        values: Array = array[...]
-        return rounded(values, BFLOAT16) if values.dtype == np.float32 else values
-
-    save_paged = staticmethod(saver(_narrow))
+SavesOldPages = fault(
+    "S12",
+    "The file gets the host's side of each page, which is old where the device has written.",
+    **saving(_old, Remembering),
+)
 
 
-class SavesIn32Bits(Paged):
-    """Numbers of 64 bits are saved as 32, as a framework without them does (rule S12)."""
-
-    kills = "S12"
-
-    @staticmethod
-    def _short(name: str, array: Managed) -> Array:
-        values: Array = array[...]
-        short = {"float64": "float32", "int64": "int32"}.get(values.dtype.name, values.dtype)
-        with np.errstate(all="ignore"):
-            return values.astype(short).astype(values.dtype)
-
-    save_paged = staticmethod(saver(_short))
+def _narrow(array: Managed) -> Array:
+    values: Array = array[...]
+    return rounded(values, BFLOAT16) if values.dtype == np.float32 else values
 
 
-class SavesLargeArraysOnly(Paged):
-    """Small arrays, as the absmax of 8-bit codes, are not saved and come back as zeros."""
-
-    kills = "S12"
-
-    @staticmethod
-    def _large(name: str, array: Managed) -> Array:
-        return array[...] if array.size >= 16 else np.zeros(array.shape, array.dtype)
-
-    save_paged = staticmethod(saver(_large))
+SavesIn16Bits = fault(
+    "S12",
+    "The moments are saved as bfloat16, to make the file smaller (rule S12).",
+    **saving(_narrow),
+)
 
 
-class SaveFreesPages(Paged):
-    """A run that goes on after it has saved finds its pages as they were before the last step."""
+def _short(array: Managed) -> Array:
+    values: Array = array[...]
+    short = {"float64": "float32", "int64": "int32"}.get(values.dtype.name, values.dtype)
+    with np.errstate(all="ignore"):
+        return values.astype(short).astype(values.dtype)
 
-    kills = "S12"
 
-    @staticmethod
-    def save_paged(path: str | Path, arrays: Mapping[str, Managed], metadata: Words = None) -> None:
-        before = {name: _old(array) for name, array in arrays.items()}
+SavesIn32Bits = fault(
+    "S12",
+    "Numbers of 64 bits are saved as 32, as a framework without them does (rule S12).",
+    **saving(_short),
+)
+SavesLargeArraysOnly = fault(
+    "S12",
+    "Small arrays, as the absmax of 8-bit codes, are not saved and come back as zeros.",
+    **saving(lambda a: a[...] if a.size >= 16 else np.zeros(a.shape, a.dtype)),
+)
+
+
+def _save_and_lose(path: Path, arrays: Mapping[str, Managed], metadata: Words = None) -> None:
+    before = {name: _old(array) for name, array in arrays.items()}
+    paging.save(path, arrays, metadata)
+    for name, array in arrays.items():
+        array[...] = before[name]
+
+
+SaveFreesPages = fault(
+    "S12",
+    "A run that goes on after it has saved finds its pages as they were before the last step.",
+    **paged(Remembering, save_paged=_save_and_lose),
+)
+
+
+def _save_once(path: Path, arrays: Mapping[str, Managed], metadata: Words = None) -> None:
+    if not path.exists():
         paging.save(path, arrays, metadata)
-        for name, array in arrays.items():
-            array[...] = before[name]
-
-    make_pager = staticmethod(pager_of(Remembering))
 
 
-class SavesOnce(Paged):
-    """Where the file is there already, it is kept: the second save is lost (rule S12)."""
+SavesOnce = fault(
+    "S12",
+    "Where the file is there already, it is kept: the second save is lost (rule S12).",
+    **paged(save_paged=_save_once),
+)
 
-    kills = "S12"
-
-    @staticmethod
-    def save_paged(path: str | Path, arrays: Mapping[str, Managed], metadata: Words = None) -> None:
-        if not Path(path).exists():
-            paging.save(path, arrays, metadata)
+# ---- loaders -------------------------------------------------------------------------------------
 
 
-class LoadsInAnotherOrder(Paged):
-    """Arrays of one form are taken in the wrong order: m comes back as v, and v as m."""
-
-    kills = "S12"
-
-    @staticmethod
-    def load_paged(path: str | Path, pager: Pager) -> Loaded:
-        arrays, words = paging.load(path, pager)
-        forms: dict[Any, list[str]] = {}
-        for name, array in sorted(arrays.items()):
-            forms.setdefault((array.shape, array.dtype), []).append(name)
-        turned = {
-            name: arrays[other]
-            for names in forms.values()
-            for name, other in zip(names, reversed(names), strict=True)
-        }
-        return turned, words
+def _turned(arrays: dict[str, Managed], pager: Pager) -> dict[str, Managed]:
+    forms: dict[Any, list[str]] = {}
+    for name, array in sorted(arrays.items()):
+        forms.setdefault((array.shape, array.dtype), []).append(name)
+    return {
+        name: arrays[other]
+        for names in forms.values()
+        for name, other in zip(names, reversed(names), strict=True)
+    }
 
 
-class LoadsFlat(Paged):
-    """An array comes back without its shape (rule S12)."""
-
-    kills = "S12"
-
-    @staticmethod
-    def load_paged(path: str | Path, pager: Pager) -> Loaded:
-        arrays, words = paging.load(path, pager)
-        flat = {}
-        for name, array in arrays.items():
-            flat[name] = pager.empty((array.size,), array.dtype)
-            flat[name][...] = array[...].reshape(-1)
-        return flat, words
+LoadsInAnotherOrder = fault(
+    "S12",
+    "Arrays of one form are taken in the wrong order: m comes back as v, and v as m.",
+    **loading(_turned),
+)
 
 
-class LoadsScalarsAsVectors(Paged):
-    """A number without an axis comes back as an array of one (rule P1)."""
-
-    kills = "P1"
-
-    @staticmethod
-    def load_paged(path: str | Path, pager: Pager) -> Loaded:
-        arrays, words = paging.load(path, pager)
-        for array in arrays.values():
-            array.shape = array.shape or (1,)
-        return arrays, words
+def _flat(arrays: dict[str, Managed], pager: Pager) -> dict[str, Managed]:
+    flat = {name: pager.empty((array.size,), array.dtype) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        flat[name][...] = array[...].reshape(-1)
+    return flat
 
 
-class LoadsAPageLess(Paged):
-    """The last page of an array is not read from the file: it stays as nobody has written it."""
-
-    kills = "S12"
-
-    @staticmethod
-    def load_paged(path: str | Path, pager: Pager) -> Loaded:
-        arrays, words = paging.load(path, pager)
-        for array in arrays.values():
-            rest = array.nbytes % pager.page_bytes or pager.page_bytes
-            start = max(array.nbytes - rest, 0)
-            end = np.full(array.nbytes - start, 0xFF, np.uint8)
-            array._pages.write(array._number, start, end, "host")
-        return arrays, words
+LoadsFlat = fault("S12", "An array comes back without its shape (rule S12).", **loading(_flat))
 
 
-class WordsForgotten(Paged):
-    """The words beside the arrays are lost, the step among them (rule S12)."""
-
-    kills = "S12"
-
-    @staticmethod
-    def load_paged(path: str | Path, pager: Pager) -> Loaded:
-        return paging.load(path, pager)[0], {}
+def _as_vectors(arrays: dict[str, Managed], pager: Pager) -> None:
+    for array in arrays.values():
+        array.shape = array.shape or (1,)
 
 
-class ResumesUnpaged(Paged):
-    """A resumed state is ordinary memory of the device: it is never paged (bitsandbytes)."""
+LoadsScalarsAsVectors = fault(
+    "P1",
+    "A number without an axis comes back as an array of one (rule P1).",
+    **loading(_as_vectors),
+)
 
-    kills = "S12b"
 
-    class _Pager(Pager):
-        @contextmanager
-        def use(self, *handles: Managed) -> Iterator[tuple[Managed, ...]]:
-            own = [handle for handle in handles if handle._pages is self._pages]
-            with super().use(*own) as arrays:
-                paged = iter(arrays)
-                yield tuple(
-                    next(paged) if handle._pages is self._pages else handle for handle in handles
-                )
+def _ends_unwritten(arrays: dict[str, Managed], pager: Pager) -> None:
+    for array in arrays.values():
+        rest = array.nbytes % pager.page_bytes or pager.page_bytes
+        start = max(array.nbytes - rest, 0)
+        end = np.full(array.nbytes - start, 0xFF, np.uint8)
+        array._pages.write(array._number, start, end, "host")
 
-        def prefetch(self, handle: Managed, to: str = DEVICE) -> None:
-            if handle._pages is self._pages:
-                super().prefetch(handle, to)
 
-        def free(self, handle: Managed) -> None:
-            if handle._pages is self._pages:
-                super().free(handle)
+LoadsAPageLess = fault(
+    "S12",
+    "The last page of an array is not read from the file: it stays as nobody has written it.",
+    **loading(_ends_unwritten),
+)
+WordsForgotten = fault(
+    "S12",
+    "The words beside the arrays are lost, the step among them (rule S12).",
+    **paged(load_paged=lambda path, pager: (paging.load(path, pager)[0], {})),
+)
 
-    @staticmethod
-    def load_paged(path: str | Path, pager: Pager) -> Loaded:
-        return paging.load(path, paging.make_pager())
 
-    make_pager = staticmethod(pager_of(pager=_Pager))
+class _Choosy(Pager):
+    """A pager that leaves another pager's arrays as they are."""
+
+    def _owns(self, handle: Managed) -> bool:
+        return handle._pages is self._pages
+
+    @contextmanager
+    def use(self, *handles: Managed) -> Iterator[tuple[Managed, ...]]:
+        with super().use(*filter(self._owns, handles)) as arrays:
+            own = iter(arrays)
+            yield tuple(next(own) if self._owns(handle) else handle for handle in handles)
+
+    def prefetch(self, handle: Managed, to: str = DEVICE) -> None:
+        if self._owns(handle):
+            super().prefetch(handle, to)
+
+    def free(self, handle: Managed) -> None:
+        if self._owns(handle):
+            super().free(handle)
+
+
+ResumesUnpaged = fault(
+    "S12b",
+    "A resumed state is ordinary memory of the device: it is never paged (bitsandbytes).",
+    **paged(
+        make_pager=pager_of(pager=_Choosy),
+        load_paged=lambda path, pager: paging.load(path, paging.make_pager()),
+    ),
+)
