@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from qloracle_conformance import dialects, targets
-from qloracle_conformance.checks import PROFILES
-from qloracle_conformance.errors import CannotRun, UsageError
-from qloracle_conformance.protocol import FUNCTIONS, LEVELS
-from qloracle_conformance.report import Judgement, Report
+from qloracle_conformance.calling import objects
+from qloracle_conformance.contract import dialects, presets
+from qloracle_conformance.contract.errors import CannotRun
+from qloracle_conformance.engine.verdicts import Judgement
+from qloracle_conformance.reports.report import Report
+from qloracle_conformance.running.options import check_arguments
 
 
 def verify(
@@ -44,15 +44,15 @@ def verify(
     >>> verify(dequantize_4bit)
     <Report: exit code 1; dequantize_4bit: L0 FAIL, L1 to L5 MISSING>
     """
-    from qloracle_conformance import verification
-    from qloracle_conformance.known import apply, read
-    from qloracle_conformance.process.callers import LocalCaller
+    from qloracle_conformance.calling.callers import LocalCaller
+    from qloracle_conformance.running import verify as verification
+    from qloracle_conformance.running.known import apply, read
 
     check_arguments(profile, require, ops, seed)
     only = ",".join(f"*/{name},*/{name}/*,*/{name}[*" for name in ops or ())
     declared = _declaration(dialect)
     entries = read(known) if known is not None else []
-    found = targets.target(obj)
+    found = objects.target(obj)
     if isinstance(found, str):
         report = verification.verify(
             [found], profile=profile, seed=seed, dialect=declared, only=only, require=require,
@@ -60,7 +60,7 @@ def verify(
         )  # fmt: skip
     else:
         report = Report(profile, seed, require=require, only=only)
-        judgement = Judgement(targets.name_of(found), profile="" if only else profile)
+        judgement = Judgement(objects.name_of(found), profile="" if only else profile)
         report.judgements.append(judgement)
         try:
             caller = LocalCaller(found, device or "")
@@ -96,11 +96,11 @@ def conformance_tests(
     """
     import pytest
 
-    from qloracle_conformance.suite import Failed, Suite
+    from qloracle_conformance.running.pytest_suite import Failed, Suite
 
     check_arguments(profile, require, None, seed)
     declared = _declaration(dialect)
-    suite = Suite(targets.target(impl), profile, device or "", seed, declared, require, known)
+    suite = Suite(objects.target(impl), profile, device or "", seed, declared, require, known)
 
     @pytest.mark.parametrize("check", suite.names())
     def test_conformance(check: str) -> None:
@@ -115,20 +115,6 @@ def conformance_tests(
 
 def _declaration(dialect: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
     """A preset by its name, or a declaration as an implementation would have it."""
-    declared = dialects.preset(dialect) if isinstance(dialect, str) else dialect or {}
+    declared = presets.preset(dialect) if isinstance(dialect, str) else dialect or {}
     dialects.check_declaration(declared)
     return declared
-
-
-def check_arguments(profile: str, require: str, ops: Sequence[str] | None, seed: int) -> None:
-    """UsageError for an option that means nothing; ImportError if Hypothesis is missing."""
-    if find_spec("hypothesis") is None:
-        raise ImportError("verify needs Hypothesis: pip install 'qloracle[verify]'")
-    if profile not in PROFILES:
-        raise UsageError(f"profile is {profile!r}; allowed: {', '.join(PROFILES)}")
-    if require and require not in LEVELS:
-        raise UsageError(f"require is {require!r}; allowed: {', '.join(LEVELS)}")
-    if isinstance(ops, str) or not set(ops or ()) <= set(FUNCTIONS):
-        raise UsageError(f"ops is {ops!r}; allowed: a list of {', '.join(FUNCTIONS)}")
-    if type(seed) is not int or seed < 0:
-        raise UsageError(f"seed is {seed!r}; allowed: a whole number >= 0")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from qloracle_conformance.suite import Suite
+    from qloracle_conformance.running.pytest_suite import Suite
 
 PACKAGE = Path(__file__).parent
 SUITE = PACKAGE / "suite.py"  # the one file of the package that is collected
@@ -49,7 +49,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 def pytest_sessionfinish() -> None:
     """End the child processes."""
-    suite = sys.modules.get("qloracle_conformance.suite")
+    suite = sys.modules.get("qloracle_conformance.running.pytest_suite")
     if suite is not None:
         suite.close_all()
 
@@ -65,16 +65,18 @@ class SuiteFile(pytest.File):
 
     def collect(self) -> Iterator[CheckItem]:
         """One item a check."""
-        from qloracle_conformance import api, dialects, targets
-        from qloracle_conformance.suite import Suite
+        from qloracle_conformance.calling import objects
+        from qloracle_conformance.contract import presets
+        from qloracle_conformance.running import options
+        from qloracle_conformance.running.pytest_suite import Suite
 
         o = self.config.option
         try:
-            api.check_arguments(o.qloracle_profile, o.qloracle_require, None, o.qloracle_seed)
-            dialect = dialects.preset(o.qloracle_dialect) if o.qloracle_dialect else None
+            options.check_arguments(o.qloracle_profile, o.qloracle_require, None, o.qloracle_seed)
+            dialect = presets.preset(o.qloracle_dialect) if o.qloracle_dialect else None
             for impl in dict.fromkeys(o.qloracle_impl):
                 suite = Suite(
-                    targets.target(impl), o.qloracle_profile, o.qloracle_device, o.qloracle_seed,
+                    objects.target(impl), o.qloracle_profile, o.qloracle_device, o.qloracle_seed,
                     dialect, o.qloracle_require, o.qloracle_known,
                 )  # fmt: skip
                 for check in suite.names():
@@ -97,7 +99,7 @@ class CheckItem(pytest.Item):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The failure in words; a traceback only for what is a fault of the kit."""
-        from qloracle_conformance.suite import Failed
+        from qloracle_conformance.running.pytest_suite import Failed
 
         if isinstance(excinfo.value, Failed):
             return str(excinfo.value)

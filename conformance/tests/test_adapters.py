@@ -17,11 +17,11 @@ import pytest
 
 import qloracle
 from qloracle_conformance import adapters
-from qloracle_conformance.errors import UsageError
-from qloracle_conformance.process import frameworks
-from qloracle_conformance.process.calling import offered
-from qloracle_conformance.process.loading import load, parse
-from qloracle_conformance.report import Judgement
+from qloracle_conformance.calling import frameworks
+from qloracle_conformance.calling.calls import offered
+from qloracle_conformance.calling.loading import load, parse
+from qloracle_conformance.contract.errors import UsageError
+from qloracle_conformance.engine.verdicts import Judgement
 from qloracle_conformance.reports.repro import loaders
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -253,7 +253,7 @@ def test_evaluation_refuses_what_it_cannot_pack_and_breaks_where_rows_hold_no_wh
 
 EMPTY = """
 import torch
-from qloracle_conformance.process.loading import load
+from qloracle_conformance.calling.loading import load
 layer = load("bitsandbytes.eval")
 weight = torch.zeros(1024, dtype=torch.uint8), torch.ones(32)
 print(layer.matmul_4bit(torch.ones(1, 64), *weight, shape=(32, 64)).shape, flush=True)

@@ -4,8 +4,8 @@ import textwrap
 
 import pytest
 
-from qloracle_conformance.errors import UsageError
-from qloracle_conformance.verification import verify
+from qloracle_conformance.contract.errors import UsageError
+from qloracle_conformance.running.verify import verify
 
 # Each kernel is the reference with one function replaced; the run is narrowed to what it concerns.
 HEAD = """

@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 
 import qloracle
-from qloracle_conformance import checks, engine, rational
-from qloracle_conformance.cases import Case
-from qloracle_conformance.checks import Check, Plan, all_checks
+from qloracle_conformance import engine
+from qloracle_conformance.calling.callers import ChildCaller, LocalCaller
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.errors import LoadError
+from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine import Engine, reduce
-from qloracle_conformance.errors import LoadError
-from qloracle_conformance.judging import judge_decoded
-from qloracle_conformance.process.callers import ChildCaller, LocalCaller
-from qloracle_conformance.protocol import FUNCTIONS
-from qloracle_conformance.verification import selector
+from qloracle_conformance.families import all_checks
+from qloracle_conformance.families.codes.judge import judge_decoded
+from qloracle_conformance.judging import checks
+from qloracle_conformance.judging.checks import Check, Plan
+from qloracle_conformance.judging.exact import rational
+from qloracle_conformance.running.verify import selector
 
 
 def only(*ids):
@@ -67,7 +70,7 @@ class TestSelfControl:
 
 
 def test_the_floor_of_comparisons_is_far_below_what_is_compared():
-    from qloracle_conformance.report import FLOORS
+    from qloracle_conformance.engine.verdicts import FLOORS
 
     judged = Engine(LocalCaller(qloracle), searching=False)
     judged.probe()

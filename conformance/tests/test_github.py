@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qloracle_conformance.known import Known
 from qloracle_conformance.reports import failures, github, markdown
-from qloracle_conformance.verification import verify
+from qloracle_conformance.running.known import Known
+from qloracle_conformance.running.verify import verify
 
 COMMANDS = ("error", "warning", "notice", "debug", "group", "endgroup", "add-mask", "stop-commands")
 

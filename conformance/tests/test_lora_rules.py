@@ -3,24 +3,27 @@
 import numpy as np
 import pytest
 
-from qloracle_conformance import dialects
-from qloracle_conformance.bounds import lora as bounds
-from qloracle_conformance.cases import Case
-from qloracle_conformance.checks import Plan
-from qloracle_conformance.inputs import lora as inputs
-from qloracle_conformance.inputs.values import full_mantissa
-from qloracle_conformance.mutants import (
-    lora,
-    lora_lawful,
-    lora_steps,
-    product_steps,
-    sums,
+from qloracle_conformance.contract import dialects
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.protocol import FLOAT_TYPES
+from qloracle_conformance.families.lora import bounds, inputs
+from qloracle_conformance.families.lora import s10_lora as s10
+from qloracle_conformance.judging.checks import Plan
+from qloracle_conformance.judging.numbers import full_mantissa
+from qloracle_conformance.judging.views import View, specified_levels
+from qloracle_conformance.mutants.lora import (
+    faulty as lora,
+)
+from qloracle_conformance.mutants.lora import (
+    lawful as lora_lawful,
+)
+from qloracle_conformance.mutants.lora import (
+    steps as lora_steps,
 )
 from qloracle_conformance.mutants.matrix import judge, spec_of
-from qloracle_conformance.protocol import FLOAT_TYPES
-from qloracle_conformance.rules import s10_lora as s10
-from qloracle_conformance.verification import verify
-from qloracle_conformance.views import View, specified_levels
+from qloracle_conformance.mutants.products import steps as product_steps
+from qloracle_conformance.mutants.products import sums
+from qloracle_conformance.running.verify import verify
 
 RESULTS = ("y", "dx", "da", "db")
 LOST = 2.0**-24  # added to 1 it is a tie, and rounded away

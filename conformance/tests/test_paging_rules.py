@@ -11,24 +11,32 @@ from hypothesis import HealthCheck, given, settings
 
 import qloracle
 from qloracle import paging
-from qloracle_conformance import plain_arrays, programs
-from qloracle_conformance.cases import Case
-from qloracle_conformance.checks import Plan
-from qloracle_conformance.engine import Engine, smaller_programs
-from qloracle_conformance.inputs import counted_programs, drawn_programs
-from qloracle_conformance.inputs import paging as inputs
-from qloracle_conformance.inputs.drafts import Draft, drawn
-from qloracle_conformance.oracle import f32
-from qloracle_conformance.plain_arrays import Nonsense
-from qloracle_conformance.process.callers import LocalCaller
-from qloracle_conformance.process.calling import Calls
-from qloracle_conformance.process.loading import load
-from qloracle_conformance.report import Judgement, Report, function_rows
+from qloracle_conformance.calling.callers import LocalCaller
+from qloracle_conformance.calling.calls import Calls
+from qloracle_conformance.calling.loading import load
+from qloracle_conformance.contract import programs
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.engine import Engine
+from qloracle_conformance.engine.verdicts import Judgement, function_rows
+from qloracle_conformance.families.paging import (
+    counted as counted_programs,
+)
+from qloracle_conformance.families.paging import directed as inputs
+from qloracle_conformance.families.paging import (
+    drawn as drawn_programs,
+)
+from qloracle_conformance.families.paging import plain_arrays
+from qloracle_conformance.families.paging import s12_paging as s12
+from qloracle_conformance.families.paging import s12b_books as s12b
+from qloracle_conformance.families.paging import smaller as smaller_programs
+from qloracle_conformance.families.paging.drafts import Draft, drawn
+from qloracle_conformance.families.paging.plain_arrays import Nonsense
+from qloracle_conformance.judging.checks import Plan
+from qloracle_conformance.judging.expected import f32
+from qloracle_conformance.judging.views import View
 from qloracle_conformance.reports import repro
-from qloracle_conformance.rules import s12_paging as s12
-from qloracle_conformance.rules import s12b_books as s12b
-from qloracle_conformance.verification import judge
-from qloracle_conformance.views import View
+from qloracle_conformance.reports.report import Report
+from qloracle_conformance.running.verify import judge
 
 VIEW = View("make_pager", "", {}, f32(1))
 PLAN = Plan(VIEW, "smoke", 1)

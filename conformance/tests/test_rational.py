@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import qloracle
-from qloracle_conformance import rational, softfloat
+from qloracle_conformance.judging.exact import rational, softfloat
 
 QUANT_TYPES = ["nf4", "fp4"]
 TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -27,7 +27,9 @@ def codes(x, **options):
 
 
 def test_it_shares_no_code_with_the_reference():
-    code = "import sys, qloracle_conformance.rational; print('qloracle' in sys.modules)"
+    code = (
+        "import sys, qloracle_conformance.judging.exact.rational; print('qloracle' in sys.modules)"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
 

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from qloracle_conformance import reports
-from qloracle_conformance.known import Known
 from qloracle_conformance.reports import failures, files, json_file, junit, markdown
-from qloracle_conformance.verification import verify
+from qloracle_conformance.running.known import Known
+from qloracle_conformance.running.verify import verify
 
 # A wrong code, a wrong form, a swapped nibble, a refusal with wild words, and functions left out.
 KERNEL = r"""

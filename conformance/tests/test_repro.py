@@ -15,16 +15,17 @@ import pytest
 from hypothesis import given, settings
 
 import qloracle
-from qloracle_conformance.cases import Case
+from qloracle_conformance.calling.callers import LocalCaller
+from qloracle_conformance.calling.loading import load
+from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.engine.runs import CheckRun, Failure
-from qloracle_conformance.judging import Mismatch, show
-from qloracle_conformance.process.callers import LocalCaller
-from qloracle_conformance.process.loading import load
-from qloracle_conformance.report import Judgement
+from qloracle_conformance.engine.verdicts import Judgement
+from qloracle_conformance.judging.compare import Mismatch
+from qloracle_conformance.judging.text import show, value_of
+from qloracle_conformance.judging.views import View
 from qloracle_conformance.reports import repro
 from qloracle_conformance.reports.repro import literals, loaders, verdicts
-from qloracle_conformance.verification import judge, verify
-from qloracle_conformance.views import View
+from qloracle_conformance.running.verify import judge, verify
 
 RUN = """
 import runpy, sys
@@ -508,4 +509,4 @@ def test_a_large_array_is_written_in_lines():
 def test_what_the_report_shows_is_read_back_exactly(bits, dtype):
     number = np.array([bits], np.uint32).view(dtype)[0]
     if not np.isnan(np.float64(number)):
-        assert verdicts.value(show(number)) == float(number)
+        assert value_of(show(number)) == float(number)

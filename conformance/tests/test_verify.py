@@ -10,9 +10,10 @@ import time
 
 import pytest
 
-from qloracle_conformance import differences, known
-from qloracle_conformance.errors import UsageError
-from qloracle_conformance.verification import verify
+from qloracle_conformance.contract.errors import UsageError
+from qloracle_conformance.reports import differences
+from qloracle_conformance.running import known
+from qloracle_conformance.running.verify import verify
 
 # Eight lines, one function, no import of ours.
 MY_KERNELS = """\
@@ -170,7 +171,7 @@ def test_a_file_that_is_no_report_is_a_usage_error(tmp_path, text):
 
 
 def run_command(*arguments, **options):
-    command = [sys.executable, "-m", "qloracle_conformance.cli", *arguments]
+    command = [sys.executable, "-m", "qloracle_conformance.commands.main", *arguments]
     return subprocess.run(
         command, check=False, capture_output=True, text=True, timeout=120, **options
     )
@@ -222,7 +223,7 @@ def test_ctrl_c_leaves_a_report_marked_partial(kernel, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "qloracle_conformance.cli",
+        "qloracle_conformance.commands.main",
         "verify",
         path,
         "--report",

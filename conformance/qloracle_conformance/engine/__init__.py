@@ -13,21 +13,21 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
-from qloracle_conformance import probe
-from qloracle_conformance.cases import Answer, Case
-from qloracle_conformance.checks import Check, Plan, all_checks
-from qloracle_conformance.dialects import check_declaration
+from qloracle_conformance.calling.callers import Caller
+from qloracle_conformance.contract.cases import Answer, Case
+from qloracle_conformance.contract.dialects import check_declaration
+from qloracle_conformance.contract.errors import LoadError
+from qloracle_conformance.contract.protocol import FUNCTIONS
+from qloracle_conformance.contract.scope import Scope, check_limits
 from qloracle_conformance.engine import ledger as ledgers
-from qloracle_conformance.engine import reduce
+from qloracle_conformance.engine import probe, reduce
 from qloracle_conformance.engine.examining import Examination
 from qloracle_conformance.engine.ledger import Ledger
 from qloracle_conformance.engine.runs import CheckRun, Failure
-from qloracle_conformance.errors import LoadError
-from qloracle_conformance.judging import Mismatch, Outcome, Values
-from qloracle_conformance.process.callers import Caller
-from qloracle_conformance.protocol import FUNCTIONS
-from qloracle_conformance.scope import Scope, check_limits
-from qloracle_conformance.views import View
+from qloracle_conformance.families import all_checks
+from qloracle_conformance.judging.checks import Check, Plan
+from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
+from qloracle_conformance.judging.views import View
 
 TROUBLES = 2  # crashes or time-outs of one function after which it is left alone
 MAIN_TABLES = ("nf4", "signed", "")

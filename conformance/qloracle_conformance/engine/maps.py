@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qloracle_conformance import oracle
-from qloracle_conformance.cases import Case
-from qloracle_conformance.judging import Wrong, blocks_of, under_its_map
-from qloracle_conformance.oracle import Blocks
-from qloracle_conformance.views import View
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.compare import Wrong, blocks_of, under_its_map
+from qloracle_conformance.judging.expected import Blocks
+from qloracle_conformance.judging.views import View
 
 ROWS, CELLS = 64, 64  # of a map: more blocks are cut off, wider blocks are binned
 FLIPS = 24  # pairs of codes that are told
@@ -45,7 +45,7 @@ def error_map(case: Case, wrong: Wrong, view: View) -> ErrorMap:
     """Draw the wrong elements of a failing case."""
     blocks = blocks_of(case, view) if wrong.result in BY_ELEMENT else None
     if blocks is None or blocks.index.size != wrong.size:
-        blocks = oracle.blocks_of((wrong.size,), CELLS)
+        blocks = expected.blocks_of((wrong.size,), CELLS)
     touched = blocks.index[wrong.at]
     first = int(touched.min()) if int(touched.max()) >= ROWS else 0
     lanes = -(-blocks.blocksize // CELLS)

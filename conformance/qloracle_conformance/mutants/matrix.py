@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from qloracle_conformance.cases import digest
+from qloracle_conformance.calling import loading
+from qloracle_conformance.calling.callers import LocalCaller
+from qloracle_conformance.calling.calls import declarations, offered
+from qloracle_conformance.contract.cases import digest
+from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine import Engine
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.mutants import LAWFUL, MUTANTS, here, story
 from qloracle_conformance.mutants.parts import Right
-from qloracle_conformance.process import loading
-from qloracle_conformance.process.callers import LocalCaller
-from qloracle_conformance.process.calling import declarations, offered
 
 WRONG = ("FAIL", "ERROR", "CRASH", "TIMEOUT")
 BOUNDED = ("S8", "S9", "S10", "S11", "S11b")  # rules that allow an error, with a derived bound
@@ -82,7 +83,7 @@ def spec_of(mutant: type | str) -> str:
     """The text IMPL by which a mutant is loaded, in this process or in another one.
 
     >>> spec_of(MUTANTS[0])
-    'qloracle_conformance.mutants.l0.tables:FourDecimals'
+    'qloracle_conformance.mutants.codes.tables:FourDecimals'
     """
     if isinstance(mutant, str):
         return mutant
@@ -161,7 +162,7 @@ def own_part(mutant: object) -> object:
     """
     right = {name for name in offered(Right) if getattr(mutant, name, None) is getattr(Right, name)}
     own = [name for name in offered(mutant) if name not in right]
-    own += ["dequantize_nested"] * ("quantize_nested" in own)
+    own += [FUNCTIONS[name].decoder for name in own if FUNCTIONS[name].decoder]
     own += [name for name in ("save_paged", "load_paged") if hasattr(mutant, name)]
     return SimpleNamespace(**{name: getattr(mutant, name) for name in own}, **declarations(mutant))
 

@@ -8,6 +8,7 @@ the scale, in the comparison, in the packing, in the block index.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -49,6 +50,29 @@ class Right:
     qlora_backward: ClassVar[Any] = staticmethod(qloracle.qlora_backward)
     adam_step: ClassVar[Any] = staticmethod(qloracle.adam_step)
     adam_step_8bit: ClassVar[Any] = staticmethod(qloracle.adam_step_8bit)
+
+
+def fault(kills: str, story: str, **functions: Step) -> type[Right]:
+    """A faulty implementation as one row: the rule that kills it, its story, what it replaces.
+
+    The story says in one sentence what is wrong and ends in its source.  The row gets its name
+    from the variable that holds it (`catalogue`).
+
+    >>> fault("S8", "The offset is lost.", dequantize_absmax=lambda codes, *_: codes).kills
+    'S8'
+    """
+    return _row(story, functions, kills=kills)
+
+
+def variant(adopts: str, story: str, **functions: Step) -> type[Right]:
+    """A lawful implementation as one row: what the kit must print, its story, its functions."""
+    return _row(story, functions, adopts=adopts, lawful=True)
+
+
+def _row(story: str, functions: Mapping[str, Step], **facts: Any) -> type[Right]:
+    body = {name: staticmethod(function) for name, function in functions.items()}
+    where = sys._getframe(2).f_globals["__name__"]  # the module that writes the row
+    return type("Row", (Right,), {"__doc__": story, "__module__": where, **body, **facts})
 
 
 # ---- the steps of a quantizer --------------------------------------------------------------------

@@ -9,12 +9,20 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from qloracle_conformance import rules
-from qloracle_conformance.report import BAD, BROKEN
+from qloracle_conformance import families
+from qloracle_conformance.contract.protocol import FUNCTIONS
+from qloracle_conformance.engine.verdicts import BAD, BROKEN
 
 Check = Mapping[str, Any]
+
+# A wrong scale shows in the codes, a wrong product in the table that a decoder seems to have.
+CAUSES = (
+    "P1", "S4", "S6", "S3", "S7", "S1", "S2", "S5", "S8", "S9", "S10", "S11", "S11b", "S12", "S12b",
+    "P2", "P3", "P4", "P5",
+)  # fmt: skip
 
 MEANINGS = {
     0: "every function offered passed within its printed scope",
@@ -43,6 +51,37 @@ def versions(implementation: Mapping[str, Any]) -> list[str]:
     return [*found, *([f"on {device}"] if device else [])]
 
 
+def outcome(report: Mapping[str, Any]) -> str:
+    """How a run ended, in one sentence with its exit code."""
+    code, implementations = exit_code(report), report["implementations"]
+    judged = [one for one in implementations if one["status"] != "NOT_RUN"]
+    failing = [one for one in judged if one["status"] != "OK" or faults(one)]
+    if code == 1 and failing and not report["unmet"] and not report["known_problems"]:
+        of = f"{len(failing)} of {len(judged)} " if len(judged) > 1 else ""
+        names = "" if of else f"{failing[0]['name']} "
+        has = "have faults" if len(failing) > 1 else "has a fault"
+        return f"{of}{names}{has}: exit code 1"
+    expected = sum(c["status"] == "XFAIL" for one in judged for c in one["checks"])
+    if code == 0 and expected:
+        checks = f"{expected} check{'s' if expected > 1 else ''} failed as expected"
+        return f"{checks}, every other one passed within its printed scope: exit code 0"
+    return f"{MEANINGS[code]}: exit code {code}"
+
+
+def view(fault: Fault) -> str:
+    """The function that is wrong, with its tables where it has several."""
+    tables = dict.fromkeys(check["table"] for check in fault.checks if check["table"])
+    listed = f"[{', '.join(tables)}]" if tables else ""
+    return f"{fault.first.first['function']}{listed}"
+
+
+def scripts(name: str, entry: Entry, files: Mapping[str, Path]) -> list[Path]:
+    """The scripts of an entry, seen from the current folder if they lie in it."""
+    keys = [key(name, check["id"]) for check in entry.checks]
+    paths, here = dict.fromkeys(files[k] for k in keys if k in files), Path.cwd()
+    return [p.relative_to(here) if p.is_relative_to(here) else p for p in paths]
+
+
 def limits(report: Mapping[str, Any]) -> list[str]:
     """Why the report is less than a verdict, in words that nobody overlooks."""
     found = ["PARTIAL: the run was interrupted; this is no verdict"] if report["partial"] else []
@@ -56,7 +95,7 @@ def statement(rule: str) -> str:
     >>> statement("S4")
     'absmax = max |x| of the block, exact, in float32; 0 stays 0.'
     """
-    words = " ".join(rules.statement(rule).split()).removeprefix(f"{rule}. ")
+    words = " ".join(families.statement(rule).split()).removeprefix(f"{rule}. ")
     return re.split(r"(?<=\.) ", words, maxsplit=1)[0]
 
 
@@ -120,6 +159,65 @@ def _identity(check: Check) -> str:
     where = [failure[name] for name in ("input", "result", "index", "got", "expected")]
     where[0] = {name: value for name, value in where[0].items() if name != "note"}
     return json.dumps([check["status"], where], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: the entry that speaks for it, and others that differ by table only.
+
+    `after` names a function that fails as well and that this one builds on, '' if there is none.
+    """
+
+    entries: list[Entry]
+    after: str = ""
+
+    @property
+    def first(self) -> Entry:
+        """The entry that speaks for all."""
+        return self.entries[0]
+
+    @property
+    def checks(self) -> list[Check]:
+        """Every failing check that shows this fault."""
+        return [check for entry in self.entries for check in entry.checks]
+
+
+def faults(implementation: Mapping[str, Any]) -> list[Fault]:
+    """Group the failing checks by what is wrong, causes before what may follow from them.
+
+    Checks that fail on the same input are one fault; so are those of one rule that show the same
+    result of a function wrong, whatever the table and the layer, and all forms of arrays (P5).
+    Functions come in the order of the levels, rules in the order of `CAUSES`.  A function that
+    builds on one that fails comes last, and says so.
+    """
+    groups: dict[tuple[Any, ...], list[Entry]] = {}
+    for found in entries(implementation):
+        groups.setdefault(_kind(found), []).append(found)
+    broken = {group[0].first["function"] for group in groups.values()}
+    alone = [Fault(group, _base(group[0].first["function"], broken)) for group in groups.values()]
+    return sorted(alone, key=lambda fault: (bool(fault.after), _rank(fault)))
+
+
+def _kind(entry: Entry) -> tuple[Any, ...]:
+    """Equal for entries that show one fault."""
+    check, failure = entry.first, entry.first["failure"]
+    fields = tuple(sorted({str(finding["field"]) for finding in entry.findings}))
+    rule = min((check["rule"] for check in entry.checks), key=CAUSES.index)
+    result = failure["result"].removeprefix("second moment of ") if failure else ""
+    if rule == "P5":
+        return check["function"], rule
+    return check["function"], check["status"], fields or (rule, result)
+
+
+def _base(function: str, broken: set[str]) -> str:
+    """A function that fails and that this one builds on."""
+    return next((base for base in families.MEMBERS[function].builds_on if base in broken), "")
+
+
+def _rank(fault: Fault) -> tuple[int, int]:
+    """Functions in the order of the protocol, then rules: what stands first may cause the rest."""
+    rules = [CAUSES.index(check["rule"]) for check in fault.checks]
+    return list(FUNCTIONS).index(fault.first.first["function"]), min(rules)
 
 
 def entry(implementation: Mapping[str, Any], check: Check) -> Entry:

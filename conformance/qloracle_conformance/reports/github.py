@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qloracle_conformance.process.loading import parse
+from qloracle_conformance.calling.loading import parse
 from qloracle_conformance.reports import failures, markdown
 from qloracle_conformance.reports.failures import Entry
 from qloracle_conformance.reports.files import printable

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from qloracle_conformance.report import level_lines
+from qloracle_conformance.engine.verdicts import level_lines
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.failures import Entry
 from qloracle_conformance.reports.files import printable

@@ -10,11 +10,11 @@ import re
 from pathlib import Path
 
 import qloracle
-from qloracle_conformance.cases import Case, digest
+from qloracle_conformance.calling.calls import keywords
+from qloracle_conformance.contract.cases import Case, digest
+from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS
 from qloracle_conformance.engine.runs import CheckRun, Failure
-from qloracle_conformance.process.calling import keywords
-from qloracle_conformance.protocol import FLOAT_TYPES, FUNCTIONS
-from qloracle_conformance.report import BAD, BROKEN, Judgement
+from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement
 from qloracle_conformance.reports.failures import statement
 from qloracle_conformance.reports.files import write
 from qloracle_conformance.reports.repro import handing, literals, loaders, programs, verdicts
@@ -55,7 +55,7 @@ def script(judgement: Judgement, check: CheckRun) -> str:
         return ""  # (a second oracle that fails is no fault of the implementation's)
     views = [v for v in judgement.views if (v.function, v.table) == (check.function, check.table)]
     framework = judgement.declared.get("arrays") or "numpy"
-    if check.function == "make_pager":
+    if FUNCTIONS[check.function].tool:
         return _whole(check, load, [*_inputs(failure.case), *_program(judgement, check, failure)])
     varied = list(failure.case.arrays) if check.rule == "P2" else _varied(failure.case)
     body = [
@@ -162,10 +162,11 @@ def _call(case: Case, varied: list[str], framework: str) -> list[str]:
 
 def _expression(case: Case, positional: list[str], named: dict[str, str]) -> str:
     """The call as an expression; an opaque state is decoded at once."""
-    dtype = named.pop("dtype", "") if case.function == "quantize_nested" else ""
+    decoder = FUNCTIONS[case.function].decoder
+    dtype = named.pop("dtype", "") if decoder else ""
     arguments = [*positional, *(f"{name}={text}" for name, text in named.items())]
     call = f"implementation.{case.function}({', '.join(arguments)})"
-    return f"implementation.dequantize_nested({call}, {dtype})" if dtype else call
+    return f"implementation.{decoder}({call}, {dtype})" if dtype else call
 
 
 def _option(name: str, value: object, framework: str) -> str:

@@ -5,10 +5,10 @@ A script for an implementation on NumPy arrays needs none of this: its `fresh` g
 
 from __future__ import annotations
 
-from qloracle_conformance.cases import Case
+from qloracle_conformance.calling.frameworks import DELAY, OFFSET, POISON, device_for
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.protocol import result_forms
 from qloracle_conformance.engine.runs import Failure
-from qloracle_conformance.process.frameworks import DELAY, OFFSET, POISON, device_for
-from qloracle_conformance.protocol import due_results
 from qloracle_conformance.reports.repro.literals import string, type_name
 
 MOVE = {
@@ -135,6 +135,6 @@ def _give(framework: str, case: Case) -> str:
 
 def buffers(case: Case, give: str) -> str:
     """What a call passes as `out`: buffers that hold other bits before."""
-    due = due_results(case.function, case.arrays, case.options)
-    found = [f"{give}(poisoned({d.shape}, {type_name(d.dtype)}))" for d in due]
+    forms = result_forms(case.function, case.arrays, case.options)
+    found = [f"{give}(poisoned({form.shape}, {type_name(form.dtype)}))" for form in forms]
     return f"({', '.join(found)})" if len(found) > 1 else found[0]

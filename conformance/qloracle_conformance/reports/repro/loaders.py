@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from qloracle_conformance import adapters
-from qloracle_conformance.errors import UsageError
-from qloracle_conformance.process.loading import Place, parse
-from qloracle_conformance.report import Judgement
+from qloracle_conformance.calling.loading import Place, parse
+from qloracle_conformance.contract.errors import UsageError
+from qloracle_conformance.engine.verdicts import Judgement
 from qloracle_conformance.reports.repro.literals import string
 
 KIT = "qloracle_conformance."  # our own adapters lie here; a script must not import them

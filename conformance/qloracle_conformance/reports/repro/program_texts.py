@@ -2,7 +2,7 @@
 
 import inspect
 
-from qloracle_conformance.books import COUNTERS, SIZES, books_of, whole_number
+from qloracle_conformance.contract.books import COUNTERS, SIZES, books_of, whole_number
 
 STEPS = """\
 def run_steps(pager, step_of, handles, sizes, grads, counts, part):

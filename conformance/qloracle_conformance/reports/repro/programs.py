@@ -12,16 +12,16 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from qloracle_conformance import plain_arrays, programs
-from qloracle_conformance.books import if_offered
-from qloracle_conformance.cases import Case
+from qloracle_conformance.calling import steps
+from qloracle_conformance.contract import programs
+from qloracle_conformance.contract.books import if_offered
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.programs import BLOCK, LR, Operation
 from qloracle_conformance.engine.runs import CheckRun, Failure
-from qloracle_conformance.process import steps
-from qloracle_conformance.programs import BLOCK, LR, Operation
-from qloracle_conformance.report import BROKEN
+from qloracle_conformance.engine.verdicts import BROKEN
+from qloracle_conformance.families.paging import plain_arrays, s12_paging, s12b_books
 from qloracle_conformance.reports.repro.literals import string, type_name, wrapped
 from qloracle_conformance.reports.repro.program_texts import FILES, FREED, ON_NUMPY, SHOWN, STEPS
-from qloracle_conformance.rules import s12_paging, s12b_books
 
 Lines = list[str]
 
