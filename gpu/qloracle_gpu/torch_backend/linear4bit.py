@@ -219,9 +219,6 @@ def row_chunks(
 def _levels(packed: Tensor, start: int, stop: int, quant_type: str) -> Tensor:
     """Return the levels of the elements start to stop of the flat weight (S6)."""
     some, odd = packed[start // 2 : (stop + 1) // 2], start % 2  # odd: begins with a low nibble
-    if quant_type == "int4":  # a code names nothing
-        codes = torch.stack([some >> 4, some & 15], dim=1).view(-1)[odd : odd + stop - start]
-        values.codes_below(f"packed codes from element {start} on", codes, 15)
     pairs = tables.pairs(quant_type, packed.device).index_select(0, some.int())
     return pairs.view(torch.float32)[odd : odd + stop - start]
 
