@@ -1,8 +1,8 @@
 """The conformance kit: judges anybody's QLoRA kernels against the executable specification.
 
 An implementation is any module, object or file that offers some of the functions of
-`qloracle_conformance.protocol` under their names.  From the shell ``qloracle verify IMPL``, from
-Python `verify` and `conformance_tests`, from pytest ``--qloracle-impl IMPL``.
+`qloracle_conformance.contract.protocol` under their names.  From the shell ``qloracle verify
+IMPL``, from Python `verify` and `conformance_tests`, from pytest ``--qloracle-impl IMPL``.
 """
 
 # Nothing is imported here: pytest loads this package in every run of an environment that has it.

@@ -9,20 +9,31 @@ import numpy as np
 import pytest
 
 import qloracle
-from qloracle_conformance import dialects
-from qloracle_conformance.bounds import adam as bounds
-from qloracle_conformance.bounds import within
-from qloracle_conformance.checks import Plan
+from qloracle_conformance.calling.callers import LocalCaller
+from qloracle_conformance.calling.calls import declarations
+from qloracle_conformance.calling.loading import load
+from qloracle_conformance.contract import dialects
 from qloracle_conformance.engine import Engine, reduce
-from qloracle_conformance.inputs import adam as inputs
-from qloracle_conformance.mutants import adam, adam_8bit, adam_lawful, adam_steps, story
+from qloracle_conformance.families.adam import bounds, inputs
+from qloracle_conformance.families.adam import s11_adam as s11
+from qloracle_conformance.families.adam import s11b_adam_8bit as s11b
+from qloracle_conformance.judging.bounds import within
+from qloracle_conformance.judging.checks import Plan
+from qloracle_conformance.judging.views import View, specified_levels
+from qloracle_conformance.mutants import story
+from qloracle_conformance.mutants.adam import (
+    faulty as adam,
+)
+from qloracle_conformance.mutants.adam import (
+    faulty_8bit as adam_8bit,
+)
+from qloracle_conformance.mutants.adam import (
+    lawful as adam_lawful,
+)
+from qloracle_conformance.mutants.adam import (
+    steps as adam_steps,
+)
 from qloracle_conformance.mutants.matrix import judge, spec_of
-from qloracle_conformance.process.callers import LocalCaller
-from qloracle_conformance.process.calling import declarations
-from qloracle_conformance.process.loading import load
-from qloracle_conformance.rules import s11_adam as s11
-from qloracle_conformance.rules import s11b_adam_8bit as s11b
-from qloracle_conformance.views import View, specified_levels
 
 N = 4000
 EPS = 1e-8
@@ -436,5 +447,5 @@ def test_bitsandbytes_8_bit_adam_on_a_cpu_gives_zero_the_code_131():
     """So parameters that never had a gradient drift."""
     check = "S11b/adam_step_8bit/zeros"
     failing, _ = judged(f"module:{ADAPTERS}.bnb", only=lambda name: name == check)
-    assert failing[check].message.startswith("m_codes[1] is 131, due 127")
+    assert failing[check].message.startswith("m_codes[1] is 131, expected 127")
     assert failing[check].failure.case.arrays["grad"].tolist() == [1, 0]

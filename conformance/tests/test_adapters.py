@@ -17,11 +17,11 @@ import pytest
 
 import qloracle
 from qloracle_conformance import adapters
-from qloracle_conformance.errors import UsageError
-from qloracle_conformance.process import frameworks
-from qloracle_conformance.process.calling import offered
-from qloracle_conformance.process.loading import load, parse
-from qloracle_conformance.report import Judgement
+from qloracle_conformance.calling import frameworks
+from qloracle_conformance.calling.calls import offered
+from qloracle_conformance.calling.loading import load, parse
+from qloracle_conformance.contract.errors import UsageError
+from qloracle_conformance.engine.verdicts import Judgement
 from qloracle_conformance.reports.repro import loaders
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -253,7 +253,7 @@ def test_evaluation_refuses_what_it_cannot_pack_and_breaks_where_rows_hold_no_wh
 
 EMPTY = """
 import torch
-from qloracle_conformance.process.loading import load
+from qloracle_conformance.calling.loading import load
 layer = load("bitsandbytes.eval")
 weight = torch.zeros(1024, dtype=torch.uint8), torch.ones(32)
 print(layer.matmul_4bit(torch.ones(1, 64), *weight, shape=(32, 64)).shape, flush=True)
@@ -394,6 +394,21 @@ def test_a_wrong_branch_is_seen(function):
     for changed in ({"mask": inverted}, {"scaling": 0.3333}, {"a": case["a"] * one}):
         found, _ = adapted(case | changed, function)
         assert max(worst(got, *expected) for got, expected in zip(found, due, strict=True)) > 1
+
+
+@known_release
+@pytest.mark.parametrize("shape", [(2, 1), (1, 2)])
+def test_two_weights_raise_in_the_backward_pass_of_bitsandbytes_alone(shape):
+    """Their one byte has one row: `dequantize_4bit` takes that for a transposed weight."""
+    layer = bitsandbytes.nn.Linear4bit(*shape[::-1], bias=False, quant_type="nf4")
+    layer.weight = bitsandbytes.nn.Params4bit(torch.ones(shape), quant_type="nf4", module=layer)
+    x = torch.ones(1, shape[1], requires_grad=True)
+    y = layer.to("cpu")(x)
+    assert y.shape == (1, shape[0])
+    decoded = bitsandbytes.functional.dequantize_4bit(layer.weight, layer.weight.quant_state)
+    assert decoded.shape == shape[::-1]
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        y.sum().backward()
 
 
 def test_a_mask_of_ones_is_no_mask():

@@ -8,7 +8,7 @@ import pytest
 import qloracle
 import qloracle_conformance
 from qloracle_conformance import verify
-from qloracle_conformance.errors import UsageError
+from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.reports import json_file
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from qloracle_conformance.process import frameworks
-from qloracle_conformance.process.callers import LocalCaller
-from qloracle_conformance.protocol import FLOAT_TYPES
-from qloracle_conformance.verification import verify
+from qloracle_conformance.calling import frameworks
+from qloracle_conformance.calling.callers import LocalCaller
+from qloracle_conformance.contract.protocol import FLOAT_TYPES
+from qloracle_conformance.running.verify import verify
 
 TORCH_KERNEL = (Path(__file__).with_name("data") / "torch_kernel.py").read_text()
 

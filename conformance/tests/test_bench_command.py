@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from qloracle_conformance import bench_command
-from qloracle_conformance.cli import app
-from qloracle_conformance.errors import UsageError
+from qloracle_conformance.commands import bench as bench_command
+from qloracle_conformance.commands.main import app
+from qloracle_conformance.contract.errors import UsageError
 
 TIMED = {"case": "adam float32", "figures": {"share of roof": 0.9}}
 UNTIMED = {"case": "adam float32", "not_measured": "out of memory"}

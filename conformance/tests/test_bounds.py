@@ -3,8 +3,8 @@
 import numpy as np
 
 import qloracle
-from qloracle_conformance.cases import Case
-from qloracle_conformance.rules.s08_nested import judge_offset
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.families.nested.s08_nested import judge_offset
 
 NO_VIEW = None  # the offset is judged without a dialect
 

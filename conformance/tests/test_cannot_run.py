@@ -14,12 +14,12 @@ import pytest
 import qloracle_conformance
 from qloracle_conformance import adapters
 from qloracle_conformance import verify as verify_object
-from qloracle_conformance.errors import CannotRun, UsageError
-from qloracle_conformance.known import Known
-from qloracle_conformance.process import frameworks
-from qloracle_conformance.process.loading import load, parse
+from qloracle_conformance.calling import frameworks
+from qloracle_conformance.calling.loading import load, parse
+from qloracle_conformance.contract.errors import CannotRun, UsageError
 from qloracle_conformance.reports import github, html, junit, markdown
-from qloracle_conformance.verification import found_here, verify
+from qloracle_conformance.running.known import Known
+from qloracle_conformance.running.verify import found_here, verify
 
 REASON = "needs a compiler: g++ is not on this machine"
 AWAY = f"""
@@ -50,7 +50,7 @@ def kernel(tmp_path):
 
 def command(*arguments):
     run = subprocess.run(
-        [sys.executable, "-m", "qloracle_conformance.cli", *arguments],
+        [sys.executable, "-m", "qloracle_conformance.commands.main", *arguments],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     return run.returncode, run.stdout.splitlines()

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qloracle_conformance.known import Known, failing, read, text
-from qloracle_conformance.protocol import LEVELS
-from qloracle_conformance.report import Judgement
+from qloracle_conformance.contract.protocol import LEVELS
+from qloracle_conformance.engine.verdicts import Judgement
 from qloracle_conformance.reports import failures
-from qloracle_conformance.verification import verify
+from qloracle_conformance.running.known import Known, failing, read, text
+from qloracle_conformance.running.verify import verify
 
 DOCS = Path(__file__).parents[1] / "docs"
 JOBS = ("github-cpu.yml", "github-gpu.yml", "gitlab.yml")
@@ -107,7 +107,7 @@ WORSE = FAULTY.replace(
 
 def command(*arguments, **options):
     return subprocess.run(
-        [sys.executable, "-m", "qloracle_conformance.cli", *arguments],
+        [sys.executable, "-m", "qloracle_conformance.commands.main", *arguments],
         check=False, capture_output=True, text=True, timeout=300, **options,
     )  # fmt: skip
 

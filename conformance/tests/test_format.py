@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import qloracle
-from qloracle_conformance import dialects
-from qloracle_conformance.checks import all_checks
+from qloracle_conformance.contract import dialects
+from qloracle_conformance.families import all_checks
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = REPOSITORY / "reference" / "tests" / "data"

@@ -46,7 +46,7 @@ def run(folder, *command):
 @pytest.fixture(scope="module")
 def calls(folder):
     """The smallest input of each failing check, as the command line reports it."""
-    run(folder, "qloracle_conformance.cli", "verify", "kernel.py", "--report", "out")
+    run(folder, "qloracle_conformance.commands.main", "verify", "kernel.py", "--report", "out")
     report = json.loads((folder / "out" / "report.json").read_text())
     checks = report["implementations"][0]["checks"]
     return {c["id"]: c["failure"]["call"] for c in checks if c["failure"]}

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from qloracle_conformance import verify
-from qloracle_conformance.process.loading import load
+from qloracle_conformance.calling.loading import load
 
 NEEDED = ("torch", "bitsandbytes", "peft", "jax", "optax")
 missing = [library for library in NEEDED if find_spec(library) is None]

@@ -11,10 +11,10 @@ import pytest
 
 import qloracle
 import qloracle_conformance
-from qloracle_conformance.process.callers import ChildCaller, LocalCaller
-from qloracle_conformance.process.loading import parse
-from qloracle_conformance.process.worker import told
-from qloracle_conformance.verification import found_here, verify
+from qloracle_conformance.calling.callers import ChildCaller, LocalCaller
+from qloracle_conformance.calling.loading import parse
+from qloracle_conformance.calling.worker import told
+from qloracle_conformance.running.verify import found_here, verify
 from qloracle_gpu.managed import capability, standin
 
 SCHEMA = Path(qloracle_conformance.__file__).parent / "reports" / "report.schema.json"
@@ -26,7 +26,7 @@ no_gpu = pytest.mark.skipif(not capability.query().reason, reason="there is a GP
 
 def command(*arguments):
     run = subprocess.run(
-        [sys.executable, "-m", "qloracle_conformance.cli", *arguments],
+        [sys.executable, "-m", "qloracle_conformance.commands.main", *arguments],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     return run.returncode, run.stdout

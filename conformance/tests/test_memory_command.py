@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from qloracle import memory
-from qloracle_conformance import memory_command
-from qloracle_conformance.cli import app
-from qloracle_conformance.errors import UsageError
+from qloracle_conformance.commands import memory as memory_command
+from qloracle_conformance.commands.main import app
+from qloracle_conformance.contract.errors import UsageError
 
 PICTURES = ("memory.png", "timeline.png")
 
@@ -28,7 +28,7 @@ def here(tmp_path, monkeypatch):
 
 def test_a_user_s_run_from_any_folder(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "qloracle_conformance.cli", "memory",
+        [sys.executable, "-m", "qloracle_conformance.commands.main", "memory",
          "--model", "llama-65b", "--seq", "512"],
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
@@ -165,7 +165,7 @@ def test_a_picture_that_cannot_be_written_is_bad_input(here):
 @pytest.mark.parametrize("arguments", [["--model", "x"], ["--seq", "many"], ["--capacity", "big"]])
 def test_bad_input_exits_with_2(tmp_path, arguments):
     done = subprocess.run(
-        [sys.executable, "-m", "qloracle_conformance.cli", "memory", *arguments],
+        [sys.executable, "-m", "qloracle_conformance.commands.main", "memory", *arguments],
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")

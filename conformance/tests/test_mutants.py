@@ -5,17 +5,10 @@ import io
 
 import pytest
 
-from qloracle_conformance import dialects
-from qloracle_conformance.mutants import (
-    LAWFUL,
-    MUTANTS,
-    PAGING,
-    catalogue,
-    lora_lawful,
-    products_lawful,
-    story,
-)
-from qloracle_conformance.mutants.command import line, table
+from qloracle_conformance.commands.mutants import line, table
+from qloracle_conformance.contract import dialects
+from qloracle_conformance.mutants import LAWFUL, MUTANTS, catalogue, paging, story
+from qloracle_conformance.mutants.lora import lawful as lora_lawful
 from qloracle_conformance.mutants.matrix import (
     idle_checks,
     judge,
@@ -26,12 +19,13 @@ from qloracle_conformance.mutants.matrix import (
     spec_of,
     twins,
 )
+from qloracle_conformance.mutants.products import lawful as products_lawful
 
 PRODUCTS = (("S9", products_lawful), ("S10", lora_lawful))
 LINEAR = "weights", "integers", "one_hot", "swamped", "shapes", "moment"
 ADAPTER = "integers", "rounding", "shapes"
 LAYERS = dict.fromkeys(dialects.LINEAR, LINEAR) | {
-    function: (*ADAPTER, *["weights"] * ("qlora" in function)) for function in dialects.ADAPTERS
+    function: (*ADAPTER, *["weights"] * ("qlora" in function)) for function in dialects.LORA
 }
 
 
@@ -49,7 +43,7 @@ def test_there_are_enough_and_each_has_a_story_and_a_rule():
 
 
 def test_there_are_pagers_of_every_kind():
-    pagers = [mutant for module in PAGING for mutant in catalogue(module)]
+    pagers = [mutant for module in paging.MODULES for mutant in catalogue(module)]
     assert sum(mutant.kills == "S12" for mutant in pagers) >= 20
     assert sum(mutant.kills == "S12b" for mutant in pagers) >= 20
     assert sum(mutant.lawful for mutant in pagers) >= 12

@@ -11,24 +11,31 @@ from hypothesis import HealthCheck, given, settings
 
 import qloracle
 from qloracle import paging
-from qloracle_conformance import plain_arrays, programs
-from qloracle_conformance.cases import Case
-from qloracle_conformance.checks import Plan
-from qloracle_conformance.engine import Engine, smaller_programs
-from qloracle_conformance.inputs import counted_programs, drawn_programs
-from qloracle_conformance.inputs import paging as inputs
-from qloracle_conformance.inputs.drafts import Draft, drawn
-from qloracle_conformance.oracle import f32
-from qloracle_conformance.plain_arrays import Nonsense
-from qloracle_conformance.process.callers import LocalCaller
-from qloracle_conformance.process.calling import Calls
-from qloracle_conformance.process.loading import load
-from qloracle_conformance.report import Judgement, Report, function_rows
+from qloracle_conformance.calling.callers import LocalCaller
+from qloracle_conformance.calling.calls import Calls
+from qloracle_conformance.calling.loading import load
+from qloracle_conformance.contract import plain_arrays, programs
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.plain_arrays import Nonsense
+from qloracle_conformance.engine import Engine
+from qloracle_conformance.engine.verdicts import function_rows
+from qloracle_conformance.families.paging import (
+    counted as counted_programs,
+)
+from qloracle_conformance.families.paging import directed as inputs
+from qloracle_conformance.families.paging import (
+    drawn as drawn_programs,
+)
+from qloracle_conformance.families.paging import s12_paging as s12
+from qloracle_conformance.families.paging import s12b_books as s12b
+from qloracle_conformance.families.paging import smaller as smaller_programs
+from qloracle_conformance.families.paging.drafts import Draft
+from qloracle_conformance.judging.checks import Plan
+from qloracle_conformance.judging.expected import f32
+from qloracle_conformance.judging.views import View
 from qloracle_conformance.reports import repro
-from qloracle_conformance.rules import s12_paging as s12
-from qloracle_conformance.rules import s12b_books as s12b
-from qloracle_conformance.verification import judge
-from qloracle_conformance.views import View
+from qloracle_conformance.reports.report import Report
+from qloracle_conformance.running.verify import verify
 
 VIEW = View("make_pager", "", {}, f32(1))
 PLAN = Plan(VIEW, "smoke", 1)
@@ -302,10 +309,10 @@ def test_the_reference_and_a_stranger_pass(tmp_path):
 def test_a_fault_is_found_and_its_script_shows_it(tmp_path, name):
     *_, rule, said = FAULTS[name]
     path = written(tmp_path, name)
-    judgement = Judgement(str(path))
     rule, _, layer = rule.partition(" ")
     only = f"{rule}/*/{layer}" if layer else ONLY[rule]
-    judge(LocalCaller(load(str(path))), judgement, "smoke", 0, {}, only)
+    (judgement,) = verify([load(str(path))], only=only, causes=False).judgements
+    judgement.name = str(path)
     found = [run for run in judgement.checks if run.rule == rule and run.status == "FAIL"]
     assert found, [(run.id, run.status) for run in judgement.checks]
     scripts = repro.write_all(tmp_path / "repro", judgement)
@@ -366,8 +373,8 @@ def test_a_pager_of_tensors_is_judged_and_its_script_steps_tensors(tmp_path, fun
     right = runs(load(str(path)), searching=False)
     assert {run.status for run in right.values() if run.rule == "S12"} == {"PASS"}
     path.write_text(TENSORS.replace(*A_LOST_MOMENT))
-    judgement = Judgement(str(path), declared={"arrays": "torch"}, device="cpu")
-    judge(LocalCaller(load(str(path))), judgement, "smoke", 0, {}, f"S12/*/{function}")
+    (judgement,) = verify([load(str(path))], only=f"S12/*/{function}", causes=False).judgements
+    judgement.name = str(path)
     (run,) = [run for run in judgement.checks if run.status == "FAIL"]
     (script,) = repro.write_all(tmp_path / "repro", judgement).values()
     code, said = ran(script)
@@ -393,7 +400,7 @@ def test_a_failure_is_small_and_names_operation_array_and_element(tmp_path):
     assert len(run.failure.case.options["program"]) <= 4
     assert sum(array.size for array in run.failure.case.arrays.values()) <= 4
     assert run.message == str(run.failure.mismatch)
-    assert ", due " in run.message
+    assert ", expected " in run.message
     assert "a[...]" in run.message
     assert "operation 2 of 3" in run.message
 
@@ -402,9 +409,7 @@ def test_a_pager_without_counters_is_not_judged_by_its_books():
     pager = types.SimpleNamespace(
         make_pager=lambda *args, **named: Hidden(paging.make_pager(*args, **named))
     )
-    caller = LocalCaller(pager)
-    judgement = Judgement("hidden", profile="smoke")
-    judge(caller, judgement, "smoke", 0, {}, "")
+    (judgement,) = verify([pager]).judgements
     books = [run for run in judgement.checks if run.rule == "S12b"]
     assert {run.status for run in books} == {"UNSUPPORTED"}
     assert books[0].message == "NotImplementedError: the pager shows no counters"
@@ -474,8 +479,7 @@ def test_what_compared_nothing_is_named_in_the_scope():
     target = types.SimpleNamespace(
         make_pager=lambda *args, **named: OneAtATime(paging.make_pager(*args, **named))
     )
-    judgement = Judgement("one", profile="smoke")
-    judge(LocalCaller(target), judgement, "smoke", 0, {}, "")
+    (judgement,) = verify([target]).judgements
     (row,) = (row for row in function_rows(judgement) if row["name"] == "make_pager")
     assert row["scope"] == "all but sharing, adam, adam_8bit, resume"
 
@@ -531,8 +535,8 @@ def test_the_implementations_own_step_runs_paged_and_plain():
         return param - 1, m + grad, v * 2
 
     target = types.SimpleNamespace(make_pager=paging.make_pager, adam_step=adam_step)
-    draft, names = inputs.stepping(PLAN, "adam_step", 64, 64, 30)
-    case = draft.do("step", "adam_step", names, "g", 1, 3, 10).read("m").case("")
+    draft, names = inputs.stepping(PLAN, "adam_step", 64, 64)
+    case = draft.do("step", "adam_step", names, "g", 1, 3, 100).read("m").case("")
     values = Calls(target).perform(case).values
     assert calls == [1, 1, 1, 2, 2, 2, 3, 3, 3] * 2
     assert values[programs.READ].tobytes() == values[programs.PLAIN].tobytes()
@@ -541,7 +545,7 @@ def test_the_implementations_own_step_runs_paged_and_plain():
 
 
 def test_what_a_program_reads_after_a_step_is_compared_with_plain_arrays():
-    draft, names = inputs.stepping(PLAN, "adam_step_8bit", 300, 100, 300)
+    draft, names = inputs.stepping(PLAN, "adam_step_8bit", 300, 100)
     draft.do("step", "adam_step_8bit", names, "g", 1, 2, 256)
     case = draft.read("param").read("m_absmax").case("")
     target = types.SimpleNamespace(make_pager=paging.make_pager)
@@ -558,12 +562,10 @@ def test_what_a_program_reads_after_a_step_is_compared_with_plain_arrays():
 
 
 def counted():
-    draft = Draft(2 * 64, 64).do("counters")
-    for name in "ab":
-        draft.new(name, drawn(PLAN.rng, (192,), "uint8"))
-    draft.read("a", side="device").write("b", draft.arrays["x0"], side="device").read("b")
+    draft = Draft(PLAN.rng, 2 * 64, 64).do("counters").new("a", 192).new("b", 192)
+    draft.read("a", None, "device").write("b", None, "device").read("b")
     draft.do("prefetch", "a", "device").do("free", "a").do("prefetch", "b", "device")
-    return draft.read("b", side="device").read("b", side="device").case("")
+    return draft.read_all("bb", "device").case("")
 
 
 @pytest.mark.parametrize("column", programs.LOG[1:])
@@ -653,25 +655,25 @@ def test_every_verb_is_drawn():
     }  # fmt: skip
 
 
-ONE = [["empty", "a", [4], "uint8"], ["write", "a", None, None, "x", "host"]]
+ONE = [["empty", "a", [4], "uint8"], ["write", "a", None, "x", "host"]]
 
 
 @pytest.mark.parametrize(
     "program",
     [
-        [["read", "a", None, None, "host"]],
-        [["empty", "a", [4], "uint8"], ["read", "a", None, None, "host"]],
+        [["read", "a", None, "host"]],
+        [["empty", "a", [4], "uint8"], ["read", "a", None, "host"]],
         [*ONE, ["empty", "a", [4], "uint8"]],
         [*ONE, ["free", "a"], ["free", "a"]],
-        [*ONE, ["free", "a"], ["read", "a", None, None, "host"]],
-        [*ONE, ["write", "a", 0, 2, "x", "host"]],
+        [*ONE, ["free", "a"], ["read", "a", None, "host"]],
+        [*ONE, ["write", "a", [0, 2], "x", "host"]],
         [*ONE, ["open", "u", ["a"]], ["free", "a"]],
         [*ONE, ["must_fail", ["free", "a"]]],
-        [*ONE, ["must_fail", ["write", "a", None, None, "x", "host"]]],
+        [*ONE, ["must_fail", ["write", "a", None, "x", "host"]]],
         [*ONE, ["shrink", 64]],
         [*ONE, ["open", "u", ["a"]], ["save", "f"], ["load", "f", None, None]],
-        [*ONE, ["open", "u", ["a"]], ["read", "a", None, None, "host"]],
-        [*ONE, ["open", "u", ["a"]], ["write", "a", None, None, "x", "host"]],
+        [*ONE, ["open", "u", ["a"]], ["read", "a", None, "host"]],
+        [*ONE, ["open", "u", ["a"]], ["write", "a", None, "x", "host"]],
         [*ONE, ["open", "u", ["a"]], ["save", "f"]],
         [*ONE, ["step", "adam_step", ["a", "a", "a"], "x", 1, 1, None]],
     ],

@@ -11,10 +11,10 @@ from contextlib import closing
 
 import pytest
 
-from qloracle_conformance.errors import UsageError
-from qloracle_conformance.known import Known
-from qloracle_conformance.process.pool import JobError, stream
-from qloracle_conformance.verification import verify
+from qloracle_conformance.contract.errors import UsageError
+from qloracle_conformance.running.known import Known
+from qloracle_conformance.running.pool import JobError, stream
+from qloracle_conformance.running.verify import verify
 
 # ---- the pool alone ------------------------------------------------------------------------------
 
@@ -135,8 +135,6 @@ def share(values):
     return SHARED[: values.size].reshape(values.shape)
 
 def quantize_4bit(x, *, blocksize=64, quant_type="nf4"):
-    if quant_type == "notes":
-        raise NotImplementedError("no quant_type 'notes'")
     packed, absmax = q.quantize_4bit(x, blocksize=blocksize, quant_type=quant_type)
     return packed >> 4 | packed << 4, share(absmax + (absmax == 0))
 
@@ -254,7 +252,7 @@ def test_a_process_that_is_killed_surfaces(tmp_path):
         import qloracle as q
         def dequantize_4bit(packed, absmax, *, shape):
             judge = pathlib.Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
-            if b"process.pool" in judge:
+            if b"running.pool" in judge:
                 os.kill(os.getppid(), signal.SIGKILL)
             return q.dequantize_4bit(packed, absmax, shape=shape)
     """)
@@ -266,7 +264,7 @@ def test_a_process_that_is_killed_surfaces(tmp_path):
 @pytest.mark.parametrize("text", ["0", "-1", "two", ""])
 def test_no_processes_are_a_usage_error(text):
     done = subprocess.run(
-        [sys.executable, "-m", "qloracle_conformance.cli", "verify", "numpy", "-n", text],
+        [sys.executable, "-m", "qloracle_conformance.commands.main", "verify", "numpy", "-n", text],
         check=False, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 2
@@ -298,8 +296,8 @@ def test_ctrl_c_ends_every_process_and_leaves_a_partial_report(tmp_path):
         quantize_4bit, dequantize_blockwise = slow("quantize_4bit"), slow("dequantize_blockwise")
     """)
     )
-    command = [sys.executable, "-m", "qloracle_conformance.cli", "verify", str(kernel), "numpy",
-               "--report", str(out), "-n", "2", "--limit", "300"]  # fmt: skip
+    command = [sys.executable, "-m", "qloracle_conformance.commands.main", "verify",
+               str(kernel), "numpy", "--report", str(out), "-n", "2", "--limit", "300"]  # fmt: skip
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, **streams) as process:
         try:  # the parent, its child, and three jobs with a child each

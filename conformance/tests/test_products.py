@@ -5,17 +5,27 @@ from functools import partial
 import numpy as np
 import pytest
 
-from qloracle_conformance import dialects
-from qloracle_conformance.bounds import U
-from qloracle_conformance.bounds import products as bounds
-from qloracle_conformance.checks import Plan
-from qloracle_conformance.inputs import products as inputs
-from qloracle_conformance.inputs.values import full_mantissa
-from qloracle_conformance.mutants import product_steps, products, products_lawful, sums
+from qloracle_conformance.contract import dialects
+from qloracle_conformance.contract.protocol import FLOAT_TYPES
+from qloracle_conformance.families.products import bounds, inputs
+from qloracle_conformance.families.products import s09_products as s9
+from qloracle_conformance.judging.bounds import U
+from qloracle_conformance.judging.checks import Plan
+from qloracle_conformance.judging.numbers import full_mantissa
+from qloracle_conformance.judging.views import View, specified_levels
 from qloracle_conformance.mutants.matrix import judge, spec_of
-from qloracle_conformance.protocol import FLOAT_TYPES
-from qloracle_conformance.rules import s09_products as s9
-from qloracle_conformance.views import View, specified_levels
+from qloracle_conformance.mutants.products import (
+    faulty as products,
+)
+from qloracle_conformance.mutants.products import (
+    lawful as products_lawful,
+)
+from qloracle_conformance.mutants.products import (
+    steps as product_steps,
+)
+from qloracle_conformance.mutants.products import (
+    sums,
+)
 
 HALF_ULP = 2.0**-24  # added to 1 it is a tie, and rounded away
 ALMOST_AN_ULP = float(np.nextafter(np.float32(2.0**-23), np.float32(0)))

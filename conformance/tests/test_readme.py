@@ -9,7 +9,7 @@ import pytest
 
 from qloracle import memory
 from qloracle_conformance.reports import failures
-from qloracle_conformance.verification import verify
+from qloracle_conformance.running.verify import verify
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from qloracle_conformance import softfloat
-from qloracle_conformance.softfloat import BFLOAT16, FLOAT16, FLOAT32, Format, encode
+from qloracle_conformance.judging.exact import softfloat
+from qloracle_conformance.judging.exact.softfloat import BFLOAT16, FLOAT16, FLOAT32, Format, encode
 
 # Where rounding changes its ways: zero, both ends of the subnormals, 1, the top, and neighbours.
 EDGES = [0, 1, 2, 3, 0x7FFFFF, 0x800000, 0x800001, 0x33800000, 0x33800001, 0x3F7FFFFF, 0x3F800000]

@@ -39,7 +39,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from scipy.special import expit
 
 from qloracle import arguments as check
 from qloracle._rounding import rounded
@@ -148,6 +147,13 @@ class GatedMLP:
         dg, du = _gated_backward(dh, g, u)
         dx, of_shared = shared_input_backward([self.gate, self.up], [dg, du], x)
         return dx, [*of_shared, of_down]
+
+
+def expit(x: Float64) -> Float64:
+    """Return 1 / (1 + exp(-x))."""
+    from scipy import special  # a third of the time that importing this package takes
+
+    return np.asarray(special.expit(x))
 
 
 @np.errstate(all="ignore")  # exp may underflow, in silence whatever the caller has set

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qloracle_conformance import oracle
-from qloracle_conformance.cases import Case
-from qloracle_conformance.judging import Wrong, blocks_of, under_its_map
-from qloracle_conformance.oracle import Blocks
-from qloracle_conformance.views import View
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.compare import Wrong, blocks_of, under_its_map
+from qloracle_conformance.judging.expected import Blocks
+from qloracle_conformance.judging.views import View
 
 ROWS, CELLS = 64, 64  # of a map: more blocks are cut off, wider blocks are binned
-FLIPS = 24  # pairs of codes that are told
+FLIPS = 24  # pairs of codes that are listed
 BY_ELEMENT = ("code", "codes", "values")  # results with a place in a block; others have plain rows
 
 
@@ -28,7 +28,7 @@ class ErrorMap:
     """The wrong elements of one result of a call.
 
     `rows` is a text for each block from block `first` on: "x" for a cell that holds a wrong
-    element, "." for one that holds none; a cell is `lanes` elements.  `flips` are (due, got,
+    element, "." for one that holds none; a cell is `lanes` elements.  `flips` are (expected, got,
     count), the most frequent first.
     """
 
@@ -45,7 +45,7 @@ def error_map(case: Case, wrong: Wrong, view: View) -> ErrorMap:
     """Draw the wrong elements of a failing case."""
     blocks = blocks_of(case, view) if wrong.result in BY_ELEMENT else None
     if blocks is None or blocks.index.size != wrong.size:
-        blocks = oracle.blocks_of((wrong.size,), CELLS)
+        blocks = expected.blocks_of((wrong.size,), CELLS)
     touched = blocks.index[wrong.at]
     first = int(touched.min()) if int(touched.max()) >= ROWS else 0
     lanes = -(-blocks.blocksize // CELLS)
@@ -67,8 +67,8 @@ def _rows(blocks: Blocks, at: NDArray[np.intp], first: int, lanes: int) -> list[
 
 
 def _flips(wrong: Wrong, view: View) -> list[tuple[int, int, int]]:
-    if wrong.due is None or wrong.got is None:
+    if wrong.expected is None or wrong.got is None:
         return []
-    due = view.coder.codes_of(wrong.due)
-    counts = Counter(zip(due.tolist(), wrong.got.astype(int).tolist(), strict=True))
-    return [(due, got, count) for (due, got), count in counts.most_common(FLIPS)]
+    expected_codes = view.coder.codes_of(wrong.expected)
+    counts = Counter(zip(expected_codes.tolist(), wrong.got.astype(int).tolist(), strict=True))
+    return [(right, got, count) for (right, got), count in counts.most_common(FLIPS)]

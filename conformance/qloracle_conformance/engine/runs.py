@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from qloracle_conformance.cases import Case
+from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.engine.maps import ErrorMap
-from qloracle_conformance.judging import Mismatch, Values
+from qloracle_conformance.judging.compare import Mismatch, Values
 
 
 @dataclass

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from hypothesis.internal.conjecture import providers
 
-from qloracle_conformance.cases import Case
+from qloracle_conformance.contract.cases import Case
 
 
 class _Failed(Exception):

@@ -1,8 +1,9 @@
 """Proof that the kit detects: implementations that are wrong in one known way, and lawful ones.
 
 Every faulty one must be killed by the rule that it names and leave a fingerprint of its own; every
-lawful one must pass, with its dialect printed.  A mutant is a class that serves as a namespace of
-protocol functions: ``qloracle verify qloracle_conformance.mutants.l0.tables:TieTakesUpper``.
+lawful one must pass, with its dialect printed.  A mutant is a row of a family's table (`fault`,
+`variant`), or a class where it has state; either is a namespace of protocol functions:
+``qloracle verify qloracle_conformance.mutants.codes.tables:TieTakesUpper``.
 """
 
 from __future__ import annotations
@@ -11,33 +12,20 @@ import inspect
 from importlib.util import find_spec
 from types import ModuleType
 
-from qloracle_conformance.mutants import (
-    adam,
-    adam_8bit,
-    adam_lawful,
-    calls,
-    forms,
-    l1,
-    lawful,
-    lora,
-    lora_lawful,
-    nested,
-    paging,
-    paging_books,
-    paging_lawful,
-    paging_saved,
-    paging_shared,
-    products,
-    products_lawful,
-)
-from qloracle_conformance.mutants.l0 import blocks, codes, decoding, scales, tables
+from qloracle_conformance.mutants import adam, calls, codes, lora, nested, paging, products
 from qloracle_conformance.mutants.parts import Right
 
 
 def catalogue(module: ModuleType) -> list[type[Right]]:
-    """List the mutants of a module in the order in which they stand there."""
-    found = (entry for entry in vars(module).values() if inspect.isclass(entry))
-    return [c for c in found if issubclass(c, Right) and c.__module__ == module.__name__]
+    """List the mutants of a module in the order in which they stand there; a row gets its name."""
+    found = []
+    for name, entry in vars(module).items():
+        own = getattr(entry, "__module__", "") == module.__name__
+        if own and inspect.isclass(entry) and issubclass(entry, Right):
+            if entry.__name__ == "Row":
+                entry.__name__ = entry.__qualname__ = name
+            found.append(entry)
+    return found
 
 
 def story(mutant: object) -> str:
@@ -51,10 +39,7 @@ def here(mutant: type[Right]) -> bool:
     return find_spec(mutant.arrays) is not None
 
 
-LINEAR = (products, products_lawful, lora, lora_lawful)
-ADAM = (adam, adam_8bit, adam_lawful)
-PAGING = (paging, paging_shared, paging_saved, paging_books, paging_lawful)
-L0 = (tables, blocks, scales, codes, decoding)
-MODULES = (*L0, l1, nested, *LINEAR, *ADAM, *PAGING, calls, forms)
-MUTANTS = [m for module in MODULES for m in catalogue(module) if not m.lawful]
-LAWFUL = [*catalogue(lawful), *(m for x in MODULES for m in catalogue(x) if m.lawful)]
+FAMILIES = (codes, nested, products, lora, adam, paging, calls)
+EVERY = [m for family in FAMILIES for module in family.MODULES for m in catalogue(module)]
+MUTANTS = [mutant for mutant in EVERY if not mutant.lawful]
+LAWFUL = [mutant for mutant in EVERY if mutant.lawful]

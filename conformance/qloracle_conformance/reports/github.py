@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qloracle_conformance.process.loading import parse
+from qloracle_conformance.calling.loading import parse
 from qloracle_conformance.reports import failures, markdown
 from qloracle_conformance.reports.failures import Entry
 from qloracle_conformance.reports.files import printable
@@ -69,7 +69,7 @@ def commands(report: Data, places: Mapping[str, Places]) -> list[str]:
         if len(lines) > SHOWN
     ]
     code = failures.exit_code(report)
-    text = "\n".join([f"exit code {code}: {failures.MEANINGS[code]}", *left])
+    text = "\n".join([f"exit code {code}: {failures.meaning(report)}", *left])
     verdict = command("error" if code and not errors else "notice", text, title="qloracle verify")
     return [*errors[:SHOWN], *warnings[:SHOWN], verdict]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
-from qloracle_conformance.report import BROKEN
+from qloracle_conformance.engine.verdicts import BROKEN
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.files import printable
 

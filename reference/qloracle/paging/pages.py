@@ -60,10 +60,19 @@ class Pages:
     def __init__(self, capacity_bytes: int | None, page_bytes: int) -> None:
         self.capacity_bytes, self.page_bytes = capacity_bytes, page_bytes
         self.allocations: dict[int, Allocation] = {}
-        self.counters = Counters()
+        self._counts = dict.fromkeys(Counters._fields, 0)
         self._made = 0
         # in each memory the most recently touched page comes last
         self._memory: dict[str, dict[Page, UInt8]] = {HOST: {}, DEVICE: {}}
+
+    @property
+    def counters(self) -> Counters:
+        """What has happened since the pager was made."""
+        return Counters(**self._counts)
+
+    @counters.setter
+    def counters(self, counters: Counters) -> None:
+        self._counts = counters._asdict()
 
     def read(self, number: int, start: int, stop: int, side: str) -> UInt8:
         """Return the bytes from start to stop as the host or the device reads them."""
@@ -121,7 +130,7 @@ class Pages:
 
     def _begin(self, page: Page) -> None:
         """Put a page that nobody has touched yet on the host."""
-        if not any(page in memory for memory in self._memory.values()):
+        if page not in self._memory[HOST] and page not in self._memory[DEVICE]:
             self._memory[HOST][page] = np.full(self.page_bytes, FRESH, np.uint8)
 
     def _pieces(self, number: int, start: int, stop: int) -> Iterator[Piece]:
@@ -181,5 +190,5 @@ class Pages:
         self._count(**{f"bytes_to_{to}": nbytes})
 
     def _count(self, **more: int) -> None:
-        old = self.counters._asdict()
-        self.counters = self.counters._replace(**{key: old[key] + n for key, n in more.items()})
+        for name, number in more.items():
+            self._counts[name] += number

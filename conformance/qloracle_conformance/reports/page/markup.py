@@ -9,8 +9,8 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from qloracle_conformance import rules
-from qloracle_conformance.report import BAD, BROKEN, GOOD
+from qloracle_conformance import families
+from qloracle_conformance.engine.verdicts import BAD, BROKEN, GOOD
 from qloracle_conformance.reports.files import printable
 
 
@@ -120,7 +120,7 @@ def statement(rule: str) -> Markup:
     >>> statement("S4")[:58]
     '<p>S4. absmax = max |x| of the block, exact, in float32; 0'
     """
-    return join(*(tag("p", prose(part)) for part in rules.statement(rule).split("\n\n")))
+    return join(*(tag("p", prose(part)) for part in families.statement(rule).split("\n\n")))
 
 
 def prose(text: str) -> Markup:

@@ -1,23 +1,12 @@
 """Functions that the scripts of pagers bring along, as text."""
 
 import inspect
+import re
 
-from qloracle_conformance.books import COUNTERS, SIZES, books_of, whole_number
+from qloracle_conformance.calling.steps import adam_step, adam_step_8bit, run_steps
+from qloracle_conformance.contract import books
 
-STEPS = """\
-def run_steps(pager, step_of, handles, sizes, grads, counts, part):
-    for step in counts:
-        grad, n = grads[step % len(grads)], grads.shape[1]
-        with pager.use(*handles) as arrays:
-            for low in range(0, n, part or n):
-                high = min(low + (part or n), n)
-                parts = [slice(low // size, -(-high // size)) for size in sizes]
-                old = [array[where] for array, where in zip(arrays, parts)]
-                new = step_of(old[0], grad[low:high], *old[1:], step=step, lr={lr})
-                for array, where, values in zip(arrays, parts, new):
-                    array[where] = values
-
-
+PLAIN = """\
 class Plain:
     plain = True
 
@@ -25,7 +14,7 @@ class Plain:
         pass
 
     def empty(self, shape, dtype):
-        return {empty}
+        return {zeros}
 
     @contextlib.contextmanager
     def use(self, *arrays):
@@ -35,8 +24,6 @@ class Plain:
         pass
 
     free = prefetch = advise = shrink = nothing
-
-
 """
 
 ON_NUMPY = """\
@@ -45,57 +32,63 @@ def on_numpy(step_of):
         return [give(values) for values in step_of(*map(take, arrays), **numbers)]
 
     return step
-
-
 """
 
 FILES = """\
-FILES = {}
+FILES = {{}}
 
 
 def save_state(file, pager, arrays):
     own = not hasattr(pager, "plain") and hasattr(implementation, "save_paged")
     if own and hasattr(implementation, "load_paged"):
         FILES[file] = os.path.join(tempfile.mkdtemp(), file)
-        implementation.save_paged(FILES[file], arrays, {"file": file})
+        implementation.save_paged(FILES[file], arrays, {{"file": file}})
     else:
-        FILES[file] = {name: READ(array[...]) for name, array in arrays.items()}
+        FILES[file] = {{name: {read}(array[...]) for name, array in arrays.items()}}
 
 
 def load_state(file, pager):
     if isinstance(FILES[file], str):
         arrays, words = implementation.load_paged(FILES[file], pager)
         return arrays, dict(words)
-    arrays = {}
+    arrays = {{}}
     for name, values in FILES[file].items():
-        arrays[name] = pager.empty(values.shape, EMPTY)
-        arrays[name][...] = GIVE
-    return arrays, {"file": file}
-
-
+        arrays[name] = pager.empty(values.shape, {dtype})
+        arrays[name][...] = {given}
+    return arrays, {{"file": file}}
 """
 
 SHOWN = f"""\
-SIZES = {SIZES}
-COUNTERS = {COUNTERS}
+SIZES = {books.SIZES}
+COUNTERS = {books.COUNTERS}
 
 
-{inspect.getsource(books_of)}
+{inspect.getsource(books.books_of)}
 
-{inspect.getsource(whole_number)}
+{inspect.getsource(books.whole_number)}
 
 def shown(pager):
     return types.SimpleNamespace(**books_of(pager))
-
-
 """
 
-FREED = """\
-def pages_freed(before, after, page, pages):
-    lost = (before.resident_bytes - after.resident_bytes) // page
-    moved = [x.faults + x.prefetched - x.evictions - x.host_faults - x.host_prefetched
-             for x in (before, after)]
-    return min(max(lost + moved[1] - moved[0], 0), pages)
+OURS = (  # as they stand in the kit
+    adam_step, adam_step_8bit, run_steps, books.if_offered, books.pages_came, books.pages_went,
+    books.pages_freed,
+)  # fmt: skip
 
 
-"""
+def needed(text: str, framework: str) -> str:
+    """The functions that a script calls, and those that they call, each before its callers."""
+    numpy, torch = framework == "numpy", framework == "torch"
+    device = ", device=DEVICE" * (framework != "cupy")
+    zeros = "np.zeros(shape, dtype)" if numpy else f"{framework}.zeros(shape, dtype=dtype{device})"
+    dtype = "getattr(torch, str(values.dtype))" if torch else "values.dtype"
+    files = {"dtype": dtype, "given": "give(values)" if torch else "values"}
+    parts = {function.__name__: inspect.getsource(function) for function in OURS}
+    parts |= {"Plain": PLAIN.format(zeros=zeros), "on_numpy": ON_NUMPY, "shown": SHOWN}
+    parts |= {"save_state": FILES.format(read="np.array" if numpy else "take", **files)}
+    found = ""
+    for name, source in reversed(parts.items()):
+        if re.search(rf"(?<![.\w]){name}[(),]", f"{found}{text}"):
+            found = f"{source}\n\n{found}"
+    return found

@@ -1,0 +1,240 @@
+"""The command `qloracle`."""
+
+from __future__ import annotations
+
+import random
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import qloracle
+from qloracle.memory import MODELS
+from qloracle_conformance.calling import opening
+from qloracle_conformance.contract import presets
+from qloracle_conformance.contract.errors import UsageError
+from qloracle_conformance.contract.protocol import LEVELS
+from qloracle_conformance.judging.checks import PROFILES
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Judge QLoRA kernels against an executable specification, element by element.",
+)
+console = Console()
+errors = Console(stderr=True)
+
+Implementations = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[IMPL]...",
+        help="Short names (numpy, bitsandbytes), module:NAME, pkg.mod:object or path/file.py. "
+        "None: every implementation found on this machine, but for host, ptx and managed, "
+        "which are run by name only.",
+    ),
+]
+
+
+def main() -> None:
+    """Run the command; a UsageError is one line and exit code 2."""
+    try:
+        app()
+    except UsageError as error:
+        errors.print(
+            f"qloracle: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
+        sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def version_option(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Judge QLoRA kernels against an executable specification, element by element."""
+    if version:
+        console.print(f"qloracle {qloracle.__version__}, specification {qloracle.SPEC_VERSION}")
+        raise typer.Exit
+
+
+@app.command()
+def verify(
+    impl: Implementations = None,
+    profile: Annotated[
+        str, typer.Option(help="smoke (for the loop of edit and run), standard or exhaustive.")
+    ] = "smoke",
+    require: Annotated[
+        str, typer.Option(help="Fail if a function up to this level is missing.")
+    ] = "",
+    dialect: Annotated[str, typer.Option(help="Judge as declared by this preset.")] = "",
+    only: Annotated[
+        str,
+        typer.Option(
+            help="Rules, levels, functions, check ids, patterns, by commas: l0,S7,S5/*/full."
+        ),
+    ] = "",
+    stop_early: Annotated[bool, typer.Option("-x", help="Stop at the first failure.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", help="Print every failure whole, every function and rule.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Judge again when the file changes, until Ctrl-C.")
+    ] = False,
+    seed: Annotated[str, typer.Option(help="A number, or 'random'.")] = "0",
+    known: Annotated[Path | None, typer.Option(help="File of known failures (TOML).")] = None,
+    diff: Annotated[Path | None, typer.Option(help="Compare with an older report.json.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write report.json, junit.xml, ... here.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Device for adapters: cpu, cuda, cuda:1.")] = "",
+    write_known: Annotated[
+        Path | None,
+        typer.Option(help="Write a file of known failures: all that fails in this run."),
+    ] = None,
+    processes: Annotated[
+        str, typer.Option("--processes", "-n", help="Functions judged at once.")
+    ] = "1",
+    limit: Annotated[
+        float, typer.Option(help="Seconds that one call may take: after them it fails.")
+    ] = opening.LIMIT,
+    spec: Annotated[
+        str, typer.Option(help="Version of the specification.")
+    ] = qloracle.SPEC_VERSION,
+) -> None:
+    """Judge implementations and print their verdicts.
+
+    Exit code: 0 every function offered passed within its printed scope; 1 a failure, or a call that
+    took longer than --limit; 2 usage; 3 nothing was compared; 4 a crash.
+    """
+    if find_spec("hypothesis") is None:
+        typer.echo("qloracle verify needs Hypothesis: pip install 'qloracle[verify]'", err=True)
+        raise typer.Exit(2)
+    from qloracle_conformance.commands import verify as command
+    from qloracle_conformance.running.known import read
+    from qloracle_conformance.running.verify import found_here
+
+    _one_of("--profile", profile, PROFILES)
+    _one_of("--spec", spec, (qloracle.SPEC_VERSION,))
+    if require:
+        _one_of("--require", require, LEVELS)
+    if write_known and only:
+        raise UsageError(f"--write-known needs a whole run; --only is {only!r}")
+    if write_known and stop_early:
+        raise UsageError("--write-known needs a whole run, and -x ends it early")
+    if watch and (report or diff or write_known or len(impl or []) != 1):
+        raise UsageError("--watch takes one IMPL, and no --report, --diff or --write-known")
+    options = {
+        "profile": profile, "seed": _seed(seed), "require": require, "only": only,
+        "dialect": presets.preset(dialect) if dialect else None, "device": device,
+        "known": read(known) if known else (), "limit": limit, "stop_early": stop_early,
+        "processes": _count("--processes", processes),
+    }  # fmt: skip
+    if watch:
+        raise typer.Exit(command.again_and_again((impl or [])[0], options))
+    files = command.Files(report, diff, write_known)
+    hints = () if impl else command.next_steps()
+    raise typer.Exit(
+        command.once(impl or found_here(), options, files, console, errors,
+                     verbose=verbose, hints=hints)
+    )  # fmt: skip
+
+
+def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{option} is {value!r}; allowed: {', '.join(allowed)}")
+
+
+def _seed(text: str) -> int:
+    if text == "random":
+        return random.SystemRandom().randrange(1 << 31)
+    if not text.isdecimal():
+        raise UsageError(f"--seed is {text!r}; allowed: a whole number >= 0, or 'random'")
+    return int(text)
+
+
+def _count(option: str, text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise UsageError(f"{option} is {text!r}; allowed: a whole number from 1")
+    return int(text)
+
+
+@app.command()
+def probe(
+    impl: Annotated[str, typer.Argument(metavar="IMPL")],
+    device: Annotated[str, typer.Option(help="Device for adapters: cpu, cuda, cuda:1.")] = "",
+) -> None:
+    """Find an implementation's dialect from its outputs alone, and print it field by field."""
+    from qloracle_conformance.commands.probe import show_dialect
+
+    raise typer.Exit(show_dialect(impl, device, console))
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(metavar="[RULE | LEVEL | FUNCTION]")] = "",
+) -> None:
+    """Print what a rule, a level or a function demands; without a name, list them all."""
+    from qloracle_conformance.commands.explain import explain
+
+    explain(name, console)
+
+
+@app.command()
+def mutants(
+    from_file: Annotated[
+        Path | None, typer.Option("--from", help="Judge the mutants in this file instead.")
+    ] = None,
+    matrix: Annotated[
+        Path | None, typer.Option(help="Write the whole matrix, checks x mutants, as CSV.")
+    ] = None,
+) -> None:
+    """Run the kit over planted faults and lawful variants: which check kills which mutant."""
+    from qloracle_conformance.commands.mutants import run
+
+    raise typer.Exit(run(from_file, matrix, console, errors))
+
+
+@app.command()
+def memory(
+    model: Annotated[str, typer.Option(help=f"One of: {', '.join(MODELS)}.")] = "llama-65b",
+    seq: Annotated[
+        int, typer.Option(help="Tokens of a micro-batch; in the timeline one has twice as many.")
+    ] = 512,
+    capacity: Annotated[
+        float | None,
+        typer.Option(help="GB of the card; none: the smallest common one that holds QLoRA."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Draw memory.png and timeline.png in this folder; none: no pictures."),
+    ] = None,
+) -> None:
+    """Show where the memory of a fine-tuning goes, and what paging does about a spike.
+
+    Prints the bytes by part, the papers' numbers beside ours, and a timeline.
+    """
+    from qloracle_conformance.commands.memory import run
+
+    raise typer.Exit(run(model, seq, capacity, out, console))
+
+
+@app.command()
+def bench(
+    device: Annotated[str, typer.Option(help="cuda: so far times are taken on a GPU only.")],
+    only: Annotated[str, typer.Option(help="Measure what has this in its name.")] = "",
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("bench.json"),
+) -> None:
+    """Time the kernels on a GPU beside their peers and the roof of the card, and write a JSON.
+
+    Exit code: 0 measured; 1 a check failed; 2 usage; 3 nothing was measured.
+    """
+    from qloracle_conformance.commands.bench import run
+
+    raise typer.Exit(run(device, only, out, console))
+
+
+if __name__ == "__main__":
+    main()

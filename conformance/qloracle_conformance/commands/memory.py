@@ -1,0 +1,186 @@
+"""The `memory` command: bytes by part, the papers' numbers, a timeline; pictures where asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from qloracle import memory
+from qloracle.examples import memory_pictures
+from qloracle.memory import Configuration, Event, Parts
+from qloracle_conformance.contract.errors import UsageError
+
+CARDS = (8, 12, 16, 24, 32, 48, 80, 96, 141, 192)  # GB of common cards
+GB = 10**9
+NO_LIMIT = 2**62
+PICTURES = ("memory.png", "timeline.png")
+WITHOUT_PICTURES = "No pictures: matplotlib is not installed; pip install 'qloracle[examples]'"
+
+
+def run(model: str, seq: int, capacity_gb: float | None, out: Path | None, console: Console) -> int:
+    """Print the tables, draw the pictures in a folder if one is given, and return 0.
+
+    capacity_gb: None for the smallest common card that holds what QLoRA always keeps in memory.
+    Where matplotlib is missing, a line says so in place of the pictures.
+    """
+    _check(model, seq, capacity_gb)
+    drawn = out is not None and _make_folder(out)
+    config = memory.MODELS[model]
+    parts = {method: memory.memory_parts(config, method, tokens=seq) for method in memory.METHODS}
+    card = _smallest_card(parts["qlora"].static) if capacity_gb is None else round(capacity_gb * GB)
+    lengths = (seq, seq, 2 * seq, seq)
+    plain, paged = (
+        memory.timeline(config, lengths, card, paging=paging) for paging in (False, True)
+    )
+    spike = f"micro-batches of {', '.join(map(str, lengths))} tokens on {card / GB:g} GB"
+    head = f"{model}, {seq} tokens, rank 64, in GB (1e9 bytes): an arithmetic lower bound"
+    _show(head, _parts_table(config, seq, parts), console)
+    _show("Published numbers", _claims_table(), console)
+    _show(f"QLoRA, products fused, {spike}", _timeline_table(plain, paged), console)
+    lines = [*_verdicts(plain, paged), _longest(config, card)]
+    if out is not None and drawn:
+        titles = f"{model}, {seq} tokens: bytes by part", f"{model}, QLoRA: {spike}"
+        _draw(titles, parts, plain, paged, card, out)
+        lines += [str(out / name) for name in PICTURES]
+    elif out is not None:
+        lines.append(WITHOUT_PICTURES)
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _check(model: str, seq: int, capacity_gb: float | None) -> None:
+    if model not in memory.MODELS:
+        raise UsageError(f"--model is {model!r}; allowed: {', '.join(memory.MODELS)}")
+    if not 1 <= seq < 10**9:
+        raise UsageError(f"--seq is {seq}; allowed: a whole number of tokens from 1 to 999999999")
+    if capacity_gb is not None and not 0.001 <= capacity_gb <= 10**6:
+        raise UsageError(f"--capacity is {capacity_gb:g}; allowed: GB from 0.001 to 1000000")
+
+
+def _make_folder(out: Path) -> bool:
+    """Make the folder of the pictures; False where matplotlib, which draws them, is missing."""
+    if find_spec("matplotlib") is None:
+        return False
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_place(out, error) from error
+    return True
+
+
+def _no_place(out: Path, error: OSError) -> UsageError:
+    return UsageError(f"--out is {str(out)!r}: {error.strerror}; allowed: a folder to write to")
+
+
+def _smallest_card(needed: int) -> int:
+    return next((gb * GB for gb in CARDS if gb * GB > needed), -(-needed // GB) * GB)
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+def _show(title: str, table: Table, console: Console) -> None:
+    console.print(f"\n{title}", style="bold", highlight=False)
+    console.print(table)
+
+
+def _parts_table(config: Configuration, seq: int, parts: dict[str, Parts]) -> Table:
+    table = _table("", *(memory_pictures.NAMES[method] for method in parts))
+
+    def row(name: str, numbers: Sequence[int]) -> None:
+        table.add_row(name, *(f"{number / GB:.2f}" if number else "-" for number in numbers))
+
+    def part(field: str, name: str = "") -> None:
+        numbers = [getattr(each, field) for each in parts.values()]
+        row(name or memory_pictures.NAMES.get(field, field), numbers)
+
+    for field in ("weights", "adapters", "gradients", "optimizer"):
+        part(field)
+    part("static", "all the time")
+    part("activations", "activations, checkpointed")
+    part("logits")
+    part("decode")
+    row("at the peak", [_peak(config, method, seq) for method in parts])
+    kept = memory.activation_bytes(config, seq, checkpointing=False)
+    row("activations, if all are kept", [kept] * len(parts))
+    return table
+
+
+def _peak(config: Configuration, method: str, seq: int) -> int:
+    """Return the most that is there at a time; not all that comes and goes is there together."""
+    events = memory.timeline(config, (seq,), NO_LIMIT, paging=False, method=method, fused=False)
+    return max(event.total for event in events)
+
+
+def _claims_table() -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("", "published", "here", ""):
+        table.add_column(name)
+    for source, claims in groupby(memory.claims(), key=lambda claim: claim.source):
+        table.add_row(source)
+        for claim in claims:
+            verdict = "reproduced" if claim.reproduced else "NOT reproduced"
+            table.add_row(f"  {claim.what}", claim.published, claim.ours, verdict)
+    return table
+
+
+def _timeline_table(plain: list[Event], paged: list[Event]) -> Table:
+    table = _table("", "without paging", "with paging", "GB out", "GB in", "seconds")
+    for i, event in enumerate(paged):
+        beside = _total(plain[i]) if i < len(plain) else ""
+        moved = (f"{n / GB:.2f}" if n else "" for n in (event.moved_out, event.moved_in))
+        seconds = f"{event.seconds:.3f}" if event.seconds else ""
+        table.add_row(_name(event), beside, _total(event), *moved, seconds)
+    return table
+
+
+def _name(event: Event) -> str:
+    return event.phase if event.phase == "step" else f"{event.phase} {event.micro_batch}"
+
+
+def _total(event: Event) -> str:
+    return f"{event.total / GB:.2f}" + ("" if event.fits else " out of memory")
+
+
+def _table(first: str, *names: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(first)
+    for name in names:
+        table.add_column(name, justify="right")
+    return table
+
+
+# ---- sentences and pictures ----------------------------------------------------------------------
+
+
+def _verdicts(plain: list[Event], paged: list[Event]) -> list[str]:
+    """Say of both timelines in a sentence each how they end."""
+    ends = ["it fits" if e[-1].fits else f"out of memory, {_name(e[-1])}" for e in (plain, paged)]
+    out, back, seconds = (
+        sum(getattr(event, field) for event in paged)
+        for field in ("moved_out", "moved_in", "seconds")
+    )
+    moved = f"; {out / GB:.2f} GB leave, {back / GB:.2f} GB come back, {seconds:.3f} s"
+    return [f"Without paging: {ends[0]}.", f"With paging: {ends[1]}{moved if seconds else ''}."]
+
+
+def _longest(config: Configuration, card: int) -> str:
+    plain, paged = (memory.longest(config, card, paging=paging) for paging in (False, True))
+    return f"Longest micro-batch: {plain:,} tokens without paging, {paged:,} with it."
+
+
+def _draw(
+    titles: tuple[str, str], parts: dict[str, Parts], plain: list[Event], paged: list[Event],
+    card: int, out: Path,
+) -> None:  # fmt: skip
+    try:
+        memory_pictures.draw_parts(titles[0], parts, out / PICTURES[0])
+        memory_pictures.draw_timeline(titles[1], plain, paged, card, out / PICTURES[1])
+    except OSError as error:
+        raise _no_place(out, error) from error

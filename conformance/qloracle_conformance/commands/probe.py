@@ -1,0 +1,70 @@
+"""The `probe` command: an implementation's dialect, field by field, with the evidence.
+
+Above it stands what the implementation runs on: versions, and what this machine has of the memory
+or the driver that it needs. That is no verdict, and right or wrong results do not depend on it.
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from qloracle_conformance.calling import opening
+from qloracle_conformance.calling.loading import parse
+from qloracle_conformance.contract import dialects
+from qloracle_conformance.contract.errors import CannotRun, LoadError, UsageError
+from qloracle_conformance.engine import Engine
+from qloracle_conformance.judging.views import View
+
+
+def show_dialect(impl: str, device: str, console: Console) -> int:
+    """Print every field of every function; the exit code: 1 if a finding is undeclared.
+
+    3 if there is nothing to probe.
+    """
+    parse(impl)
+    try:
+        caller = opening.open(impl, device)
+    except CannotRun as error:
+        console.print(f"NOT_RUN {impl}: {error}", markup=False, highlight=False, soft_wrap=True)
+        return 3
+    except LoadError as error:
+        console.print(f"ERROR {impl}: {error}", markup=False, highlight=False)
+        return 1
+    try:
+        views = Engine(caller).probe()
+    except UsageError as error:
+        console.print(f"ERROR {impl}: {error}", markup=False, highlight=False)
+        return 1
+    finally:
+        caller.close()
+    console.print(impl, style="bold", markup=False, highlight=False)
+    for name, version in caller.versions.items():
+        console.print(f"  {name}: {version}", markup=False, highlight=False, soft_wrap=True)
+    for view in views:
+        _show(view, console)
+    if not views:
+        console.print("offers none of the functions that can be probed")
+        return 3
+    return 1 if any(view.findings for view in views) else 0
+
+
+def _show(view: View, console: Console) -> None:
+    if view.unsupported:
+        console.print(
+            f"\n{view.name}: UNSUPPORTED, {view.unsupported}", markup=False, highlight=False
+        )
+        return
+    console.print(f"\n{view.name}", style="bold", markup=False, highlight=False)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
+    spec = dialects.specification(view.function, view.quant_type)
+    for name, value in view.dialect.items():
+        kind = dialects.BY_NAME[name].kind
+        mark = "" if value == spec.get(name) else "differs from the specification"
+        table.add_row(name, value, kind, mark)
+    console.print(table)
+    for finding in view.findings:
+        text = f"  FINDING {finding.field}: {finding.found}, expected {finding.expected}"
+        console.print(f"{text} ({finding.evidence})", style="yellow", markup=False, highlight=False)
+        if finding.declare:
+            console.print(f"    to declare it: {finding.declare}", markup=False, highlight=False)

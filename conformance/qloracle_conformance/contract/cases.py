@@ -1,0 +1,147 @@
+"""Cases (what is called), answers (what came back) and their form on the wire.
+
+The wire format is safetensors: the arrays are tensors, everything else is JSON text in the
+metadata.  It carries no code, so a child process can never make its parent execute anything, and a
+program in any language can speak it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+Arrays = Mapping[str, np.ndarray]
+Bits = tuple[tuple[str, tuple[int, ...], bytes], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One call: the function's name, its arrays and its options, and what the input tries.
+
+    `form` says how the arrays lie in memory or where the call runs (rule P5); "" is the plain form.
+    """
+
+    function: str
+    arrays: Arrays
+    options: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+    form: str = ""
+
+    @property
+    def quant_type(self) -> str:
+        """The quant_type of a 4-bit call; '' where there is none."""
+        return str(self.options.get("quant_type", ""))
+
+    @property
+    def size(self) -> int:
+        """Number of elements in all arrays: what the reducer makes small."""
+        return sum(array.size for array in self.arrays.values())
+
+    def with_arrays(self, **arrays: np.ndarray) -> Case:
+        """Return this case with some arrays replaced."""
+        return replace(self, arrays={**self.arrays, **arrays})
+
+    def with_options(self, **options: Any) -> Case:
+        """Return this case with some options replaced."""
+        return replace(self, options={**self.options, **options})
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What came back from a call.
+
+    `status` is "OK", or the verdict that the call itself earns: ERROR (it raised), UNSUPPORTED
+    (NotImplementedError or outside the limits), TIMEOUT or CRASH.
+    """
+
+    status: str
+    values: tuple[np.ndarray, ...] = ()
+    message: str = ""
+    changed_inputs: tuple[str, ...] = ()
+    seconds: float = 0.0
+    call: int = 0
+
+
+def bits(arrays: Iterable[np.ndarray]) -> Bits:
+    """All that arrays hold, to be compared with what they hold later: types, shapes and bytes.
+
+    >>> bits([np.zeros(2, np.float32)]) == bits([np.zeros((2, 1), np.float32)])
+    False
+    >>> bits([np.zeros(2, np.float32)]) == bits([np.zeros(2, np.int32)])
+    False
+    """
+    return tuple((array.dtype.char, array.shape, array.tobytes()) for array in arrays)
+
+
+def digest(arrays: tuple[np.ndarray, ...] | list[np.ndarray]) -> str:
+    """Hash arrays with their types and shapes.
+
+    >>> digest((np.zeros(2, np.float32),)) == digest((np.zeros((2, 1), np.float32),))
+    False
+    """
+    state = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        state.update(f"{array.dtype}{array.shape}".encode())
+        state.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+    return state.hexdigest()
+
+
+WIRE_TYPES: dict[str, Any] = {
+    "BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16,
+    "U32": np.uint32, "I32": np.int32, "U64": np.uint64, "I64": np.int64,
+    "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F32": np.float32, "F64": np.float64,
+}  # fmt: skip
+
+
+WIRE_NAMES = {np.dtype(kind): name for name, kind in WIRE_TYPES.items()}
+
+
+def encode(text: Mapping[str, Any], arrays: Arrays) -> bytes:
+    """Write JSON-able text and arrays as one safetensors blob."""
+    return b"".join(pieces(text, arrays))
+
+
+def pieces(text: Mapping[str, Any], arrays: Arrays) -> list[bytes | memoryview]:
+    """The blob in pieces, its head and the memory of each array, of which nothing is copied.
+
+    The widest types come first, so that every array lies at a multiple of its element's size.
+    """
+    head: dict[str, Any] = {"__metadata__": {"json": json.dumps(text)}}
+    body: list[bytes | memoryview] = []
+    end = 0
+    for name, array in sorted(arrays.items(), key=lambda item: -item[1].itemsize):
+        start, end = end, end + array.nbytes
+        kind = WIRE_NAMES[array.dtype]
+        head[name] = {"dtype": kind, "shape": array.shape, "data_offsets": (start, end)}
+        if array.size:
+            body.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    written = json.dumps(head).encode()
+    written += b" " * (-len(written) % 8)
+    return [struct.pack("<Q", len(written)) + written, *body]
+
+
+def decode(blob: bytes | bytearray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read a blob back: (text, arrays).  The arrays are writable and nobody else's.
+
+    >>> decode(encode({"id": 7}, {"x": np.ones(2, ml_dtypes.bfloat16)}))
+    ({'id': 7}, {'x': array([1, 1], dtype=bfloat16)})
+    """
+    (length,) = struct.unpack_from("<Q", blob)
+    head = json.loads(blob[8 : 8 + length])
+    text = json.loads(head.pop("__metadata__")["json"])
+    return text, {name: _array(blob, 8 + length, entry) for name, entry in head.items()}
+
+
+def _array(blob: bytes | bytearray, base: int, entry: Mapping[str, Any]) -> np.ndarray:
+    start, end = entry["data_offsets"]
+    memory = np.empty(end - start, np.uint8)
+    memory[:] = np.frombuffer(blob, np.uint8, end - start, base + start)
+    array: np.ndarray = memory.view(WIRE_TYPES[entry["dtype"]])
+    return array.reshape(entry["shape"])

@@ -1,0 +1,204 @@
+"""Calls of Adam: parameters, gradients and states over the decades of real ones, and edits.
+
+No number is subnormal, nor are the moments and steps that follow from it (except where a check says
+so): whether a kernel flushes subnormals is not Adam's question.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import qloracle
+from qloracle_conformance.contract.cases import Arrays, Case
+from qloracle_conformance.contract.protocol import FLOAT_TYPES
+from qloracle_conformance.judging.asking import Asker
+from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.views import View
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+STEPS = (1, 2, 10, 1000, 2**24)
+SHUFFLED = (1000, 1, 2, 10, 2**24, 1, 1000)  # out of order and repeated: a call has no memory
+BETAS = (
+    (0.9, 0.999), (0.95, 0.98), (0.87654321, 0.987654321), (0.5, 0.9), (0.0, 0.99), (0.1, 0.75),
+)  # fmt: skip
+LR = 0.00123456789  # a full mantissa, as 1e-3 has one
+TYPES = [(param, grad) for param in FLOAT_TYPES for grad in dict.fromkeys((param, "float32"))]
+ZERO_CODES = {"m": 127, "v": 0}
+HALVES = (("m", 1), ("v", 2))  # scales of edited states: by 2 and by 4 a block
+
+
+def plain(ask: Asker, view: View) -> Case:
+    """A call that every implementation should take: the first step of one full block."""
+    one, zero = np.ones(256, FLOAT_TYPES[ask.dtype(view)]), np.zeros(256, np.float32)
+    return stepped(one, one, zero, zero, lr=0.001)
+
+
+def plain_8bit(ask: Asker, view: View) -> Case:
+    """The same on 8-bit states."""
+    one = np.ones(256, FLOAT_TYPES[ask.dtype(view)])
+    return coded(one, one, fresh(256), lr=0.001)
+
+
+# ---- float32 states ------------------------------------------------------------------------------
+
+
+def stepped(param: Array, grad: Array, m: Array, v: Array, note: str = "", **options: Any) -> Case:
+    """A call of adam_step; m and v in float32, the options that are not given at their defaults."""
+    state = {"m": np.asarray(m, np.float32), "v": np.asarray(v, np.float32)}
+    arrays = {"param": param, "grad": grad, **state}
+    return Case("adam_step", arrays, {"step": 1, "lr": LR, **options}, note)
+
+
+def sized(rng: np.random.Generator, shape: Shape, low: float = -9, high: float = 1) -> Float32:
+    """Numbers of both signs whose magnitudes are spread evenly over the decades low to high."""
+    size = 10 ** rng.uniform(low, high, shape) * rng.choice([-1.0, 1.0], shape)
+    return np.asarray(size, np.float32)
+
+
+def old_state(rng: np.random.Generator, grad: Array) -> tuple[Float32, Float32]:
+    """Moments that a few gradients of the size of `grad` leave, some of them near to cancelling."""
+    size = np.abs(grad.astype(np.float64)) + 1e-9
+    m = size * rng.normal(0, 1, grad.shape)
+    m = np.where(rng.random(grad.shape) < 0.1, -grad.astype(np.float64) * rng.uniform(0.1, 0.12), m)
+    v = size**2 * rng.uniform(0.1, 2, grad.shape)
+    return np.asarray(m, np.float32), np.asarray(v, np.float32)
+
+
+def ordinary(rng: np.random.Generator, shape: Shape, note: str, **options: Any) -> Case:
+    """Parameters around 1, gradients of a few decades, states as they leave them."""
+    grad = sized(rng, shape, -4, 0)
+    m, v = old_state(rng, grad)
+    param = np.asarray(rng.normal(0, 1, shape), np.float32)
+    return stepped(param, grad, m, v, note, **options)
+
+
+def typed(case: Case, param: str, grad: str) -> Case:
+    """The case with its parameter and gradient in other types."""
+    with np.errstate(all="ignore"):
+        return case.with_arrays(
+            param=case.arrays["param"].astype(FLOAT_TYPES[param]),
+            grad=case.arrays["grad"].astype(FLOAT_TYPES[grad]),
+        )
+
+
+# ---- 8-bit states --------------------------------------------------------------------------------
+
+
+def fresh(n: int, blocksize: int = 256) -> Arrays:
+    """The state before the first step: the codes of zero under scales of zero."""
+    blocks = -(-n // blocksize)
+    return {
+        "m_codes": np.full(n, ZERO_CODES["m"], np.uint8),
+        "m_absmax": np.zeros(blocks, np.float32),
+        "v_codes": np.full(n, ZERO_CODES["v"], np.uint8),
+        "v_absmax": np.zeros(blocks, np.float32),
+    }
+
+
+def coded(param: Array, grad: Array, state: Arrays, note: str = "", **options: Any) -> Case:
+    """A call of adam_step_8bit; maps to be passed in stand in the state."""
+    arrays = {"param": param, "grad": grad, **state}
+    return Case("adam_step_8bit", arrays, {"step": 1, "lr": LR, **options}, note)
+
+
+def random_state(
+    rng: np.random.Generator, n: int, blocksize: int = 256, size: float = 1.0
+) -> dict[str, Array]:
+    """Codes of all kinds, but not the largest; scales that differ from block to block by 2^k.
+
+    A block without its largest level is one that coding again would change.
+    """
+    blocks = -(-n // blocksize)
+    ramp = np.ldexp(rng.uniform(0.5, 1, blocks), -(np.arange(blocks) % 7))
+    return {
+        "m_codes": rng.integers(8, 250, n).astype(np.uint8),
+        "m_absmax": (size * ramp).astype(np.float32),
+        "v_codes": rng.integers(80, 250, n).astype(np.uint8),
+        "v_absmax": (size**2 * ramp[::-1] ** 2).astype(np.float32),
+    }
+
+
+def ordinary_8bit(
+    rng: np.random.Generator, shape: Shape, note: str, blocksize: int = 256, **options: Any
+) -> Case:
+    """Parameters around 1, and gradients about as large as the means of the element's block."""
+    n = math.prod(shape)
+    state = random_state(rng, n, blocksize)
+    scale = np.repeat(state["m_absmax"], blocksize)[:n].reshape(shape)
+    grad = np.asarray(scale * rng.normal(0, 1, shape), np.float32)
+    param = np.asarray(rng.normal(0, 1, shape), np.float32)
+    sizes = {} if blocksize == 256 else {"blocksize": blocksize}
+    return coded(param, grad, state, note, **sizes, **options)
+
+
+def maps_passed_in() -> tuple[tuple[Float32, Float32], ...]:
+    """Pairs of maps for m and v that a caller may pass in: coarse ones, of other sizes."""
+    few, squares = np.array([-1, -0.25, 0, 0.5, 1], "f4"), np.linspace(0, 1, 16, dtype="f4") ** 2
+    return (
+        (qloracle.nf4_codebook(), squares),
+        (few, np.array([0, 0.25, 1], np.float32)),
+        (qloracle.dynamic_codebook(), qloracle.dynamic_codebook()),
+    )
+
+
+# ---- edits ---------------------------------------------------------------------------------------
+
+
+def edited(function: str) -> Any:
+    """Hypothesis: zeros with up to four elements that are not, and ordinary options."""
+    from hypothesis import strategies as st
+
+    full = st.tuples(st.integers(1 << 23, (1 << 24) - 1), st.integers(-53, -15))
+    number = st.one_of(
+        st.sampled_from([0.0, 1.0, -1.0, 0.5, 10.0]), full.map(lambda pair: math.ldexp(*pair))
+    )
+    options = {
+        "step": st.sampled_from((*STEPS, 3, 100)),
+        "lr": st.sampled_from([1.0, 0.001, LR, 0.0]),
+        "betas": st.sampled_from(BETAS),
+        "eps": st.sampled_from([1e-8, 1e-6]),
+        "weight_decay": st.sampled_from([0.0, 0.1]),
+    }
+    if function == "adam_step":
+        options["decoupled_weight_decay"] = st.booleans()
+    return st.builds(
+        _edited if function == "adam_step" else _edited_8bit,
+        st.integers(1, 600),
+        st.lists(st.tuples(st.integers(0, 599), *[number] * 4), max_size=4),
+        st.sampled_from(TYPES),
+        st.fixed_dictionaries(options),
+    )
+
+
+def _edited(n: int, edits: list[Any], types: tuple[str, str], options: dict[str, Any]) -> Case:
+    arrays = np.zeros((4, n), np.float32)
+    for where, *numbers in edits:
+        arrays[:, where % n] = numbers
+    param, grad, m, v = arrays
+    return typed(stepped(param, grad, m, np.abs(v), "edits", **_named(options)), *types)
+
+
+def _edited_8bit(n: int, edits: list[Any], types: tuple[str, str], options: dict[str, Any]) -> Case:
+    param, grad = np.zeros((2, n), np.float32)
+    state, blocks = dict(fresh(n)), np.arange(-(-n // 256))
+    state |= {f"{k}_absmax": np.ldexp(np.ones(blocks.size, "f4"), -p * blocks) for k, p in HALVES}
+    for where, *numbers in edits:
+        param[where % n], grad[where % n] = numbers[:2]
+        state["m_codes"][where % n] = 7 * where % 256
+        state["v_codes"][where % n] = 80 + where % 176
+    return typed(coded(param, grad, state, "edits", **_named(options)), *types)
+
+
+def _named(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a call; a decay of zero is left out."""
+    beta1, beta2 = options["betas"]
+    others = {name: value for name, value in options.items() if name != "betas"}
+    if not others["weight_decay"]:
+        others = {k: v for k, v in others.items() if "decay" not in k}
+    return {**others, "beta1": beta1, "beta2": beta2}

@@ -1,0 +1,139 @@
+"""What an optimizer shows: its betas, its corrections, how it decays, how it keeps 8-bit states.
+
+Each value of a field implies a bound.  The first value whose bound holds is adopted, beginning with
+the specification's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.dialects import BY_NAME
+from qloracle_conformance.families.adam import bounds, inputs
+from qloracle_conformance.families.adam import s11_adam as s11
+from qloracle_conformance.families.adam import s11b_adam_8bit as s11b
+from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
+from qloracle_conformance.judging.bounds import Bounded, within
+from qloracle_conformance.judging.compare import Outcome, Values
+from qloracle_conformance.judging.expected import f32
+from qloracle_conformance.judging.views import View
+
+Judge = Callable[[Case, Values, View], Outcome]
+N = 64
+COUNTS = range(1, 21)  # steps at which a float32 correction shows
+
+
+def step(ask: Asker, view: View) -> Found:
+    """The fields of `adam_step`; later ones are read under what the earlier ones showed."""
+    found = _named(ask, view, "betas", [_first(ask, view)], s11.judge_moments)
+    found |= _decay_mode(ask, view)
+    return found | _arithmetic(ask, view, s11.judge_step)
+
+
+def step_8bit(ask: Asker, view: View) -> Found:
+    """The fields of `adam_step_8bit`."""
+    found = _named(ask, view, "betas", [_first(ask, view)], _judge_scales)
+    found |= _named(ask, view, "sign_nudge", [_small(ask, view)], s11b.judge_states)
+    found |= _named(ask, view, "state_used", [_later(ask, view, 1000)], s11b.judge_step)
+    return found | _arithmetic(ask, view, s11b.judge_step)
+
+
+def _arithmetic(ask: Asker, view: View, judge: Judge) -> Found:
+    """The correction, which 16 bits cannot show, and the order of decay and update."""
+    found: Found = {}
+    if ask.dtype(view) == "float32":
+        cases = [_later(ask, view, t) for t in COUNTS]
+        found |= _named(ask, view, "bias_correction", cases, judge)
+    return found | _named(ask, view, "decay_order", [_decaying(ask, view)], judge)
+
+
+def _named(ask: Asker, view: View, field: str, cases: list[Case], judge: Judge) -> Found:
+    """The first value of a field under which nothing is wrong; the view takes it over."""
+    answers = [(case, ask.values(case)) for case in cases]
+    for value in BY_NAME[field].values:
+        trial = replace(view, dialect=view.dialect | {field: value})
+        outcomes = [judge(case, values, trial) for case, values in answers if values is not None]
+        compared = sum(outcome.compared for outcome in outcomes)
+        if compared and not any(outcome.wrong for outcome in outcomes):
+            view.dialect[field] = value
+            return {field: (value, f"{compared:,} values agree")}
+    return {}
+
+
+def _decay_mode(ask: Asker, view: View) -> Found:
+    """The gradient that a first m' shows: with a decay added, or without, whatever is asked for."""
+    shown: dict[str, str] = {}
+    for asked in ("decoupled", "coupled"):
+        case = _decaying(ask, view).with_options(decoupled_weight_decay=asked == "decoupled")
+        values = ask.values(case)
+        for mode in ("decoupled", "coupled"):
+            trial = replace(view, dialect=view.dialect | {"decay_mode": mode})
+            if values is not None and _agrees(s11.judge_moments(case, values, trial)):
+                shown[asked] = mode
+    if not shown:
+        return {}
+    modes = set(shown.values())
+    value = modes.pop() if len(modes) == 1 else UNNAMED
+    if all(asked == mode for asked, mode in shown.items()):
+        value = "as_asked"
+    elif value != UNNAMED:
+        view.dialect["decay_mode"] = value
+    evidence = "; ".join(f"asked for {asked} it is {mode}" for asked, mode in shown.items())
+    return {"decay_mode": (value, evidence)}
+
+
+def _agrees(outcome: Outcome) -> bool:
+    return outcome.compared > 0 and not outcome.wrong
+
+
+def _judge_scales(case: Case, values: Values, view: View) -> Outcome:
+    """The absmax alone: float32 betas move them, and no code."""
+    expected = bounds.moments(case, view.dialect)
+    scales: dict[str, Bounded] = {kind: bounds.largest(case, expected[kind]) for kind in ("m", "v")}
+    return within("m_absmax", values[2], scales["m"]) + within("v_absmax", values[4], scales["v"])
+
+
+# ---- what is asked -------------------------------------------------------------------------------
+
+
+def _call(ask: Asker, view: View, param: float, seed: int, state: str, **options: Any) -> Case:
+    """A call on full-mantissa gradients, from a state of zero ("zero") or of their size."""
+    rng = np.random.default_rng(seed)
+    grad, dtype = inputs.sized(rng, (N,), -1, 1), ask.dtype(view)
+    start = np.full(N, param, np.float32)
+    if view.function == "adam_step":
+        zero = np.zeros(N, np.float32)
+        old = (zero, zero) if state == "zero" else inputs.old_state(rng, grad)
+        case = inputs.stepped(start, grad, *old, **options)
+    else:
+        codes = inputs.fresh(N) if state == "zero" else inputs.random_state(rng, N)
+        case = inputs.coded(start, grad, codes, **options)
+    return inputs.typed(case, dtype, dtype)
+
+
+def _first(ask: Asker, view: View) -> Case:
+    """The first step from nothing: m' = (1-b1) g, v' = (1-b2) g^2."""
+    return _call(ask, view, 0.0, 17, "zero")
+
+
+def _later(ask: Asker, view: View, t: int) -> Case:
+    """A step at p = 0, from a state."""
+    return _call(ask, view, 0.0, 100 + t, "later", step=t)
+
+
+def _decaying(ask: Asker, view: View) -> Case:
+    """lr wd = 1/4 at p = 1: a decay before or after the update differs by a quarter of it."""
+    return _call(ask, view, 1.0, 19, "zero", lr=0.5, weight_decay=0.5)
+
+
+def _small(ask: Asker, view: View) -> Case:
+    """Below zero, and nearer to it than to the first level of the map, beside 1."""
+    grad = f32(1, *[-1e-8 * k for k in range(1, N)])
+    case = inputs.coded(np.zeros(N, np.float32), grad, inputs.fresh(N))
+    dtype = ask.dtype(view)
+    return inputs.typed(case, dtype, dtype)

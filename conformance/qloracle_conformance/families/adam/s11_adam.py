@@ -1,0 +1,270 @@
+"""S11. Adam: m' = b1 m + (1-b1) g; v' = b2 v + (1-b2) g^2; p' = p - lr (m'/c1)/(sqrt(v'/c2) + eps).
+
+c1 = 1 - b1^t and c2 = 1 - b2^t, t the argument `step`, from 1 to 2^24.  Decoupled decay multiplies
+p by (1 - lr wd) before the update; coupled decay adds wd p to g.  m and v are float32; g has p's
+type or float32; p' is rounded to p's type once, at the end.  The betas are float64 numbers:
+1 - beta, beta^t and 1 - beta^t are formed in float64, and each is rounded to float32 once.
+
+Each stage is judged on the implementation's own previous stage: m' and v' from what it was given,
+p' from the m' and v' that it returned.  The exact value is formed in float64, and the bound counts
+the roundings that a term meets in any usual form, gamma_k = k u / (1 - k u), u = 2^-24.
+
+m'.  b1 m + (1-b1) g: the constants round, the products and the sum.  m + (1-b1)(g - m): the
+constant, the difference, the product, the sum.  So
+|m' - exact| <= max(gamma_2 b1, gamma_3 (1-b1)) |m| + gamma_3 (1-b1) |g| + u |m'|.
+It does not shrink where the two terms cancel.
+
+v'.  Constant and product of b2 v; constant and two products of (1-b2) g g; the sum.  No term is
+negative: gamma_2 b2 v + gamma_3 (1-b2) g^2 + u v', 4u v' at most.
+
+p'.  m'/c1: constant and quotient, 2.  v'/c2: 2, of which the root leaves 1 and adds 1; + eps one
+more: 3.  The quotient 1, lr and its product 2.  That is gamma_8 |step|; gamma_9 where there is a
+decoupled decay, which some add to the direction before lr multiplies both.  The decay: 1 - lr wd
+and its product, gamma_2 (1 - lr wd) |p|, and gamma_3 lr wd |p| for those who form lr wd in float32.
+Then the difference, u |p'|, and in 16 bits one rounding more, u_T |p'|.
+
+Coupled.  g' = g + wd p is off by delta = gamma_2 |wd p| + u |g'|; m' by (1-b1) delta more and v' by
+(1-b2)(2 |g'| delta + delta^2).
+
+To each are added 3 * 2^-149 for products below the normal numbers, and 2^-12 of the bound for the
+products of errors and for the kit's own float64, of which the worst is 1 - b^t, off by 2^-53/(1-b):
+2^-40 for a beta of 0.9999, as anybody's is.  Where no term is left nothing may move: without
+state and gradient m, v and p keep their bits, and with lr = 0 p keeps them.
+
+Beside a parameter of 1 the bound of a step is lost in u |p|; at p = 0 it is sharp.  So steps are
+tried at p = 0, from nothing and from a state, and beside p from 1e-3 to 1e3; with gradients from
+1e-9 to 10, where eps counts and where it does not; out of order and repeated, since a call has no
+memory; with decays of lr wd >= 1e-2; with full mantissas everywhere.
+
+Lawful and found by the probe: float32 betas (judged with b = float64(float32(beta)) throughout); a
+decay after the update; float32 bias corrections: b^t is off by (t+2) u b^t, which adds
+(t+2) u (b1^t / (1-b1^t) + b2^t / (2 (1-b2^t))) to the relative error of the step.  That is much at
+step 2 and nothing at 2^24, where an implementation that differs for another reason is caught.  One
+that decays in one way, whatever `decoupled_weight_decay` asks for, must declare it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.families.adam import bounds, inputs
+from qloracle_conformance.families.adam.inputs import (
+    BETAS,
+    LR,
+    SHUFFLED,
+    STEPS,
+    TYPES,
+    old_state,
+    ordinary,
+    sized,
+    stepped,
+    typed,
+)
+from qloracle_conformance.judging.bounds import within
+from qloracle_conformance.judging.checks import Plan, in_every_form, layers
+from qloracle_conformance.judging.compare import NOTHING, Outcome, Values
+from qloracle_conformance.judging.text import show
+from qloracle_conformance.judging.views import View
+
+EDGES = (1, 2, 3, 4, 5, 15, 16, 17, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1000, 4097)
+SHAPES = ((), (1, 1), (3, 5), (33, 31), (2, 3, 5), (7, 9, 11))
+N = 300
+
+
+def moments(plan: Plan) -> Iterator[Case]:
+    """First and later moments under six pairs of betas; gradients from 1e-9 to 10; cancellation."""
+    rng = plan.rng
+    for beta1, beta2 in BETAS:
+        grad = sized(rng, (N,))
+        options: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "step": 2}
+        zero = np.zeros(N, np.float32)
+        yield stepped(zero, grad, zero, zero, "first moments", **options)
+        yield stepped(zero, grad, *old_state(rng, grad), "from a state", **options)
+        yield stepped(zero, grad, *old_state(rng, grad[::-1]), "from another size", **options)
+
+
+def steps(plan: Plan) -> Iterator[Case]:
+    """At p = 0, where nothing hides the step: the first one from zero, later ones from a state."""
+    rng = plan.rng
+    for step in STEPS:
+        for beta1, beta2 in BETAS[:3]:
+            grad = sized(rng, (N,), -3, 1)
+            options: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "step": step}
+            zero = np.zeros(N, np.float32)
+            yield stepped(zero, grad, zero, zero, "p = 0, first moments", **options)
+            yield stepped(zero, grad, *old_state(rng, grad), "p = 0, from a state", **options)
+
+
+def parameters(plan: Plan) -> Iterator[Case]:
+    """Beside a parameter from 1e-3 to 1e3, from a state; small and large steps."""
+    rng = plan.rng
+    for step in STEPS:
+        for lr in (LR, 0.3):
+            case = ordinary(rng, (N,), "p from 1e-3 to 1e3", step=step, lr=lr)
+            yield case.with_arrays(param=sized(rng, (N,), -3, 3))
+
+
+def decay(plan: Plan) -> Iterator[Case]:
+    """lr wd from 1e-2 to 1/4, decoupled and coupled, p from 1e-3 to 1e3, with and without g."""
+    rng = plan.rng
+    for decoupled in (True, False):
+        for lr, wd in ((0.1, 0.1), (0.03, 0.7), (0.5, 0.5)):
+            options: dict[str, Any] = {"lr": lr, "weight_decay": wd, "step": 3}
+            options |= {} if decoupled else {"decoupled_weight_decay": False}
+            case = ordinary(rng, (N,), "a decay that shows", **options)
+            yield case.with_arrays(param=sized(rng, (N,), -3, 3))
+            yield case.with_arrays(param=sized(rng, (N,), -3, 3), grad=np.zeros(N, np.float32))
+
+
+def eps(plan: Plan) -> Iterator[Case]:
+    """Gradients from 1e-9 to 10 beside three eps, where the root is smaller and where it is not."""
+    rng = plan.rng
+    zero = np.zeros(N, np.float32)
+    for value in (1e-8, 1e-6, 1.234567e-3):
+        for step in (1, 2, 1000):
+            grad = sized(rng, (N,))
+            options: dict[str, Any] = {"eps": value, "step": step}
+            yield stepped(zero, grad, zero, zero, f"gradients around eps {value}", **options)
+            yield stepped(zero, grad, *old_state(rng, grad), "from a state", **options)
+
+
+def zeros(plan: Plan) -> Iterator[Case]:
+    """Zero gradients: with a state of zero nothing may move, else the state shrinks."""
+    rng = plan.rng
+    for param, grad in TYPES:
+        zero = np.zeros(N, np.float32)
+        case = stepped(sized(rng, (N,), -3, 3), zero, zero, zero, "nothing may move", step=2)
+        yield typed(case, param, grad)
+        yield typed(ordinary(rng, (N,), "no gradient", step=3), param, grad).with_arrays(
+            grad=zero.astype(case.arrays["grad"].dtype)
+        )
+    mixed = ordinary(rng, (N,), "zeros among others", step=2)
+    still = np.arange(N) % 3 > 0
+    yield mixed.with_arrays(
+        **{name: np.where(still, 0, mixed.arrays[name]).astype("f4") for name in ("grad", "m", "v")}
+    )
+
+
+def rates(plan: Plan) -> Iterator[Case]:
+    """lr 0, so small that no parameter moves, as small as float32 can show, and 1."""
+    rng = plan.rng
+    for step in (1, 10):
+        for lr in (0.0, 1e-38):
+            case = ordinary(rng, (N,), f"lr {lr}", lr=lr, step=step, weight_decay=0.1)
+            zero = np.zeros(N, np.float32)
+            yield case
+            yield case.with_arrays(grad=zero, m=zero, v=zero)
+        for lr in (1e-30, 1.0):
+            grad, zero = sized(rng, (N,), -3, 1), np.zeros(N, np.float32)
+            yield stepped(zero, grad, zero, zero, f"lr {lr} at p = 0", lr=lr, step=step)
+
+
+def order(plan: Plan) -> Iterator[Case]:
+    """Steps out of order and repeated, one tensor in two pieces: the count is the argument's."""
+    rng = plan.rng
+    for step in (*SHUFFLED, *SHUFFLED[::-1]):
+        grad, zero = sized(rng, (N,), -3, 1), np.zeros(N, np.float32)
+        yield stepped(zero, grad, *old_state(rng, grad), f"step {step}", step=step)
+    for part in (slice(0, 1), slice(1, 2)):
+        zero = np.zeros(2, np.float32)[part]
+        yield stepped(zero, zero + 1, zero, zero, "one tensor in two pieces", step=1)
+
+
+def shapes(plan: Plan) -> Iterator[Case]:
+    """Sizes around vectors, warps and blocks; no axis, two, three."""
+    rng = plan.rng
+    for shape in (*((n,) for n in EDGES), *SHAPES):
+        yield ordinary(rng, shape, f"shape {shape}", step=2, lr=0.1)
+
+
+def types(plan: Plan) -> Iterator[Case]:
+    """Three types of parameters, gradients of the same type or float32; small and large steps."""
+    rng = plan.rng
+    for param, grad in TYPES:
+        for lr in (LR, 0.1):
+            for wd in (0.0, 0.5):
+                options = {"weight_decay": wd} if wd else {}
+                case = ordinary(rng, (1000,), f"{param} with {grad}", step=5, lr=lr, **options)
+                yield typed(case, param, grad)
+
+
+def volume(plan: Plan) -> Iterator[Case]:
+    """Random steps of all kinds."""
+    rng = plan.rng
+    for i in range(plan.pick(2, 24)):
+        beta1, beta2 = BETAS[i % 3]
+        step = int(rng.integers(1, 2000))
+        options: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "step": step}
+        options |= {"weight_decay": 0.1} if i % 2 else {}
+        case = ordinary(rng, (plan.pick(1 << 13, 1 << 16),), "random volume", lr=0.01, **options)
+        yield typed(case, *TYPES[i % len(TYPES)])
+
+
+def edits(plan: Plan) -> Any:
+    """Hypothesis: a few elements among zeros."""
+    return inputs.edited("adam_step")
+
+
+# ---- the judgement -------------------------------------------------------------------------------
+
+
+def judge_moments(case: Case, values: Values, view: View) -> Outcome:
+    """m' and v', from what the implementation was given."""
+    expected = bounds.moments(case, view.dialect)
+
+    def why(i: int) -> str:
+        old = {name: case.arrays[name].reshape(-1)[i] for name in ("m", "v", "grad")}
+        return ", ".join(f"{name} = {show(value)}" for name, value in old.items())
+
+    return within("m", values[1], expected["m"], why) + within("v", values[2], expected["v"], why)
+
+
+def judge_step(case: Case, values: Values, view: View) -> Outcome:
+    """p', from the m' and v' that the implementation returned."""
+    param, (m, v) = case.arrays["param"], values[1:]
+    if m.size != param.size or v.size != param.size:
+        return NOTHING
+    expected = bounds.parameter(case, bounds.known(m), bounds.known(v), view.dialect)
+
+    def why(i: int) -> str:
+        own = f"m' = {show(m.reshape(-1)[i])} and v' = {show(v.reshape(-1)[i])}"
+        return f"p = {show(param.reshape(-1)[i])}, and the {own} that were returned"
+
+    return within("param", values[0], expected, why)
+
+
+def judge_all(case: Case, values: Values, view: View) -> Outcome:
+    """The moments, and the step that follows from them."""
+    return judge_moments(case, values, view) + judge_step(case, values, view)
+
+
+# ---- rule P5, on data that no lawful rounding can move -------------------------------------------
+
+
+def forms(plan: Plan) -> Iterator[Case]:
+    """A step of Adam on vectors and matrices, and on equal numbers."""
+    for shape in ((257,), (33, 17), (4, 128)):
+        for types in (("float32", "float32"), ("bfloat16", "float32"), ("float16", "float16")):
+            case = ordinary(plan.rng, shape, f"shape {shape}", step=3, weight_decay=0.1)
+            yield typed(case, *types)
+    one, half = np.ones((4, 128), np.float32), np.full((4, 128), 0.5, np.float32)
+    yield stepped(one, half, half, half, "all equal", step=3)
+
+
+CHECKS = (
+    *layers("S11", "adam_step", (), judge_moments, {"moments": moments}, judged=(1, 2)),
+    *layers(
+        "S11", "adam_step", (), judge_step,
+        {"step": steps, "parameters": parameters, "eps": eps, "rates": rates, "order": order},
+    ),
+    *layers(
+        "S11", "adam_step", (), judge_all,
+        {"decay": decay, "zeros": zeros, "shapes": shapes, "types": types, "volume": volume},
+        judged=(0, 1, 2), search=edits,
+    ),
+    *in_every_form("adam_step", forms, judge_all, (0, 1, 2)),
+)  # fmt: skip

@@ -1,0 +1,115 @@
+"""What decoders show: their table, nibble order, layout, how they round, what they flush."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qloracle_conformance.contract.dialects import BY_NAME
+from qloracle_conformance.families.codes.cases import decode
+from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
+from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.numbers import full_mantissa
+from qloracle_conformance.judging.views import View
+
+
+def four_bit(ask: Asker, view: View) -> Found:
+    """All fields of `dequantize_4bit`; the view takes over the table that it shows."""
+    found = _table(ask, view) | _nibble_order(ask, view)
+    if "nibble_order" in found:
+        view.dialect["nibble_order"] = found["nibble_order"][0]
+    return found | _layout(ask, view) | blockwise(ask, view)
+
+
+def blockwise(ask: Asker, view: View) -> Found:
+    """The rounding fields of both decoders."""
+    return _recipe(ask, view) | _subnormals(ask, view)
+
+
+def _table(ask: Asker, view: View) -> Found:
+    """Decode each code at absmax 1: the implementation's own table."""
+    codes = np.arange(view.levels.size, dtype=np.uint8)
+    both = np.repeat(np.resize(codes, 32), 2)  # the same code in both nibbles: no order matters
+    got = decode(ask, view, both, np.ones(1, np.float32), (64,))
+    if got is None:
+        return {}
+    dtype, shown = ask.dtype(view), got.astype(np.float32)[: 2 * codes.size : 2]
+    correct = expected.round_to(view.levels, dtype)
+    if np.array_equal(correct, shown):
+        return {}
+    kinds = BY_NAME["codebook"].values if view.table == "nf4" else ()
+    tables = {kind: expected.four_bit_levels("nf4", {"codebook": kind}) for kind in kinds}
+    same = [
+        kind for kind, t in tables.items() if np.array_equal(expected.round_to(t, dtype), shown)
+    ]
+    wrong = int(np.flatnonzero(~(correct == shown))[0])
+    if np.isfinite(shown).all():  # nothing is judged under a table that is no table
+        view.levels = shown
+    why = f"level {wrong} is {shown[wrong]!s}, not {correct[wrong]!s}"
+    return {"codebook": (same[0] if same else UNNAMED, why)}
+
+
+def _nibble_order(ask: Asker, view: View) -> Found:
+    """One byte with the bottom level in its high nibble and the top level in its low one."""
+    top, bottom = int(np.argmax(view.levels)), int(np.argmin(view.levels))
+    codes = np.resize(np.array([bottom, top], np.uint8), 64)
+    got = decode(ask, view, codes, np.ones(1, np.float32), (64,))
+    if got is None or got[0] == got[1]:
+        return {}
+    assumed = view.dialect["nibble_order"]
+    other = "low_first" if assumed == "high_first" else "high_first"
+    byte = int(expected.pack(codes[:2], assumed)[0])
+    order = assumed if got[0] < got[1] else other
+    return {"nibble_order": (order, f"byte 0x{byte:02x} decodes to {got[0]}, {got[1]}")}
+
+
+def _layout(ask: Asker, view: View) -> Found:
+    """Rows of 40 in blocks of 64: two scales if blocks run on, three if rows restart them."""
+    top = int(np.argmax(view.levels))
+    for layout in ("flat", "per_row"):
+        blocks = expected.blocks_of((3, 40), 64, layout)
+        scale = np.ldexp(np.float32(1), np.arange(blocks.sizes.size)).astype(np.float32)
+        got = decode(ask, view, np.full(120, top, np.uint8), scale, (3, 40), blocksize=64)
+        if got is None:
+            continue
+        if np.array_equal(got.reshape(-1), scale[blocks.index] * view.levels[top]):
+            return {"layout": (layout, f"rows of 40 in blocks of 64 take {scale.size} scales")}
+    return {}
+
+
+def _recipe(ask: Asker, view: View) -> Found:
+    """16-bit output tells whether the product was made in float32 or in the output type."""
+    rng = np.random.default_rng(7)
+    dtype = ask.dtype(view, "bfloat16", "float16")
+    codes = rng.integers(0, view.levels.size, 64 * 16).astype(np.uint8)
+    scale = full_mantissa(rng, 16, -3, 3)
+    got = decode(ask, view, codes, scale, (16, 64), dtype, 64)
+    if got is None or dtype == "float32":
+        return {}
+    spread = np.repeat(scale, 64)
+    for recipe in ("separate", "output_type"):
+        correct = expected.product(view.levels[codes], spread, dtype, {"decode": recipe})
+        if np.array_equal(correct.astype(np.float32), got.reshape(-1).astype(np.float32)):
+            return {"decode": (recipe, f"{dtype} products agree")}
+    return {}
+
+
+def _subnormals(ask: Asker, view: View) -> Found:
+    """Subnormal products, in float32 and after the conversion to bfloat16."""
+    kept = {dtype: _keeps_subnormals(ask, view, dtype) for dtype in ("float32", "bfloat16")}
+    if kept["float32"] is None:
+        return {}
+    how = "kept" if kept["float32"] else "flushed"
+    if kept["float32"] and kept["bfloat16"] is False:
+        how = "flushed_bfloat16"
+    return {"subnormal_output": (how, "2**-126 times a level")}
+
+
+def _keeps_subnormals(ask: Asker, view: View, dtype: str) -> bool | None:
+    """Whether 2**-126 times a level below 1 comes back non-zero; None if that is unknown."""
+    level: Float32 = view.levels[(view.levels > 0.2) & (view.levels < 0.9)][:1]
+    if not level.size:
+        return None
+    codes = np.full(64, int(np.flatnonzero(view.levels == level)[0]), np.uint8)
+    got = decode(ask, view, codes, np.full(1, 2.0**-126, np.float32), (64,), dtype, 64)
+    return None if got is None else bool(got.astype(np.float32).any())

@@ -1,0 +1,249 @@
+"""What quantizers show: nibble order, layout, absmax, zero blocks, thresholds, normalisation."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qloracle_conformance.contract.dialects import BANDS, BY_NAME
+from qloracle_conformance.contract.protocol import FLOAT_TYPES
+from qloracle_conformance.families.codes import values
+from qloracle_conformance.families.codes.cases import encode, typed_case
+from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
+from qloracle_conformance.judging.expected import Coder, Float32, f32
+from qloracle_conformance.judging.numbers import full_mantissa
+from qloracle_conformance.judging.views import View, specified_levels
+
+
+def four_bit(ask: Asker, view: View) -> Found:
+    """All fields of `quantize_4bit`."""
+    found = _nibble_order(ask, view)
+    _adopt(view, found)
+    return found | blockwise(ask, view)
+
+
+def blockwise(ask: Asker, view: View) -> Found:
+    """The fields of both quantizers; later ones are read under what the earlier ones showed."""
+    found = _layout(ask, view)
+    _adopt(view, found)
+    found |= _absmax_type(ask, view) | _zero_block(ask, view) | _thresholds(ask, view)
+    _adopt(view, found)
+    found |= _subnormals(ask, view)
+    _adopt(view, found)
+    if found.get("thresholds", (UNNAMED, ""))[0] != UNNAMED:
+        found |= _normalisation(ask, view) | _input_type(ask, view)
+    return found
+
+
+def _adopt(view: View, found: Found) -> None:
+    view.dialect |= {name: v for name, (v, _) in found.items() if v in BY_NAME[name].values}
+
+
+def _nibble_order(ask: Asker, view: View) -> Found:
+    case = typed_case(ask, view, np.resize(f32(1, -1), 64))
+    got = ask.values(case)
+    if got is None or not got[0].size:
+        return {}
+    byte = int(got[0].reshape(-1)[0])
+    high, low = view.coder.ranks_of(np.array([byte >> 4, byte & 15]))
+    if high == low:
+        return {}
+    order = "high_first" if high > low else "low_first"
+    return {"nibble_order": (order, f"[1, -1, ...] packs to 0x{byte:02x}")}
+
+
+def _layout(ask: Asker, view: View) -> Found:
+    """Rows of 40 in blocks of 64: two absmax if blocks run on, three if rows restart them."""
+    x = np.repeat(f32(1, 2, 4), 40).reshape(3, 40)
+    got = ask.values(typed_case(ask, view, x, 64))
+    if got is None or got[1].size not in (2, 3):
+        return {}
+    layout = "flat" if got[1].size == 2 else "per_row"
+    return {"layout": (layout, f"rows of 40 in blocks of 64 give {got[1].size} absmax")}
+
+
+def _absmax_type(ask: Asker, view: View) -> Found:
+    size = ask.blocksize(view)
+    scale = full_mantissa(np.random.default_rng(3), 16, -3, 3)
+    scale = expected.round_to(scale, ask.dtype(view))  # what 16-bit input can hold
+    got = encode(ask, view, np.repeat(scale, size).reshape(16, size))
+    if got is None or got[1].size != 16:
+        return {}
+    for dtype in BY_NAME["absmax_type"].values:
+        if np.array_equal(got[1], expected.round_to(scale, dtype)):
+            return {"absmax_type": (dtype, f"{scale[0]} is stored as {got[1][0]}")}
+    return {}
+
+
+def _zero_block(ask: Asker, view: View) -> Found:
+    got = encode(ask, view, np.zeros(ask.blocksize(view), np.float32))
+    return {} if got is None else name_zero(view, int(got[0][0]), "block")
+
+
+def name_zero(view: View, rank: int, what: str) -> Found:
+    """Name the code that zeros were given; where two names mean one level, the declared one."""
+    coder, declared = view.coder, view.dialect["zero_block"]
+    fitting = [n for n in BY_NAME["zero_block"].values if coder.zero_rank(n) == rank]
+    name = declared if declared in fitting else [*fitting, UNNAMED][0]
+    code = coder.code_of(rank) if rank >= 0 else "outside the table"
+    return {"zero_block": (name, f"a zero {what} has code {code}")}
+
+
+# ---- thresholds ----------------------------------------------------------------------------------
+
+
+def _thresholds(ask: Asker, view: View) -> Found:
+    """Name the thresholds under the decoder's table or, if they have no name there, under S1's.
+
+    A decoder with one wrong level does not make its quantizer wrong.
+    """
+    found = _named_thresholds(ask, view)
+    shown, pinned = view.levels, specified_levels(view.table)
+    if found.get("thresholds", ("", ""))[0] == UNNAMED and not np.array_equal(shown, pinned):
+        view.levels = pinned
+        again = _named_thresholds(ask, view)
+        if again["thresholds"][0] != UNNAMED:
+            return again
+        view.levels = shown
+    return found
+
+
+def _named_thresholds(ask: Asker, view: View) -> Found:
+    """Bisect every threshold, and name the set."""
+    thresholds = _bisect(ask, view)
+    if thresholds is None:
+        return {}
+    table, quant_type = view.levels.tobytes(), view.quant_type
+    for ties in BY_NAME["fp4_ties"].values if quant_type == "fp4" else ("",):
+        for name, named in expected.named_thresholds(
+            table, quant_type, ties or "toward_zero"
+        ).items():
+            flushed = (named == 0) & (np.abs(thresholds) < expected.SMALLEST_NORMAL)
+            if np.array_equal(named, np.where(flushed, named, thresholds)):
+                found: Found = {"thresholds": (name, f"all {thresholds.size} bisected")}
+                return found | ({"fp4_ties": (ties, "negative midpoints")} if ties else {})
+    middle = expected.named_thresholds(table, quant_type, "toward_zero")["midpoint"]
+    off = expected.ordered(thresholds) - expected.ordered(middle)
+    worst = int(np.argmax(np.abs(off)))
+    count = int((off != 0).sum())
+    example = f"t[{worst}] is {thresholds[worst]} ({off[worst]:+,} ulp)"
+    why = f"{count} of {thresholds.size} differ, {example}"
+    return {"thresholds": (UNNAMED, why)}
+
+
+def _bisect(ask: Asker, view: View) -> Float32 | None:
+    """Find, for each threshold, the largest float32 whose code is still the lower one."""
+    count = view.coder.thresholds.size
+    low = np.full(count, expected.ordered(f32(-1))[0])
+    high = -low
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        ranks = _ranks_at_one(ask, view, expected.unordered(middle))
+        if ranks is None:
+            return None
+        above = ranks > np.arange(count)
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return expected.unordered(low)
+
+
+def _ranks_at_one(ask: Asker, view: View, q: Float32) -> NDArray[np.int64] | None:
+    """The ranks of values in blocks whose absmax is 1."""
+    blocks = values.anchored(q[None, :], f32(1), ask.blocksize(view))
+    got = encode(ask, view, blocks)
+    return None if got is None else got[0].reshape(blocks.shape)[:, 1:].reshape(-1)[: q.size]
+
+
+# ---- arithmetic ----------------------------------------------------------------------------------
+
+
+def _subnormals(ask: Asker, view: View) -> Found:
+    """A subnormal beside a normal number, then blocks whose absmax itself is subnormal."""
+    size = ask.blocksize(view)
+    lead = f32(2.0**-126, 1.1e-38, 2.0**-127, 2.0**-130, 2.0**-140)
+    x = np.zeros((lead.size, size), np.float32)
+    x[:, 0], x[:, 1] = lead, lead / 2
+    got = encode(ask, view, x)
+    if got is None or got[1].size != lead.size:
+        return {}
+    half, zero = view.coder.ranks(f32(0.5, 0))
+    ranks = got[0].reshape(x.shape)[:, 1]
+    found: Found = {}
+    if got[1][0] == lead[0] and ranks[0] in (half, zero):  # a lost scale says nothing of x
+        how = "kept" if ranks[0] == half else "flushed"
+        found["subnormal_input"] = (how, "2**-127 beside 2**-126")
+    if np.array_equal(got[1], lead) and (ranks[1:] == zero).all():
+        found["subnormal_scale"] = ("flushed", "subnormal absmax, all codes those of zero")
+    return found
+
+
+def _normalisation(ask: Asker, view: View) -> Found:
+    """Full and short blocks at scales where x / a and x * (1 / a) fall on different sides."""
+    size, thresholds = ask.blocksize(view), view.coder.thresholds
+    x, scale = values.discriminating(np.random.default_rng(5), thresholds, 64)
+    blocks = values.anchored(x, scale, size)
+    full = _recipe(ask, view, [blocks], size)
+    if thresholds.size > 15:  # one short block holds all candidates of a scale
+        wide = values.anchored(x, scale, x.shape[1] + 1)
+        partial = _recipe(ask, view, list(wide[:24]), 4096)
+    else:
+        partial = _recipe(ask, view, list(blocks[:64, : size - 1]), size)
+    found = {"normalisation_full": full, "normalisation_partial": partial}
+    return {name: entry for name, entry in found.items() if entry is not None}
+
+
+def _recipe(
+    ask: Asker, view: View, inputs: list[Float32], blocksize: int
+) -> tuple[str, str] | None:
+    """Which recipe has no mismatch over these inputs; None if nothing could be asked."""
+    wrong = dict.fromkeys(("divide", "reciprocal"), 0)
+    deviation, asked = 0, 0
+    for x in inputs:
+        got = encode(ask, view, x, blocksize)
+        blocks = expected.blocks_of(x.shape, blocksize, view.dialect["layout"])
+        if got is None or got[1].size != blocks.sizes.size:
+            continue
+        asked += x.size
+        for how in wrong:
+            trial = view.dialect | {"normalisation_full": how, "normalisation_partial": how}
+            q = expected.scaled(x, got[1], blocks, trial)
+            bad = view.coder.ranks(q) != got[0]
+            wrong[how] += int(bad.sum())
+            if how == "divide" and bad.any():
+                deviation = max(deviation, _deviation(q[bad], view.coder, got[0][bad]))
+    return _named_recipe(wrong, deviation, asked)
+
+
+def _named_recipe(wrong: dict[str, int], deviation: int, asked: int) -> tuple[str, str] | None:
+    if not asked:
+        return None
+    fits = [how for how, count in wrong.items() if not count]
+    if fits:
+        return fits[0], f"{asked:,} values, 0 mismatches"
+    why = f"no recipe matches {asked:,} values ({wrong}), max deviation {deviation} ulp"
+    near = [name for name, width in BANDS.items() if deviation <= width]
+    return (near[0] if near else UNNAMED), why
+
+
+def _deviation(q: Float32, coder: Coder, ranks: NDArray[np.int64]) -> int:
+    """How far q lies on the wrong side of the threshold that the returned rank implies, in ulps."""
+    upper = np.minimum(ranks - 1, coder.thresholds.size - 1)
+    threshold = coder.thresholds[np.where(ranks > coder.ranks(q), upper, np.maximum(ranks, 0))]
+    return int(np.max(np.ceil(np.abs(q - threshold) / np.spacing(np.abs(threshold)))))
+
+
+def _input_type(ask: Asker, view: View) -> Found:
+    """For 16-bit input: is x scaled in float32 or in its own type?"""
+    dtype, size = ask.dtype(view, "bfloat16", "float16"), ask.blocksize(view)
+    if dtype == "float32":
+        return {}
+    x = np.random.default_rng(9).standard_normal((64, size)).astype(FLOAT_TYPES[dtype])
+    got = encode(ask, view, x)
+    blocks = expected.blocks_of(x.shape, size, view.dialect["layout"])
+    if got is None or got[1].size != blocks.sizes.size:
+        return {}
+    for kind in BY_NAME["input_type"].values:
+        q = expected.scaled(x, got[1], blocks, view.dialect | {"input_type": kind})
+        if np.array_equal(view.coder.ranks(q), got[0]):
+            return {"input_type": (kind, f"{x.size:,} {dtype} values agree")}
+    return {}

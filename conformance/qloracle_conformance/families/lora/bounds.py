@@ -1,0 +1,163 @@
+"""Rule S10 in numbers: the exact results of a LoRA layer, and how far lawful ones may lie."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.families.products.bounds import OWN, products_of, rows_of, unit, weights
+from qloracle_conformance.judging.bounds import (
+    UNDERFLOW,
+    Bounded,
+    Float64,
+    U,
+    gamma,
+    nearest,
+    rounded,
+)
+from qloracle_conformance.judging.views import View
+
+AFTER = 4  # roundings of the branch beside its dots: mask, s, its product, the sum
+TOGETHER = 3  # of an adapter's gradient: mask, s, its product
+
+
+class Layer(NamedTuple):
+    """A call's matrices in float64; `kept` is the unit roundoff of 16-bit steps, 0 in float32.
+
+    `merged` is how often W may have been rounded in a merged weight: 0 if it is not merged.
+    """
+
+    x: Float64
+    masked: Float64
+    mask: Float64
+    w: Float64
+    a: Float64
+    b: Float64
+    s: float
+    u: float
+    kept: float
+    rounding: str
+    merged: int
+
+
+def layer(case: Case, view: View) -> Layer:
+    """Read a call of any of the four functions."""
+    arrays, dialect = case.arrays, view.dialect
+    x = rows_of(arrays["x"])
+    mask = rows_of(arrays["dropout_mask"]) if "dropout_mask" in arrays else np.ones(x.shape)
+    dtype = arrays["x"].dtype.name
+    twice = dialect.get("product_weights", "float32") != "float32"
+    return Layer(
+        x, x * mask, mask, weights(case, view), rows_of(arrays["a"]), rows_of(arrays["b"]),
+        float(case.options["scaling"]), unit(dialect), 0.0 if dtype == "float32" else U[dtype],
+        dialect["lora_rounding"], (1 + twice) * (dialect.get("lora_merged") == "yes"),
+    )  # fmt: skip
+
+
+def forward(case: Case, view: View) -> Bounded:
+    """Exact value and bound of y."""
+    own = layer(case, view)
+    exact, error = _forward(own)
+    return rounded(exact, error, case.arrays["x"].dtype.name)
+
+
+def backward(case: Case, view: View) -> tuple[Bounded, Bounded, Bounded]:
+    """Exact values and bounds of dx, dA and dB."""
+    own, dy, types = layer(case, view), rows_of(case.arrays["dy"]), case.arrays
+    return (
+        rounded(*_dx(own, dy), types["dy"].dtype.name),
+        rounded(*_da(own, dy), types["a"].dtype.name),
+        rounded(*_db(own, dy), types["b"].dtype.name),
+    )
+
+
+def only_results(case: Case, view: View) -> tuple[Bounded, ...]:
+    """All results where every order of summation is exact."""
+    own, types = layer(case, view), case.arrays
+    if "dy" not in types:
+        return (nearest(_forward(own)[0], types["x"].dtype.name),)
+    dy = rows_of(types["dy"])
+    parts = {"dy": _dx(own, dy), "a": _da(own, dy), "b": _db(own, dy)}
+    return tuple(nearest(exact, types[name].dtype.name) for name, (exact, _) in parts.items())
+
+
+def _forward(own: Layer) -> tuple[Float64, Float64]:
+    h = own.masked @ own.a.T  # rows, r
+    exact = own.x @ own.w.T + own.s * (h @ own.b.T)
+    base = np.abs(own.x) @ np.abs(own.w).T
+    branch = _size(own, np.abs(own.masked) @ np.abs(own.a).T, np.abs(own.b).T)
+    steps = products_of(own.x, own.w) + 1
+    branch_steps = _most(own.masked, own.a) + len(own.a) + AFTER
+    kept = _kept(own, base, branch, _size(own, np.abs(h), np.abs(own.b).T))
+    if own.merged:
+        steps, kept = steps + branch_steps, kept + own.kept * (own.merged * base + branch)
+    return exact, _error(own, base, steps, branch, branch_steps) + kept
+
+
+def _dx(own: Layer, dy: Float64) -> tuple[Float64, Float64]:
+    g = dy @ own.b  # rows, r
+    exact = dy @ own.w + own.s * (g @ own.a) * own.mask
+    base = np.abs(dy) @ np.abs(own.w)
+    branch = _size(own, np.abs(dy) @ np.abs(own.b), np.abs(own.a)) * own.mask
+    steps = products_of(dy, own.w.T) + 1
+    branch_steps = _most(dy, own.b.T) + len(own.a) + AFTER
+    kept = _kept(own, base, branch, _size(own, np.abs(g), np.abs(own.a)) * own.mask)
+    return exact, _error(own, base, steps, branch, branch_steps) + kept
+
+
+def _da(own: Layer, dy: Float64) -> tuple[Float64, Float64]:
+    g = dy @ own.b  # rows, r
+    exact = own.s * (g.T @ own.masked)
+    through = np.abs(dy) @ np.abs(own.b)  # what cancels in g is rounded all the same
+    size = _size(own, through.T, np.abs(own.masked))
+    steps = products_of(dy, own.b.T).max(initial=0) + products_of(through.T, own.masked.T)
+    steps = steps + TOGETHER
+    kept = _kept(own, 0 * size, size, _size(own, np.abs(g).T, np.abs(own.masked)))
+    return exact, _error(own, 0 * size, 0 * steps, size, steps) + kept
+
+
+def _db(own: Layer, dy: Float64) -> tuple[Float64, Float64]:
+    h = own.masked @ own.a.T  # rows, r
+    exact = own.s * (dy.T @ h)
+    through = np.abs(own.masked) @ np.abs(own.a).T
+    size = _size(own, np.abs(dy).T, through)
+    steps = products_of(own.masked, own.a).max(initial=0) + products_of(dy.T, through.T)
+    steps = steps + TOGETHER
+    kept = _kept(own, 0 * size, size, _size(own, np.abs(dy).T, np.abs(h)))
+    return exact, _error(own, 0 * size, 0 * steps, size, steps) + kept
+
+
+def _size(own: Layer, left: Float64, right: Float64) -> Float64:
+    """|s| times the product of two matrices of magnitudes."""
+    size: Float64 = abs(own.s) * (left @ right)
+    return size
+
+
+def _most(rows: Float64, matrix: Float64) -> Float64:
+    """The longest dot that each row enters: [rows, 1]."""
+    most: Float64 = products_of(rows, matrix).max(axis=1, keepdims=True, initial=0)
+    return most
+
+
+def _error(
+    own: Layer, base: Float64, steps: Float64, branch: Float64, branch_steps: Float64
+) -> Float64:
+    """What accumulation costs, underflow of a product included, and the kit's own float64 sums."""
+    small = UNDERFLOW * ((base > 0) * steps + (branch > 0) * branch_steps * (1 + abs(own.s)))
+    mine = OWN * (steps + branch_steps) * (base + branch)
+    rounding: Float64 = gamma(steps, own.u) * base + gamma(branch_steps, own.u) * branch
+    return rounding + small + mine
+
+
+def _kept(own: Layer, base: Float64, branch: Float64, hidden: Float64) -> Float64:
+    """What results of single steps cost that are kept in a 16-bit type."""
+    masked = own.kept * branch if (own.mask != 1).any() else 0 * branch
+    match own.rounding:
+        case "hidden":
+            return own.kept * hidden + masked
+        case "separate":
+            every: Float64 = own.kept * base + gamma(4, own.kept) * branch
+            return every
+    return 0 * base

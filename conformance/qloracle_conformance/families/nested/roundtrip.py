@@ -1,0 +1,178 @@
+"""What a round trip shows of a state that cannot be taken apart: `quantize_nested` and back.
+
+Only the decoded values are seen.  But the largest element of a block has level +1 or -1, so its
+value *is* the block's scale, and every other value must be the level that S5 gives times that
+scale.  How far the scale lies from the block's absmax is S8's business.
+
+A 16-bit result shows the scale only rounded: then a value must be one that S7 gives for some scale
+that rounds to the one shown.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import qloracle
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.dialects import Dialect
+from qloracle_conformance.contract.protocol import FLOAT_TYPES
+from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.bounds import TINY, U, gamma
+from qloracle_conformance.judging.compare import (
+    NOTHING,
+    Mismatch,
+    Outcome,
+    Values,
+    Wrong,
+    blocks_of,
+    exact,
+)
+from qloracle_conformance.judging.expected import Blocks, Float32
+from qloracle_conformance.judging.text import show
+from qloracle_conformance.judging.views import View
+
+PLAIN = {"subnormal_input": "kept", "absmax_type": "float32"}
+GROUP = 256  # scales that are coded together
+# Half the widest gap of the dynamic map, just below 1; its lowest level lies as far from -1.
+HALF_GAP = 1 + float(qloracle.dynamic_codebook()[0])
+STEP = 1 / 128  # of 256 equal steps from -1 to 127/128
+ROUNDINGS = {"dynamic": 6, "linear": 4}  # of numbers up to the largest residual; counted in S8
+
+
+def leads(x: NDArray[Any], blocks: Blocks) -> NDArray[np.int64]:
+    """The first element of the largest magnitude in each block, as flat indices."""
+    starts = np.cumsum(blocks.sizes) - blocks.sizes
+    padded = np.full((blocks.sizes.size, int(blocks.sizes.max(initial=1))), -1, np.float32)
+    padded[blocks.index, np.arange(x.size) - starts[blocks.index]] = np.abs(x.astype(np.float32))
+    found: NDArray[np.int64] = starts + np.argmax(padded, axis=1)
+    return found
+
+
+def shown_scales(x: NDArray[Any], got: Float32, lead: NDArray[np.int64]) -> Float32:
+    """The scale of each block: what its largest element decodes to, without that element's sign."""
+    sign = np.where(x.reshape(-1)[lead].astype(np.float32) < 0, -1, 1)
+    return (got[lead] * sign).astype(np.float32)
+
+
+def usable_scales(shown: Float32, absmax: Float32, dtype: str, dialect: Dialect) -> Float32:
+    """The scales that values are judged over: those shown, or absmax where S8 could not give them.
+
+    As with absmax in S4, a scale that is not finite cannot serve, nor one that is not positive
+    where S8 allows none below zero.
+    """
+    bound = scale_bound(absmax, dtype, dialect)
+    allowed = np.abs(shown.astype(np.float64) - absmax) <= bound  # beside an outlier also below 0
+    return np.where(np.isfinite(shown) & ((shown > 0) | allowed), shown, absmax).astype(np.float32)
+
+
+def ranks(x: NDArray[Any], blocks: Blocks, levels: Float32, dialect: Dialect) -> NDArray[np.int64]:
+    """S5: the level of each element over its block's true absmax."""
+    q = expected.scaled(x, expected.absmax_of(x, blocks, PLAIN), blocks, dialect)
+    if dialect["thresholds"] == "nearest" and dialect["input_type"] == "own":
+        return expected.nearest_ranks(q, levels, x.dtype.name)
+    return expected.coder(levels, dialect, "nf4").ranks(q)
+
+
+def allowed_range(
+    levels: Float32, scale: Float32, dtype: str, dialect: Dialect
+) -> tuple[Float32, Float32]:
+    """The least and the largest value that a level may have, given the scale that was shown."""
+    if dtype == "float32" or dialect["decode"] == "output_type":
+        value = expected.product(levels, scale, dtype, dialect).astype(np.float32)
+        return value, value
+    own = scale.astype(FLOAT_TYPES[dtype])
+    toward = (np.array(-np.inf, own.dtype), np.array(np.inf, own.dtype))
+    ends = [(own.astype("f4") + np.nextafter(own, t).astype("f4")) / np.float32(2) for t in toward]
+    values = [expected.product(levels, end, dtype, dialect).astype(np.float32) for end in ends]
+    return np.minimum(*values), np.maximum(*values)
+
+
+def judge_values(case: Case, values: Values, view: View) -> Outcome:
+    """Every value is the level that S5 gives times the scale that its block shows."""
+    x, got = case.arrays["x"], values[0].reshape(-1).astype(np.float32)
+    if got.size != x.size or not x.size:
+        return NOTHING
+    blocks = blocks_of(case, view)
+    lead = leads(x.reshape(-1), blocks)
+    absmax = expected.absmax_of(x, blocks, PLAIN)
+    dtype, shown = case.options["dtype"], shown_scales(x, got, lead)
+    scale = usable_scales(shown, absmax, dtype, view.dialect)[blocks.index]
+    rank = ranks(x, blocks, view.levels, view.dialect)
+    low, high = allowed_range(view.levels[rank], scale, dtype, view.dialect)
+    zero = (absmax == 0)[blocks.index]
+    with np.errstate(invalid="ignore"):
+        bad = ~((got >= low) & (got <= high)) & ~zero
+    at = np.flatnonzero(bad)
+    if not at.size:
+        return Outcome(int((~zero).sum()))
+    i = int(at[0])
+    reason = (
+        f"x = {show(x.reshape(-1)[i])} has level {show(view.levels[rank[i]])}; block "
+        f"{blocks.index[i]} shows the scale {show(scale[i])} at element {lead[blocks.index[i]]}"
+    )
+    error = abs(float(got[i]) - float(low[i]))
+    first = Mismatch("values", i, show(got[i]), show(low[i]), reason, 0.0, error)
+    return Outcome(int((~zero).sum()), at.size, first, where=Wrong("values", x.size, at))
+
+
+def judge_zeros(case: Case, values: Values, view: View) -> Outcome:
+    """A block of zeros decodes to zeros, whatever its scale became; the others as ever."""
+    x, got = case.arrays["x"].reshape(-1), values[0].reshape(-1)
+    if got.size != x.size:
+        return NOTHING
+    blocks = blocks_of(case, view)
+    zero = (expected.absmax_of(x, blocks, PLAIN) == 0)[blocks.index]
+    correct = np.where(zero, np.float32(0), got.astype(np.float32))
+    reason = "x = 0 in a block of zeros: only the code of zero means 0"
+    return exact("values", got, correct, reason) + judge_values(case, values, view)
+
+
+def judge_scales(case: Case, values: Values, view: View) -> Outcome:
+    """S8: how far the scale that a block shows may lie from its absmax."""
+    x, got = case.arrays["x"].reshape(-1), values[0].reshape(-1).astype(np.float32)
+    if got.size != x.size or not x.size:
+        return NOTHING
+    blocks = blocks_of(case, view)
+    lead, absmax = leads(x, blocks), expected.absmax_of(x, blocks, PLAIN)
+    kept = absmax > 0  # a block of zeros shows no scale
+    bound = scale_bound(absmax, case.options["dtype"], view.dialect)
+    error = np.abs(shown_scales(x, got, lead).astype(np.float64) - absmax)
+    error = np.where(np.isfinite(error), error, np.inf)[kept]
+    use = float((error / bound[kept]).max(initial=0))
+    at = np.flatnonzero(error > bound[kept])
+    if not at.size:
+        return Outcome(int(kept.sum()), use=use)
+    block = int(np.flatnonzero(kept)[at[0]])
+    i = int(lead[block])
+    reason = f"the scale of block {block}, whose absmax is {show(absmax[block])}"
+    first = Mismatch(
+        "values", i, show(got[i]), show(x[i].astype(np.float32)), reason,
+        float(bound[block]), float(error[at[0]]),
+    )  # fmt: skip
+    where = Wrong("values", x.size, lead[kept][at])
+    return Outcome(int(kept.sum()), at.size, first, use=use, where=where)
+
+
+def judge_blocks(case: Case, values: Values, view: View) -> Outcome:
+    """S3 end to end: values over the scale of their own block, and that near its own absmax."""
+    return judge_values(case, values, view) + judge_scales(case, values, view)
+
+
+def scale_bound(absmax: Float32, dtype: str, dialect: Dialect) -> NDArray[np.float64]:
+    """The bound on |scale - absmax| of each block; derived in rule S8."""
+    a, own = absmax.astype(np.float64), dialect["input_type"] == "own"
+    u = U[dtype] if own else U["float32"]
+    mean = float(a.mean())
+    slip = (gamma(a.size + 1) + u) * mean
+    residual = a - mean
+    starts = np.arange(0, a.size, GROUP)
+    largest = np.maximum.reduceat(np.abs(residual), starts).repeat(GROUP)[: a.size] + slip
+    share = np.full(a.size, HALF_GAP)
+    if dialect["nested_scale"] == "linear":
+        share = np.where(residual > 0.99 * largest, STEP, STEP / 2)
+    coded = (share + ROUNDINGS[dialect["nested_scale"]] * u) * largest
+    shown = u + (0 if own or dtype == "float32" else U[dtype])  # the sum, and a 16-bit result
+    return np.asarray(coded + shown * (a + largest) + 9 * TINY[dtype])

@@ -1,0 +1,229 @@
+"""Smaller neighbours of a failing program: fewer operations and steps, shorter, plainer arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qloracle_conformance.contract import plain_arrays
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.programs import (
+    BLOCK,
+    BLOCKS,
+    Operation,
+    Program,
+    program_of,
+    sizes_of,
+)
+
+Array = NDArray[Any]
+
+PAGES = (1, 4, 16, 64, 256, 4096)
+FEW = 40  # elements of an array whose length is tried one by one
+
+
+def smaller(case: Case) -> Iterator[Case]:
+    """Smaller neighbours that make sense, the boldest first."""
+    measure = _measure(case)
+    for candidate in _neighbours(case):
+        cleaned = _without_unused(candidate)
+        if _measure(cleaned) < measure and plain_arrays.sensible(cleaned):
+            yield cleaned
+
+
+def _neighbours(case: Case) -> Iterator[Case]:
+    program = program_of(case)
+    fewer = _without_arrays(program), _without_operations(program), _replaced(program, _fewer_steps)
+    yield from (case.with_options(program=each) for each in chain(*fewer))
+    yield from _plainer_sizes(case)
+    yield from _shorter(case)
+    yield from _plainer_arrays(case)
+    yield from (case.with_options(program=each) for each in _replaced(program, _plainer))
+
+
+def _measure(case: Case) -> tuple[Any, ...]:
+    """What there is to read in a program, the heaviest first; what is plain is short as text."""
+    program = [op[1] if op[0] == "must_fail" else op for op in program_of(case)]
+    shapes = [op[2] for op in program if op[0] == "empty"]
+    sizes = [size for size in sizes_of(case) if size is not None]
+    return (
+        len(program), sum(op[5] for op in program if op[0] == "step"), sum(map(math.prod, shapes)),
+        sum(map(len, shapes)), len(sizes), sum(sizes), sum(map(_oddness, program)),
+        sum(map(_plainness, case.arrays.values())),
+    )  # fmt: skip
+
+
+def _oddness(operation: Operation) -> int:
+    """How much of an operation could be plainer."""
+    match operation:
+        case ["empty", _, _, dtype]:
+            return int(dtype != "uint8")
+        case ["read" | "write", _, part, *_, side]:
+            return int(part is not None) + int(side != "host")
+    return int(operation[0] == "step" and operation[6] is not None)
+
+
+def _plainness(array: Array) -> int:
+    """0: nothing but ones; 1: counting; 2: anything else."""
+    plain = (np.ones(array.shape, array.dtype), _counting(array))
+    return next((i for i, other in enumerate(plain) if other.tobytes() == array.tobytes()), 2)
+
+
+def _counting(array: Array) -> Array:
+    """1, 2, 3 and on; what bytes or booleans cannot count begins again."""
+    ramp = np.arange(array.size) % 100 + 1
+    return np.asarray(ramp, np.float32).astype(array.dtype).reshape(array.shape)
+
+
+def _without_unused(case: Case) -> Case:
+    used = {text for op in program_of(case) for text in _texts(op)}
+    return replace(case, arrays={name: a for name, a in case.arrays.items() if name in used})
+
+
+def _texts(operation: Any) -> Iterator[str]:
+    for part in operation:
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, list):
+            yield from _texts(part)
+
+
+# ---- fewer ---------------------------------------------------------------------------------------
+
+
+def _without_arrays(program: Program) -> Iterator[Program]:
+    """Without all that names one array, or a `use`."""
+    for name in [op[1] for op in program if op[0] in ("empty", "open")]:
+        yield [op for op in program if name not in {t.partition(".")[0] for t in _texts(op)}]
+
+
+def _without_operations(program: Program) -> Iterator[Program]:
+    """Without a run of operations: a half, a quarter, at last a single one; the end first."""
+    length = len(program) // 2
+    while length:
+        for start in range(len(program) - length, -1, -length):
+            yield program[:start] + program[start + length :]
+        length //= 2
+    for i, op in enumerate(program):
+        closing = {"open": "close", "save": "load"}.get(op[0])  # one makes no sense alone
+        for j in range(i + 1, len(program)):
+            if program[j][:2] == [closing, *op[1:2]]:
+                yield [other for k, other in enumerate(program) if k not in (i, j)]
+
+
+def _replaced(program: Program, other: Callable[[Operation], Iterator[Operation]]) -> Iterator[Any]:
+    """With one operation replaced."""
+    for i, op in enumerate(program):
+        yield from ([*program[:i], list(new), *program[i + 1 :]] for new in other(op))
+
+
+def _fewer_steps(op: Operation) -> Iterator[Operation]:
+    if op[0] == "step":
+        for count in (1, 2, op[5] // 2, op[5] - 1):
+            if 0 < count < op[5]:
+                yield [*op[:5], count, op[6]]
+        yield [*op[:6], None]
+
+
+def _plainer(op: Operation) -> Iterator[Operation]:
+    """By the host instead of a step, in a `use` of its own, whole instead of a part."""
+    if op[0] in ("read", "write"):
+        yield from ([*op[:-1], side] for side in ("host", "device"))
+    if op[0] == "read":
+        yield [*op[:2], None, op[3]]
+
+
+# ---- sizes ---------------------------------------------------------------------------------------
+
+
+def _plainer_sizes(case: Case) -> Iterator[Case]:
+    """Without a capacity, without a page; smaller pages, as many; fewer pages."""
+    capacity, page = sizes_of(case)
+    bare = [op if op[0] != "load" else [*op[:2], None, None] for op in program_of(case)]
+    yield replace(case, options={"program": bare})
+    if page is None or capacity is None:
+        return
+    for frames in (1, 2, 3):
+        yield case.with_options(capacity_bytes=frames * page)
+    for small in (size for size in PAGES if size < page):
+        program = [_rescaled(op, page, small) for op in program_of(case)]
+        capacity_bytes = capacity // page * small
+        yield case.with_options(capacity_bytes=capacity_bytes, page_bytes=small, program=program)
+
+
+def _rescaled(op: Operation, page: int, small: int) -> Operation:
+    """Other pages, and as many of them wherever a capacity stands."""
+    if op[0] == "shrink":
+        return [op[0], op[1] // page * small]
+    if op[0] == "load" and None not in op[2:]:
+        return [*op[:2], op[2] // op[3] * small, small]
+    return op
+
+
+def _shorter(case: Case) -> Iterator[Case]:
+    """Fewer rows of an array; of a state, of all of it."""
+    program = program_of(case)
+    steps = [op for op in program if op[0] == "step"]
+    for _, function, names, grads, *_ in steps[:1]:
+        for n in _lengths(case.arrays[grads].shape[1]):
+            parts = (slice(0, -(-n // block)) for block in BLOCKS[function])
+            cut = _cut(case, dict(zip(names, parts, strict=True)))
+            yield cut.with_arrays(**{grads: case.arrays[grads][:, :n].copy()})
+    stepped = {name for op in steps for name in op[2]}
+    for name, shape in [(op[1], op[2]) for op in program if op[0] == "empty" and op[2]]:
+        for rows in _lengths(shape[0]) if name not in stepped else ():
+            yield _cut(case, {name: slice(0, rows)})
+            yield _cut(case, {name: slice(shape[0] - rows, shape[0])})
+
+
+def _lengths(n: int) -> list[int]:
+    edges = {0, 1, 2, 3, *PAGES, *(page + 1 for page in PAGES), n // 2, n - n // 4, n - 1, BLOCK}
+    return [m for m in sorted(edges | set(range(min(n, FEW)))) if 0 <= m < n]
+
+
+def _cut(case: Case, kept: dict[str, slice]) -> Case:
+    """Some rows of some arrays: parts, and what is written there, begin and end with them."""
+    program, arrays = program_of(case), dict(case.arrays)
+    for op in program:
+        rows = kept.get(str(op[1])) if op[0] in ("empty", "read", "write") else None
+        if rows is not None and op[0] == "empty":
+            op[2] = [rows.stop - rows.start, *op[2][1:]]
+        elif rows is not None:
+            low, high = op[2] or (0, rows.stop)
+            start, stop = (min(max(end, rows.start), rows.stop) for end in (low, high))
+            if op[0] == "write":
+                arrays[op[3]] = arrays[op[3]][start - low : stop - low].copy()
+            op[2] = op[2] and [start - rows.start, stop - rows.start]
+    return replace(case, arrays=arrays, options={**case.options, "program": program})
+
+
+# ---- arrays --------------------------------------------------------------------------------------
+
+
+def _plainer_arrays(case: Case) -> Iterator[Case]:
+    """Of bytes in one axis, of ones or counting: all at once, then one at a time."""
+    program = program_of(case)
+    stepped = {name for op in program if op[0] == "step" for name in op[2]}
+    names = [op[1] for op in program if op[0] == "empty" and op[2] and op[1] not in stepped]
+    for chosen in (names, *([name] for name in names)):
+        yield _of_bytes(case, chosen)
+    for plain in (lambda array: np.ones(array.shape, array.dtype), _counting):
+        for some in (case.arrays, *({name: array} for name, array in case.arrays.items())):
+            yield case.with_arrays(**{name: plain(array) for name, array in some.items()})
+
+
+def _of_bytes(case: Case, names: list[str]) -> Case:
+    """Some arrays, and what is written into them."""
+    program, arrays = program_of(case), dict(case.arrays)
+    for op in program:
+        if op[0] == "write" and op[1] in names:
+            arrays[op[3]] = _counting(np.zeros(arrays[op[3]].shape[:1], np.uint8))
+        if op[0] == "empty" and op[1] in names:
+            op[2:] = op[2][:1], "uint8"
+    return replace(case, arrays=arrays, options={**case.options, "program": program})

@@ -1,1 +1,0 @@
-"""The inputs that every implementation meets, in layers: values, shapes, edits for Hypothesis."""

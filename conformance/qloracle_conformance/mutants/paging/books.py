@@ -1,0 +1,246 @@
+"""Faulty pagers: the bits are right, and what is held, moved or counted is not."""
+# ruff: noqa: D102 (the class tells the story of its methods)
+
+from __future__ import annotations
+
+from typing import Any
+
+from qloracle.paging import Counters, Pager
+from qloracle.paging.pages import DEVICE, Page, Pages
+from qloracle_conformance.mutants.paging.steps import changed, faulty
+from qloracle_conformance.mutants.parts import fault
+
+# ---- what is held --------------------------------------------------------------------------------
+
+
+CapacityPlusAPage = fault(
+    "S12b",
+    "The device is full one page late: it asks for more than its capacity, not for as much.",
+    **changed(frames=lambda self, right: None if right() is None else right() + 1),
+)  # fmt: skip
+
+
+CapacityRoundedUp = fault(
+    "S12b", "A capacity that is no whole number of pages is rounded up to one.",
+    **changed(frames=lambda self, _: self.capacity_bytes and self.count(self.capacity_bytes)),
+)  # fmt: skip
+
+
+NoLimitIsOnePage = fault(
+    "S12b", "Where no capacity is given, the device holds a single page (rule S12).",
+    **changed(frames=lambda _, right: right() or 1),
+)  # fmt: skip
+
+
+@faulty("S12b")
+class FreeKeepsResidency(Pages):
+    """A freed array's pages stay on the device, and no one will ever ask for them."""
+
+    def free(self, number: int) -> None:
+        kept = {p: x for p, x in self._memory[DEVICE].items() if p.allocation == number}
+        super().free(number)
+        self._memory[DEVICE] |= kept
+
+    def _evict_oldest(self) -> None:
+        page = next((p for p in self._memory[DEVICE] if p.allocation in self.allocations), None)
+        if page is None:
+            self._memory[DEVICE].popitem()
+        else:
+            self._memory[DEVICE] = {page: self._memory[DEVICE].pop(page)} | self._memory[DEVICE]
+            super()._evict_oldest()
+
+
+@faulty("S12b")
+class ShrinkEvictsNothing(Pages):
+    """A smaller capacity is noted, and what exceeds it stays until something else comes."""
+
+    def shrink(self, capacity_bytes: int) -> None:
+        self.capacity_bytes = capacity_bytes
+
+    def _move(self, page: Page, to: str) -> None:
+        while to == DEVICE and self.resident() > (self.frames() or self.resident()):
+            self._evict_oldest()
+        super()._move(page, to)
+
+
+@faulty("S12b")
+class ShrinkNotTold(Pager):
+    """`capacity` goes on to tell what the pager was made with (rule S12)."""
+
+    def __init__(self, pages: Pages, host_bytes: int) -> None:
+        super().__init__(pages, host_bytes)
+        self.made_with = pages.capacity_bytes
+
+    @property
+    def capacity(self) -> int | None:
+        return self.made_with
+
+
+@faulty("S12b")
+class ShrinkDoesNothing(Pages):
+    """A smaller capacity is taken and forgotten (rule S12)."""
+
+    def shrink(self, capacity_bytes: int) -> None:
+        if self.capacity_bytes is None or capacity_bytes > self.capacity_bytes:
+            super().shrink(capacity_bytes)
+
+
+@faulty("S12b")
+class ShrinkIsForGood(Pages):
+    """A device that was made smaller never gets its room back."""
+
+    least: int | None = None
+
+    def shrink(self, capacity_bytes: int) -> None:
+        super().shrink(capacity_bytes)
+        self.least = min(capacity_bytes, self.least or capacity_bytes)
+
+    def frames(self) -> int | None:
+        return super().frames() if self.least is None else self.least // self.page_bytes
+
+
+@faulty("S12b")
+class AllPagesResident(Pager):
+    """`resident_bytes` counts the pages on both sides (rule S12)."""
+
+    @property
+    def resident_bytes(self) -> int:
+        return sum(self._in_pages(each.nbytes) for each in self._pages.allocations.values())
+
+
+@faulty("S12b")
+class HighWaterMark(Pager):
+    """`resident_bytes` is the most that there ever was: it does not fall (rule S12)."""
+
+    most = 0
+
+    @property
+    def resident_bytes(self) -> int:
+        self.most = max(self.most, super().resident_bytes)
+        return self.most
+
+
+# ---- a prefetch that does not keep its word ------------------------------------------------------
+
+
+@faulty("S12b")
+class PrefetchOnePageShort(Pages):
+    """A prefetch rounds the number of pages down: the last one, not full, is left behind."""
+
+    def bring(self, number: int, side: str) -> None:
+        allocation = self.allocations[number]
+        nbytes = allocation.nbytes
+        allocation.nbytes -= nbytes % self.page_bytes
+        super().bring(number, side)
+        allocation.nbytes = nbytes
+
+
+PrefetchDoesNothing = fault(
+    "S12b", "A prefetch is taken for a hint, though all would fit (rule S12).",
+    **changed(bring=lambda *_: None),
+)  # fmt: skip
+
+
+@faulty("S12b")
+class PrefetchPushesItselfOut(Pages):
+    """A prefetch brings what is missing, and evicts for it what of the same array was there."""
+
+    def bring(self, number: int, side: str) -> None:
+        for i in range(self.count(self.allocations[number].nbytes)):
+            page = Page(number, i)
+            self._begin(page)
+            if page not in self._memory[side]:
+                self._count(**{"prefetched" if side == DEVICE else "host_prefetched": 1})
+                self._move(page, side)
+
+
+# ---- what is counted -----------------------------------------------------------------------------
+
+
+def uncounted(name: str) -> dict[str, Any]:
+    """A pager that does not count some of what happens."""
+    return changed(_count=lambda _, right, **more: right(**{**more, name: 0}))
+
+
+EvictionsNotCounted = fault(
+    "S12b", "Evictions happen and are not counted (rule S12).", **uncounted("evictions")
+)
+FaultsNotCounted = fault(
+    "S12b", "Faults bring their pages and are not counted (rule S12).", **uncounted("faults")
+)
+PrefetchesNotCounted = fault(
+    "S12b", "What a prefetch brings is not counted, the bytes are (rule S12).",
+    **uncounted("prefetched"),
+)  # fmt: skip
+HostFaultsNotCounted = fault(
+    "S12b", "What the host calls home is not counted, the bytes are (rule S12).",
+    **uncounted("host_faults"),
+)  # fmt: skip
+HostPrefetchesNotCounted = fault(
+    "S12b", "What a prefetch brings home is not counted, the bytes are (rule S12).",
+    **uncounted("host_prefetched"),
+)  # fmt: skip
+BytesHomeNotCounted = fault(
+    "S12b", "Bytes are counted on their way to the device and not back (rule S12).",
+    **uncounted("bytes_to_host"),
+)  # fmt: skip
+BytesToDeviceNotCounted = fault(
+    "S12b", "Bytes are counted on their way home and not to the device (rule S12).",
+    **uncounted("bytes_to_device"),
+)  # fmt: skip
+
+
+BytesCountedTwice = fault(
+    "S12b", "Sender and receiver both count the bytes of a copy (rule S12).",
+    **changed(_count_bytes=lambda _, right, to, nbytes: right(to, 2 * nbytes)),
+)  # fmt: skip
+
+
+@faulty("S12b")
+class HitsAreFaults(Pages):
+    """Each touch of the device counts as a fault, whether the page was there or not."""
+
+    def _place(self, page: Page, side: str) -> str:
+        place = super()._place(page, side)
+        self._count(faults=int(side == DEVICE == place and page in self._memory[DEVICE]))
+        return place
+
+
+@faulty("S12b")
+class PrefetchedIsAFault(Pages):
+    """A page that a prefetch has brought counts as a fault when it is first touched."""
+
+    def bring(self, number: int, side: str) -> None:
+        before = self.counters.prefetched
+        super().bring(number, side)
+        self._count(faults=self.counters.prefetched - before)
+
+
+@faulty("S12b")
+class FreedIsEvicted(Pages):
+    """Pages that leave the device because their array was freed count as evicted."""
+
+    def free(self, number: int) -> None:
+        before = self.resident()
+        super().free(number)
+        self._count(evictions=before - self.resident())
+
+
+@faulty("S12b")
+class CountersIn8Bits(Pager):
+    """A counter of pages begins again after 255 (rule S12)."""
+
+    @property
+    def counters(self) -> Counters:
+        counters = super().counters
+        pages = {name: n % 256 for name, n in counters._asdict().items() if "bytes" not in name}
+        return counters._replace(**pages)
+
+
+@faulty("S12b")
+class ShrinkResetsCounters(Pages):
+    """Another capacity begins the books anew, with pages on the device that nothing brought."""
+
+    def shrink(self, capacity_bytes: int) -> None:
+        super().shrink(capacity_bytes)
+        self.counters = Counters()

@@ -1,0 +1,247 @@
+"""Faulty pagers: how a page that moves loses what was written to it, or turns up for another."""
+# ruff: noqa: D102 (the class tells the story of its methods)
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from qloracle.paging import Managed, Pager
+from qloracle.paging.pages import DEVICE, FRESH, HOST, Page, Pages, Piece
+from qloracle_conformance.mutants.paging.steps import Remembering, evicting, faulty, oldest
+from qloracle_conformance.mutants.parts import BFLOAT16, Array, fault
+
+# ---- the way home --------------------------------------------------------------------------------
+
+DirtyPageLost = fault(
+    "S12",
+    "The host's pages go over the link, and those that are evicted do not come back (rule S12).",
+    **evicting(lambda pages, page, home: home.fill(FRESH)),
+)
+
+StaleAfterEviction = fault(
+    "S12",
+    "An evicted page is taken for clean: what it held when it came stands there again.",
+    **evicting(lambda pages, page, home: np.copyto(home, pages.old[page])),
+)
+
+
+@faulty("S12")
+class CleanAfterFirstEviction(Remembering):
+    """The dirty bit is cleared at the first eviction and never set again: the second one loses."""
+
+    def _evict_oldest(self) -> None:
+        page = oldest(self)
+        super()._evict_oldest()
+        if page in self.home:
+            self._memory[HOST][page][:] = self.old[page]
+        self.home.add(page)
+
+    def __init__(self, capacity_bytes: int | None, page_bytes: int) -> None:
+        super().__init__(capacity_bytes, page_bytes)
+        self.home: set[Page] = set()
+
+
+@faulty("S12")
+class OnlyTheLastWriteGoesHome(Remembering):
+    """Of an evicted page the range written last is copied, as if it were all that was written."""
+
+    def __init__(self, capacity_bytes: int | None, page_bytes: int) -> None:
+        super().__init__(capacity_bytes, page_bytes)
+        self.last: dict[Page, slice] = {}
+
+    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
+        if write:
+            self.last[page] = part
+        return super()._touch(page, part, side, write=write)
+
+    def _evict_oldest(self) -> None:
+        page = oldest(self)
+        super()._evict_oldest()
+        home, part = self._memory[HOST][page], self.last.get(page, slice(0, 0))
+        new = home[part].copy()
+        home[:] = self.old[page]
+        home[part] = new
+
+
+def _whole_pages_only(pages: Remembering, page: Page, home: Array) -> None:
+    if page.i == pages.allocations[page.allocation].nbytes // pages.page_bytes:
+        home[:] = pages.old[page]
+
+
+PartialPageStays = fault(
+    "S12",
+    "Whole pages are copied home; the last one of an array, in part unused, is not.",
+    **evicting(_whole_pages_only),
+)
+
+
+@faulty("S12")
+class EvictedWhileInUse(Pages):
+    """A write gets all its pages before it begins: the last ones push the first out under it."""
+
+    def write(self, number: int, start: int, values: Any, side: str) -> None:
+        pieces = list(self._pieces(number, start, start + values.size))
+        frames = [self._touch(page, part, side, write=True) for page, part, _ in pieces]
+        for frame, (_, of_page, of_range) in zip(frames, pieces, strict=True):
+            frame[of_page] = values[of_range]
+
+
+@faulty("S12")
+class WritesThatDoNotFit(Pages):
+    """Where the device is full, a page is served from a buffer, and a write to it stays there."""
+
+    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
+        full = self.resident() == self.frames()
+        if side == DEVICE and full and page in self._memory[HOST]:
+            return self._memory[HOST][page].copy()
+        return super()._touch(page, part, side, write=write)
+
+
+@faulty("S12")
+class ShrinkDropsDirtyPages(Remembering):
+    """What a smaller capacity pushes out is dropped: only the other way out copies."""
+
+    def shrink(self, capacity_bytes: int) -> None:
+        before = dict(self._memory[DEVICE])
+        super().shrink(capacity_bytes)
+        for page in before.keys() - self._memory[DEVICE].keys():
+            self._memory[HOST][page][:] = self.old[page]
+
+
+def _zeros_cleared(pages: Remembering, page: Page, home: Array) -> None:
+    if pages.page_bytes % 4 == 0 and not home.view(np.float32).any():
+        home[:] = 0
+
+
+ZeroPagesNotCopied = fault(
+    "S12",
+    "A page that is all zeros is cleared at home instead of copied, and -0 compares as zero.",
+    **evicting(_zeros_cleared),
+)
+
+
+def _merged(pages: Remembering, page: Page, home: Array) -> None:
+    *others, own = pages._memory[HOST].values()
+    equal = (other for other in reversed(others) if np.array_equal(other, own))
+    pages._memory[HOST][page] = next(equal, own)
+
+
+EqualPagesMerged = fault(
+    "S12",
+    "An evicted page that equals one at home shares its memory, and from then on its writes.",
+    **evicting(_merged),
+)
+
+
+class _Narrow(Pages):
+    """Pages of bfloat16 that are widened on their way home."""
+
+    def __init__(self, capacity_bytes: int | None, page_bytes: int) -> None:
+        super().__init__(capacity_bytes, page_bytes)
+        self.narrow: set[int] = set()
+
+    def _evict_oldest(self) -> None:
+        page = oldest(self)
+        super()._evict_oldest()
+        if page.allocation in self.narrow and self.page_bytes % 2 == 0:
+            home = self._memory[HOST][page].view(BFLOAT16)
+            home[:] = home.astype(np.float32).astype(BFLOAT16)
+
+
+@faulty("S12", _Narrow)
+class WidenedOnTheWay(Pager):
+    """bfloat16 travels home as float32 and is rounded again: the payload of a NaN is lost."""
+
+    def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Managed:
+        handle = super().empty(shape, dtype)
+        if handle.dtype == BFLOAT16 and isinstance(self._pages, _Narrow):
+            self._pages.narrow.add(handle._number)
+        return handle
+
+
+@faulty("S12")
+class CopiedAsFloats(Pages):
+    """Pages are copied by a kernel on float32 that flushes subnormals, whatever they hold."""
+
+    def _copy(self, page: Page, to: str) -> None:
+        super()._copy(page, to)
+        if self.page_bytes % 4 == 0:
+            words = self._memory[to][page].view(np.uint32)
+            words[(words & 0x7F800000) == 0] &= 0x80000000
+
+
+# ---- which page, and where in it -----------------------------------------------------------------
+
+
+@faulty("S12")
+class WrongOffsetInSecondPage(Pages):
+    """A range that begins inside of the second page is looked for at that page's beginning."""
+
+    def _pieces(self, number: int, start: int, stop: int) -> Iterator[Piece]:
+        for page, of_page, of_range in super()._pieces(number, start, stop):
+            moved = slice(0, of_page.stop - of_page.start)
+            yield Piece(page, moved if page.i == 1 else of_page, of_range)
+
+
+@faulty("S12")
+class PageNumberIn8Bits(Pages):
+    """The number of a page is kept in 8 bits: page 256 of an array is page 0."""
+
+    def _pieces(self, number: int, start: int, stop: int) -> Iterator[Piece]:
+        for page, of_page, of_range in super()._pieces(number, start, stop):
+            yield Piece(Page(number, page.i % 256), of_page, of_range)
+
+
+@faulty("S12")
+class LastPartialPageMissing(Pages):
+    """The number of pages is rounded down: nothing is kept of a last page that is not full."""
+
+    def _pieces(self, number: int, start: int, stop: int) -> Iterator[Piece]:
+        whole = self.allocations[number].nbytes // self.page_bytes
+        pieces = super()._pieces(number, start, stop)
+        return (piece for piece in pieces if piece.page.i < whole)
+
+    def read(self, number: int, start: int, stop: int, side: str) -> Any:
+        values = np.zeros(stop - start, np.uint8)
+        whole = self.allocations[number].nbytes // self.page_bytes * self.page_bytes
+        end = max(min(stop, whole), start)
+        values[: end - start] = super().read(number, start, end, side)
+        return values
+
+
+@faulty("S12")
+class NumbersCutByAPage(Pages):
+    """Of a float32 that lies across two pages, only the part in the first one is written."""
+
+    def write(self, number: int, start: int, values: Any, side: str) -> None:
+        for page, of_page, of_range in self._pieces(number, start, start + values.size):
+            torn = -page.i * self.page_bytes % 4 if of_range.start else 0
+            part = self._touch(page, of_page, side, write=True)[of_page]
+            part[torn:] = values[of_range][torn:]
+
+
+@faulty("S12")
+class WriteWithoutFetch(Pages):
+    """A page is not fetched before it is written to: beside the range is what lay in memory."""
+
+    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
+        absent = side == DEVICE and page not in self._memory[DEVICE]
+        frame = super()._touch(page, part, side, write=write)
+        if write and absent and page in self._memory[DEVICE]:
+            frame[:] = FRESH
+        return frame
+
+
+@faulty("S12")
+class NeighboursShareAPage(Pages):
+    """Where an array ends inside of a page, the next one begins at the beginning of that page."""
+
+    def _pieces(self, number: int, start: int, stop: int) -> Iterator[Piece]:
+        whole = self.allocations[number].nbytes // self.page_bytes
+        for page, of_page, of_range in super()._pieces(number, start, stop):
+            shared = page.i == whole and number + 1 in self.allocations
+            yield Piece(Page(number + 1, 0) if shared else page, of_page, of_range)

@@ -1,0 +1,265 @@
+"""Pagers that differ from the reference and are right: order, size and knowledge are theirs."""
+# ruff: noqa: D102 (the class tells the story of its methods)
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from qloracle import paging
+from qloracle.paging import Managed, Pager
+from qloracle.paging.pages import DEVICE, FRESH, HOST, Page, Pages
+from qloracle_conformance.mutants.paging.steps import (
+    Loaded,
+    Remembering,
+    Words,
+    changed,
+    lawful,
+    oldest,
+    paged,
+    pager_of,
+)
+from qloracle_conformance.mutants.parts import variant
+
+# ---- who goes ------------------------------------------------------------------------------------
+
+
+@lawful
+class FirstInFirstOut(Pages):
+    """The page that has been on the device for longest goes, however often it is touched."""
+
+    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
+        order = list(self._memory[DEVICE])
+        frame = super()._touch(page, part, side, write=write)
+        new = self._memory[DEVICE]
+        self._memory[DEVICE] = {p: new[p] for p in dict.fromkeys([*order, *new]) if p in new}
+        return frame
+
+
+@lawful
+class MostRecentGoes(Pages):
+    """The page touched last goes first: best where an array is read from end to end in turn."""
+
+    ahead = False
+
+    def _evict_oldest(self) -> None:
+        if not self.ahead:  # or a prefetch would push out what it has just brought
+            put_first(self._memory[DEVICE], next(reversed(self._memory[DEVICE])))
+        super()._evict_oldest()
+
+    def bring(self, number: int, side: str) -> None:
+        self.ahead = True
+        super().bring(number, side)
+        self.ahead = False
+
+
+@lawful
+class RandomGoes(Pages):
+    """A page is drawn by chance, outside of a prefetch."""
+
+    def __init__(self, capacity_bytes: int | None, page_bytes: int) -> None:
+        super().__init__(capacity_bytes, page_bytes)
+        self.rng = np.random.default_rng(12)
+
+    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
+        held = list(self._memory[DEVICE])
+        if held and page not in self._memory[side]:
+            put_first(self._memory[DEVICE], held[self.rng.integers(len(held))])
+        return super()._touch(page, part, side, write=write)
+
+
+def put_first(memory: dict[Page, Any], chosen: Page) -> None:
+    """Make a page the one that goes next."""
+    for page in [page for page in memory if page != chosen]:
+        memory[page] = memory.pop(page)
+
+
+@lawful
+class EvictsAhead(Pages):
+    """Where one page must go, two go, so that the next fault need not wait."""
+
+    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
+        if side == DEVICE and page not in self._memory[DEVICE]:
+            for _ in range(2 if self.resident() == self.frames() else 0):
+                if self.resident():
+                    self._evict_oldest()
+        return super()._touch(page, part, side, write=write)
+
+
+# ---- what is copied ------------------------------------------------------------------------------
+
+
+@lawful
+class CleanPagesDropped(Remembering):
+    """A page that nobody has written since it came is dropped, and not copied home."""
+
+    def _evict_oldest(self) -> None:
+        page = oldest(self)
+        if np.array_equal(self._memory[DEVICE][page], self.old[page]):
+            self._memory[HOST].setdefault(page, self.old[page].copy())
+        super()._evict_oldest()
+
+
+@lawful
+class UnusedBytesStay(Pages):
+    """Of an array's last page the elements alone are copied, and counted."""
+
+    def _copy(self, page: Page, to: str) -> None:
+        super()._copy(page, to)
+        used = self.allocations[page.allocation].nbytes - page.i * self.page_bytes
+        self._count_bytes(to, min(used - self.page_bytes, 0))
+
+
+@lawful
+class HostWaits(Remembering):
+    """What a step writes reaches the host when it ends: not all devices can do it before."""
+
+    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
+        held = self.allocations[page.allocation].in_use and page in self._memory[DEVICE]
+        if side == HOST and held and not write:
+            return self.old[page].copy()
+        return super()._touch(page, part, side, write=write)
+
+
+PreferencesIgnored = variant(
+    "", "Whatever is advised, a page moves to the side that touches it, and lies on one.",
+    **changed(Pager, advise=lambda _, right, handle, **advice: right(handle)),
+)  # fmt: skip
+
+
+@lawful
+class BeginsWithZeros(Pages):
+    """What nobody has written reads as zeros: nothing is promised about it."""
+
+    def _begin(self, page: Page) -> None:
+        if not any(page in memory for memory in self._memory.values()):
+            self._memory[HOST][page] = np.zeros(self.page_bytes, np.uint8)
+
+
+@lawful
+class BeginsOnTheDevice(Pages):
+    """A page that the device touches first is made there: a fault, and nothing to copy."""
+
+    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
+        if side == DEVICE and not any(page in memory for memory in self._memory.values()):
+            while self.resident() == self.frames():
+                self._evict_oldest()
+            self._memory[DEVICE][page] = np.full(self.page_bytes, FRESH, np.uint8)
+            self._count(faults=1)
+        return super()._touch(page, part, side, write=write)
+
+
+@lawful
+class PrefetchAllOrNothing(Pages):
+    """A prefetch of more than the device holds does nothing (rule S12: no byte depends on it)."""
+
+    def bring(self, number: int, side: str) -> None:
+        frames = self.frames()
+        if frames is None or self.count(self.allocations[number].nbytes) <= frames:
+            super().bring(number, side)
+
+
+# ---- what is known of it -------------------------------------------------------------------------
+
+
+def made(make: Callable[..., Any], *, bare: bool = False) -> dict[str, Callable[..., Any]]:
+    """Pagers that are made so; a bare one offers what the protocol demands, and tells nothing."""
+    names = ("empty", "use", "prefetch", "free", "advise")
+
+    def make_pager(capacity_bytes: int | None = None, page_bytes: int | None = None) -> Any:
+        pager = make(capacity_bytes, page_bytes)
+        if not bare:
+            return pager
+        return SimpleNamespace(**{name: getattr(pager, name) for name in names})
+
+    return paged(make_pager=make_pager)
+
+
+class _Through(Pages):
+    """Pages that the device writes on both sides."""
+
+    def _move(self, page: Page, to: str) -> None:
+        super()._move(page, to)
+        if to == DEVICE:
+            self._copy(page, HOST)
+
+    def write(self, number: int, start: int, values: Any, side: str) -> None:
+        for page, of_page, of_range in self._pieces(number, start, start + values.size):
+            self._touch(page, of_page, side, write=True)[of_page] = values[of_range]
+            if page in self._memory[DEVICE]:
+                self._copy(page, HOST)
+
+
+def _half(capacity: int | None, page: int | None) -> Pager:
+    asked = paging.make_pager(capacity, page)
+    return paging.make_pager(asked.capacity, max(asked.page_bytes // 2, 1))
+
+
+def _whole_pages(capacity: int | None, page: int | None) -> Pager:
+    if (page or 0) % 4096:
+        raise NotImplementedError(f"page_bytes must be a multiple of 4096, got {page}")
+    return paging.make_pager(capacity, page)
+
+
+WritesThrough = variant(
+    "",
+    "Each write of the device goes home at once, and no counters tell of it.",
+    **made(pager_of(_Through), bare=True),
+)
+SmallerPages = variant(
+    "", "Its pages are half as large as asked for, or of one byte, and it says so.", **made(_half)
+)
+WholePagesOfTheSystem = variant(
+    "", "Pages are multiples of 4,096 bytes; others, it says, it cannot have.", **made(_whole_pages)
+)
+TellsNothing = variant(
+    "",
+    "It shows no counters, as a GPU: how much lies where is not known.",
+    **made(paging.make_pager, bare=True),
+)
+CapacityIgnored = variant(
+    "",
+    "Neither capacity nor page size can be chosen, as under CUDA, and no counters are shown.",
+    **made(lambda capacity, page: paging.make_pager(), bare=True),
+)
+
+
+@lawful
+class TellsFaultsOnly(Pager):
+    """It counts faults and nothing else, in a mapping."""
+
+    @property
+    def counters(self) -> Any:
+        return {"faults": self._pages.counters.faults}
+
+
+def _save_bytes(path: Path, arrays: Mapping[str, Managed], metadata: Words = None) -> None:
+    parts: dict[str, Any] = {
+        f"b{name}": a[...].reshape(-1).view(np.uint8) for name, a in arrays.items()
+    }
+    parts |= {f"f{name}": np.array([str(a.dtype), *a.shape]) for name, a in arrays.items()}
+    parts["words"] = np.array([*(metadata or {}).items()], dtype=str).reshape(-1, 2)
+    with path.open("wb") as file:
+        np.savez(file, **parts)
+
+
+def _load_bytes(path: Path, pager: Pager) -> Loaded:
+    arrays = {}
+    with np.load(path) as file:
+        for key in file.files:
+            if key.startswith("f"):
+                dtype, *shape = file[key].tolist()
+                array = arrays[key[1:]] = pager.empty(tuple(map(int, shape)), dtype)
+                array[...] = file[f"b{key[1:]}"].view(array.dtype).reshape(array.shape)
+        return arrays, dict(file["words"].tolist())
+
+
+SavesRawBytes = variant(
+    "",
+    "A file format of its own: the bytes of each array one after the other, in NumPy's archive.",
+    **paged(save_paged=_save_bytes, load_paged=_load_bytes),
+)

@@ -1,0 +1,190 @@
+"""Faulty pagers: two sides, two names or two owners of the same bytes, and one of them is wrong."""
+# ruff: noqa: D102 (the class tells the story of its methods)
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from numpy.typing import DTypeLike
+
+from qloracle.paging import Managed, Pager
+from qloracle.paging.pages import DEVICE, HOST, Page, Pages
+from qloracle_conformance.mutants.paging.steps import Remembering, changed, faulty, paged
+from qloracle_conformance.mutants.parts import fault
+
+# ---- two sides, and what is advised --------------------------------------------------------------
+
+
+@faulty("S12")
+class HostFaultIsStale(Remembering):
+    """A page that the host calls home comes as it left: only an eviction copies (rule S12)."""
+
+    def _move(self, page: Page, to: str) -> None:
+        super()._move(page, to)
+        if to == HOST:
+            self._memory[HOST][page][:] = self.old[page]
+
+
+@faulty("S12")
+class DeviceMissesHostWrites(Pages):
+    """The host writes into a copy of its own of a page that the device holds."""
+
+    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
+        if side == HOST and write and page in self._memory[DEVICE]:
+            return self._memory[DEVICE][page].copy()
+        return super()._touch(page, part, side, write=write)
+
+
+@faulty("S12")
+class PrefetchDropsWrites(Remembering):
+    """A prefetch fetches what is there already, from a host that has not seen the last writes."""
+
+    def bring(self, number: int, side: str) -> None:
+        self.restore(number)
+        super().bring(number, side)
+
+
+@faulty("S12")
+class PrefetchHomeIsStale(Remembering):
+    """What a prefetch brings home is what the page held when it left (rule S12)."""
+
+    def bring(self, number: int, side: str) -> None:
+        if side == HOST:
+            self.restore(number)
+        super().bring(number, side)
+
+
+@faulty("S12", Remembering)
+class AdviceDropsPages(Pager):
+    """An advice is carried out at once: the device's pages are dropped, to come anew."""
+
+    def advise(self, handle: Managed, **advice: Any) -> None:
+        super().advise(handle, **advice)
+        assert isinstance(self._pages, Remembering)
+        self._pages.restore(handle._number)
+
+
+def keeps_copy(of: str) -> type[Pages]:
+    """Pages whose read-mostly copy on one side survives a write of the other."""
+
+    class _Pages(Pages):
+        def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
+            copy = self._memory[of].get(page)
+            frame = super()._touch(page, part, side, write=write)
+            mostly = self.allocations[page.allocation].read_mostly
+            if write and side != of and copy is not None and mostly:
+                self._memory[of][page] = copy
+            return frame
+
+    return _Pages
+
+
+HostCopyNotInvalidated = fault(
+    "S12",
+    "A write of the device leaves the host's copy of a read-mostly page as it was.",
+    **paged(keeps_copy(HOST)),
+)
+DeviceCopyNotInvalidated = fault(
+    "S12",
+    "A write of the host leaves the device's copy of a read-mostly page as it was.",
+    **paged(keeps_copy(DEVICE)),
+)
+
+
+@faulty("S12")
+class PreferredLosesWrites(Pages):
+    """What the device writes to a page that prefers the host goes over the link and is dropped."""
+
+    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
+        frame = super()._touch(page, part, side, write=write)
+        return frame.copy() if write and page not in self._memory[side] else frame
+
+
+# ---- what `use` yields ---------------------------------------------------------------------------
+
+
+@faulty("S12")
+class PrivateCopyOfAnAlias(Pager):
+    """An array that is handed to `use` twice comes as two, each with values of its own."""
+
+    @contextmanager
+    def use(self, *handles: Managed) -> Iterator[tuple[Any, ...]]:
+        with super().use(*handles) as arrays:
+            again = [i for i, handle in enumerate(handles) if handle in handles[:i]]
+            copies = {i: arrays[i][...].copy() for i in again}
+            yield tuple(copies.get(i, array) for i, array in enumerate(arrays))
+            for i, copy in copies.items():
+                arrays[i][...] = copy
+
+
+@faulty("S12")
+class InnerUseWritesBack(Pager):
+    """A `use` inside of another works on a copy, and at its end writes all of it back."""
+
+    @contextmanager
+    def use(self, *handles: Managed) -> Iterator[tuple[Any, ...]]:
+        inner = any(each.in_use for each in self._pages.allocations.values())
+        with super().use(*handles) as arrays:
+            copies = {handle: handle[...].copy() for handle in handles if inner}
+            yield tuple(copies.get(h, array) for h, array in zip(handles, arrays, strict=True))
+            for handle, copy in copies.items():
+                handle[...] = copy
+
+
+# ---- memory that is given back -------------------------------------------------------------------
+
+
+@faulty("S12")
+class ReadAfterFree(Pages):
+    """A handle that was freed still reads and writes: nobody asks whether it is alive."""
+
+    def free(self, number: int) -> None:
+        allocation = self.allocations[number]
+        super().free(number)
+        self.allocations[number] = allocation
+
+
+@faulty("S12")
+class FreedNumberGivenAgain(Pages):
+    """A new array gets the number of one that was freed, and the old handle reads the new array."""
+
+    def free(self, number: int) -> None:
+        super().free(number)
+        self._made = number - 1  # the next one made
+
+    def allocate(self, nbytes: int) -> int:
+        while self._made + 1 in self.allocations:
+            self._made += 1
+        return super().allocate(nbytes)
+
+
+FreedTwice = fault(
+    "S12", "To free an array twice is taken in silence (rule S12).",
+    **changed(
+        Pager, free=lambda self, right, a: a._number in self._pages.allocations and right(a)
+    ),
+)  # fmt: skip
+
+
+@faulty("S12")
+class FreeTakesTheNeighbour(Pages):
+    """An array's page count is one too large when it is freed: the next array loses its first."""
+
+    def free(self, number: int) -> None:
+        super().free(number)
+        for memory in self._memory.values():
+            memory.pop(Page(number + 1, 0), None)
+
+
+@faulty("S12")
+class RefusedYetTaken(Pager):
+    """A request for too much fails after it took the room: nothing fits from then on."""
+
+    def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Managed:
+        try:
+            return super().empty(shape, dtype)
+        except ValueError:
+            self._pages.allocate(self._host_bytes)
+            raise

@@ -1,0 +1,130 @@
+"""Judge implementations: each by a `Run` of its own, one by one or by function in parallel."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from qloracle_conformance import adapters
+from qloracle_conformance.calling import opening
+from qloracle_conformance.calling.loading import parse
+from qloracle_conformance.contract.errors import UsageError
+from qloracle_conformance.reports.report import Report
+from qloracle_conformance.running.known import Known, stale
+from qloracle_conformance.running.parallel import SideBySide
+from qloracle_conformance.running.run import Doing, Hearer, Judged, Opened, Run, Watch, nothing
+from qloracle_conformance.running.selecting import select
+
+Opening = partial[Run]  # with the options of the run
+
+OURS = ("qloracle", "qloracle_gpu")  # packages that are judged after other people's
+
+
+def found_here() -> list[str]:
+    """Short names of what is judged where none is named: what is installed and can run here."""
+    return [adapter.name for adapter in adapters.ADAPTERS if adapter.found]
+
+
+def verify(
+    impls: Sequence[Any],
+    *,
+    profile: str = "smoke",
+    seed: int = 0,
+    dialect: Mapping[str, Any] | None = None,
+    only: str = "",
+    functions: Sequence[str] = (),
+    require: str = "",
+    known: Sequence[Known] = (),
+    device: str = "",
+    limit: float = opening.LIMIT,
+    processes: int = 1,
+    stop_early: bool = False,
+    causes: bool = True,
+    watch: Watch = nothing,
+    opened: Opened = nothing,
+    judged: Judged = nothing,
+    doing: Doing = nothing,
+) -> Report:
+    """Judge implementations, other people's before our own.
+
+    impls: what `objects.target` returns.  A text runs in a child process of its own, an object in
+    this one.  `functions` are those that must have been judged; none: what `only` selects.  With
+    several `processes` so many functions of texts are judged at once, each on an implementation of
+    its own: the results are the same, in the same order; seconds are those of all processes
+    together.  With `stop_early` the first failure ends the run.  `watch`, `opened`, `judged` and
+    `doing` hear of what happens (see `Hearer`).  Likely `causes` are sought after each verdict.
+
+    UsageError if an argument cannot mean anything.  Ctrl-C ends the run; what was judged until then
+    is in the report, which is marked partial.
+    """
+    if processes < 1:
+        raise UsageError(f"processes is {processes}; allowed: a whole number from 1")
+    if not limit > 0:
+        raise UsageError(f"limit is {limit}; allowed: seconds above 0")
+    selection, first = select(only, functions), sorted(impls, key=_is_ours)
+    shown = only if not functions else ", ".join([*functions, *([only] if only else [])])
+    report = Report(
+        profile, seed, require=require, only=shown, ops=tuple(functions), started=_now()
+    )
+    run = partial(
+        Run, profile=profile, seed=seed, dialect=dialect, only=selection, known=known,
+        device=device, limit=limit,
+    )  # fmt: skip
+    hearer = Hearer(opened, watch, judged, doing)
+    if processes == 1:
+        _one_by_one(report, first, run, hearer, stop_early, causes)
+    else:
+        _side_by_side(report, first, run, hearer, stop_early, causes, processes)
+    report.known_problems = stale(known, report.judgements, selection)
+    return report
+
+
+def _is_ours(impl: object) -> bool:
+    """True for a text that names a part of this project; UsageError for one that names nothing."""
+    if not isinstance(impl, str):
+        return False
+    place = parse(impl)
+    return place.kind == "module" and place.where.partition(".")[0] in OURS
+
+
+def _one_by_one(
+    report: Report, impls: Sequence[Any], opening: Opening, hearer: Hearer, stop_early: bool,
+    causes: bool,
+) -> None:  # fmt: skip
+    """Judge one implementation after the other."""
+    for impl in impls:
+        run = opening(impl)
+        report.judgements.append(run.judgement)
+        try:
+            run.judge(hearer, stop_early)
+            hearer.judged(run.judgement)
+            if causes and run.judgement.failed:
+                hearer.doing(run.judgement.name, "seeking likely causes")
+                run.name_causes()
+            hearer.doing(run.judgement.name, "")
+        except KeyboardInterrupt:
+            run.judgement.partial = not run.ended or impl is not impls[-1]
+            break
+        if stop_early and run.judgement.failed:
+            break
+
+
+def _side_by_side(
+    report: Report, impls: Sequence[Any], opening: Opening, hearer: Hearer, stop_early: bool,
+    causes: bool, processes: int,
+) -> None:  # fmt: skip
+    """See what all of them offer, then judge their functions in so many processes."""
+    work = SideBySide(opening.keywords["only"], hearer, stop_early)
+    try:
+        for impl in impls:
+            work.open(impl, opening, causes)
+        work.go(processes)
+    except KeyboardInterrupt:  # while they were opened
+        work.judgements[-1].partial = True
+    report.judgements = work.judgements
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
