@@ -547,6 +547,19 @@ def test_the_implementations_own_step_runs_paged_and_plain():
     assert values[programs.READ].tobytes() == due.tobytes()
 
 
+def test_a_step_that_raises_fails_as_an_operation():
+    def adam_step(param, grad, m, v, *, step, lr):
+        raise ValueError("no step")
+
+    target = types.SimpleNamespace(make_pager=paging.make_pager, adam_step=adam_step)
+    draft, names = inputs.stepping(PLAN, "adam_step", 64, 64)
+    case = draft.do("step", "adam_step", names, "g", 1, 3, 100).read("m").case("")
+    answer = Calls(target).perform(case)
+    first = s12.judge(case, answer.values, VIEW).first
+    assert (first.result, first.expected) == ("operation", "no error")
+    assert first.got.endswith("ValueError: no step")
+
+
 def test_what_a_program_reads_after_a_step_is_compared_with_plain_arrays():
     draft, names = inputs.stepping(PLAN, "adam_step_8bit", 300, 100)
     draft.do("step", "adam_step_8bit", names, "g", 1, 2, 256)

@@ -162,8 +162,7 @@ class Calls:
 
     def _invoke(self, case: Case, arguments: Mapping[str, Any], device: str) -> Any:
         if case.function == "make_pager":
-            tools = paging.tools_of(self.target, self.framework, device)
-            return paging.run(self.target, case, tools)
+            return paging.run(self.target, case, self.framework, device)
         function = FUNCTIONS[case.function]
         positional = [arguments[name] for name in function.arrays]
         named = {name: a for name, a in arguments.items() if name not in function.arrays}

@@ -105,7 +105,7 @@ class Script:
 
     def must_fail(self, operation: Operation) -> Lines:
         """Its error is found."""
-        alive = self._alive
+        alive = list(self._alive)
         refused = _indented(perform(operation, self))
         self._alive = alive
         said = ["except Exception as error:", "    found.append(str(error))"]
@@ -147,7 +147,7 @@ def body(check: CheckRun, failure: Failure, framework: str, offers: list[str]) -
     if check.rule[0] == "P":
         return script.text(list(_of_rule(check, failure, script)), len(script.program))
     if failure.mismatch.result == "operation":
-        return _operation(failure, script)
+        return _operation(check, failure, script)
     return _law(failure, script) if check.rule == "S12b" else _element(failure, script)
 
 
@@ -176,26 +176,13 @@ def _refusals(script: Script, read: plain_arrays.Read) -> int:
     return sum(operation[0] == "must_fail" for operation in script.program[: read.operation])
 
 
-def _operation(failure: Failure, script: Script) -> Lines:
+def _operation(check: CheckRun, failure: Failure, script: Script) -> Lines:
     """An operation that raised, did not raise, or loaded something else."""
     number = failure.mismatch.index
-    if script.program[number][0] == "must_fail":
-        main = [
-            f"said = {RUN}[-1]",
-            'print(said or "no error, or one that says nothing")',
-            "return int(not said)",
-        ]
-        return script.text(main, number + 1)
-    main = [
-        "try:",
-        f"    {RUN}",
-        "except Exception as error:",
-        '    print(f"{type(error).__name__}: {error}")',
-        "    return 1",
-        'print("no error")',
-        "return 0",
-    ]
-    return script.text(main, number + 1)
+    if script.program[number][0] != "must_fail":
+        return script.text(_call(check), number + 1)
+    said = f"said = {RUN}[-1]", 'print(said or "no error, or one that says nothing")'
+    return script.text([*said, "return int(not said)"], number + 1)
 
 
 def _law(failure: Failure, script: Script) -> Lines:
@@ -216,7 +203,7 @@ def _law(failure: Failure, script: Script) -> Lines:
 
 
 def _call(check: CheckRun) -> Lines:
-    """A call that raised as a whole, crashed or hung."""
+    """What raises, crashes or hangs: the script ends as it does."""
     guard = f"faulthandler.dump_traceback_later({LIMIT}, exit=True)  # a hang is code 1"
     return [*[guard] * (check.status in BROKEN), RUN, 'print("no error")', "return 0"]
 
