@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from qloracle_conformance.calling import objects
-from qloracle_conformance.contract import dialects
-from qloracle_conformance.contract.errors import CannotRun, UsageError
-from qloracle_conformance.contract.protocol import FUNCTIONS, LEVELS
-from qloracle_conformance.engine.verdicts import Judgement
-from qloracle_conformance.judging.checks import PROFILES
+from qloracle_conformance.calling.opening import LIMIT
+from qloracle_conformance.contract import dialects, presets
 from qloracle_conformance.reports.report import Report
+from qloracle_conformance.running.options import check_arguments
 
 
 def verify(
@@ -22,6 +19,8 @@ def verify(
     profile: str = "smoke",
     device: str | None = None,
     *,
+    only: str = "",
+    limit: float = LIMIT,
     seed: int = 0,
     dialect: str | Mapping[str, Any] | None = None,
     require: str = "",
@@ -31,8 +30,10 @@ def verify(
 
     obj: a text IMPL as on the command line, which runs in a child process; or a module, class,
     function, list or dict of functions, which runs in this process (a crash would end it, too).
-    ops: names of functions; only these are judged, and a missing one fails.  profile, device, seed,
-    dialect (a preset or a dict), require and known are the options of ``qloracle verify``.
+    ops: names of functions; only these are judged, and a missing one fails.  only (rules, levels,
+    functions, check ids, patterns), limit (seconds of one call), profile, device, seed, dialect (a
+    preset or a dict), require and known are the options of ``qloracle verify``.  A call of an
+    object cannot be interrupted: what takes longer than the limit fails when it returns.
 
     The report has `.ok`, `.exit_code`, `.to_dict()` (the form of report.json) and is printable.
     UsageError (a ValueError) for an argument that means nothing; ImportError without Hypothesis.
@@ -45,34 +46,18 @@ def verify(
     ...     return -qloracle.dequantize_4bit(packed, absmax, shape=shape)
     >>> verify(dequantize_4bit)
     <Report: exit code 1; dequantize_4bit: L0 FAIL, L1 to L5 MISSING>
+    >>> verify(dequantize_4bit, only="S6").ok
+    False
     """
-    from qloracle_conformance.calling.callers import LocalCaller
-    from qloracle_conformance.running import verify as verification
-    from qloracle_conformance.running.known import apply, read
+    from qloracle_conformance.running import verify as running
+    from qloracle_conformance.running.known import read
 
     check_arguments(profile, require, ops, seed)
-    only = ",".join(f"*/{name},*/{name}/*,*/{name}[*" for name in ops or ())
-    declared = _declaration(dialect)
-    entries = read(known) if known is not None else []
-    found = objects.target(obj)
-    if isinstance(found, str):
-        report = verification.verify(
-            [found], profile=profile, seed=seed, dialect=declared, only=only, require=require,
-            known=entries, device=device or "",
-        )  # fmt: skip
-    else:
-        report = Report(profile, seed, require=require, only=only)
-        judgement = Judgement(objects.name_of(found), profile="" if only else profile)
-        report.judgements.append(judgement)
-        try:
-            caller = LocalCaller(found, device or "")
-        except CannotRun as error:
-            judgement.status, judgement.message = "NOT_RUN", str(error)
-        else:
-            verification.judge(caller, judgement, profile, seed, declared, only)
-        report.known_problems = apply(entries, report.judgements, verification.selector(only))
-    report.ops = tuple(ops or ())
-    return report
+    return running.verify(
+        [objects.target(obj)], profile=profile, seed=seed, dialect=_declaration(dialect), only=only,
+        functions=tuple(ops or ()), require=require, known=read(known) if known is not None else (),
+        device=device or "", limit=limit,
+    )  # fmt: skip
 
 
 def conformance_tests(
@@ -84,6 +69,7 @@ def conformance_tests(
     dialect: str | Mapping[str, Any] | None = None,
     require: str = "",
     known: str | Path | None = None,
+    limit: float = LIMIT,
 ) -> Callable[[str], None]:
     """Make a test function for one's own test file: a parametrized test, a parameter a check.
 
@@ -102,7 +88,8 @@ def conformance_tests(
 
     check_arguments(profile, require, None, seed)
     declared = _declaration(dialect)
-    suite = Suite(objects.target(impl), profile, device or "", seed, declared, require, known)
+    found = objects.target(impl)
+    suite = Suite(found, profile, device or "", seed, declared, require, known, limit)
 
     @pytest.mark.parametrize("check", suite.names())
     def test_conformance(check: str) -> None:
@@ -117,20 +104,6 @@ def conformance_tests(
 
 def _declaration(dialect: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
     """A preset by its name, or a declaration as an implementation would have it."""
-    declared = dialects.preset(dialect) if isinstance(dialect, str) else dialect or {}
+    declared = presets.preset(dialect) if isinstance(dialect, str) else dialect or {}
     dialects.check_declaration(declared)
     return declared
-
-
-def check_arguments(profile: str, require: str, ops: Sequence[str] | None, seed: int) -> None:
-    """UsageError for an option that means nothing; ImportError if Hypothesis is missing."""
-    if find_spec("hypothesis") is None:
-        raise ImportError("verify needs Hypothesis: pip install 'qloracle[verify]'")
-    if profile not in PROFILES:
-        raise UsageError(f"profile is {profile!r}; allowed: {', '.join(PROFILES)}")
-    if require and require not in LEVELS:
-        raise UsageError(f"require is {require!r}; allowed: {', '.join(LEVELS)}")
-    if isinstance(ops, str) or not set(ops or ()) <= set(FUNCTIONS):
-        raise UsageError(f"ops is {ops!r}; allowed: a list of {', '.join(FUNCTIONS)}")
-    if type(seed) is not int or seed < 0:
-        raise UsageError(f"seed is {seed!r}; allowed: a whole number >= 0")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qloracle_conformance.running.pytest_suite import Suite
 
 PACKAGE = Path(__file__).parent
-SUITE = PACKAGE / "suite.py"  # the one file of the package that is collected
+SUITE = PACKAGE / "plugin.py"  # the one file of the package that is collected
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--qloracle-impl", action="append", default=[], metavar="IMPL", help=judge)
     option("--qloracle-profile", default="smoke", help="smoke, standard or exhaustive")
     option("--qloracle-device", default="", help="device of its arrays: cpu, cuda, cuda:1")
+    wait = "seconds that one call may take"
+    option("--qloracle-limit", default=20.0, type=float, help=wait)
     option("--qloracle-seed", default=0, type=int, help="a whole number")
     option("--qloracle-dialect", default="", metavar="PRESET", help="judge as declared by it")
     option("--qloracle-require", default="", metavar="LEVEL", help="fail if a function is missing")
@@ -65,23 +67,27 @@ class SuiteFile(pytest.File):
 
     def collect(self) -> Iterator[CheckItem]:
         """One item a check."""
-        from qloracle_conformance import api
         from qloracle_conformance.calling import objects
-        from qloracle_conformance.contract import dialects
+        from qloracle_conformance.contract import presets
+        from qloracle_conformance.running import options
         from qloracle_conformance.running.pytest_suite import Suite
 
         o = self.config.option
         try:
-            api.check_arguments(o.qloracle_profile, o.qloracle_require, None, o.qloracle_seed)
-            dialect = dialects.preset(o.qloracle_dialect) if o.qloracle_dialect else None
+            options.check_arguments(o.qloracle_profile, o.qloracle_require, None, o.qloracle_seed)
+            dialect = presets.preset(o.qloracle_dialect) if o.qloracle_dialect else None
             for impl in dict.fromkeys(o.qloracle_impl):
                 suite = Suite(
                     objects.target(impl), o.qloracle_profile, o.qloracle_device, o.qloracle_seed,
-                    dialect, o.qloracle_require, o.qloracle_known,
+                    dialect, o.qloracle_require, o.qloracle_known, o.qloracle_limit,
                 )  # fmt: skip
                 for check in suite.names():
                     name = f"{impl}[{check}]"  # as pytest names a parametrized test
-                    yield CheckItem.from_parent(self, name=name, suite=suite, check=check)
+                    # As a text: pytest 9.2 reads it as it reads the cache, or --lf finds nothing.
+                    whole = f"{self.nodeid}::{name}"
+                    yield CheckItem.from_parent(
+                        self, name=name, nodeid=whole, suite=suite, check=check
+                    )
         except (ImportError, ValueError) as error:  # UsageError is a ValueError
             raise pytest.UsageError(f"qloracle: {error}") from error
 

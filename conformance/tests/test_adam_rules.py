@@ -447,5 +447,5 @@ def test_bitsandbytes_8_bit_adam_on_a_cpu_gives_zero_the_code_131():
     """So parameters that never had a gradient drift."""
     check = "S11b/adam_step_8bit/zeros"
     failing, _ = judged(f"module:{ADAPTERS}.bnb", only=lambda name: name == check)
-    assert failing[check].message.startswith("m_codes[1] is 131, due 127")
+    assert failing[check].message.startswith("m_codes[1] is 131, expected 127")
     assert failing[check].failure.case.arrays["grad"].tolist() == [1, 0]

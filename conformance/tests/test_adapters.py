@@ -396,6 +396,21 @@ def test_a_wrong_branch_is_seen(function):
         assert max(worst(got, *expected) for got, expected in zip(found, due, strict=True)) > 1
 
 
+@known_release
+@pytest.mark.parametrize("shape", [(2, 1), (1, 2)])
+def test_two_weights_raise_in_the_backward_pass_of_bitsandbytes_alone(shape):
+    """Their one byte has one row: `dequantize_4bit` takes that for a transposed weight."""
+    layer = bitsandbytes.nn.Linear4bit(*shape[::-1], bias=False, quant_type="nf4")
+    layer.weight = bitsandbytes.nn.Params4bit(torch.ones(shape), quant_type="nf4", module=layer)
+    x = torch.ones(1, shape[1], requires_grad=True)
+    y = layer.to("cpu")(x)
+    assert y.shape == (1, shape[0])
+    decoded = bitsandbytes.functional.dequantize_4bit(layer.weight, layer.weight.quant_state)
+    assert decoded.shape == shape[::-1]
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        y.sum().backward()
+
+
 def test_a_mask_of_ones_is_no_mask():
     case = lora_case("float32", "float32")
     (plain,), weight = adapted(case | {"mask": None}, "lora_forward")

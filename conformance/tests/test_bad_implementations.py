@@ -1,6 +1,9 @@
 """Whatever an implementation does wrong is one clear line with a status; the run goes on."""
 
+import sys
 import textwrap
+import time
+from pathlib import Path
 
 import pytest
 
@@ -89,9 +92,10 @@ def test_hanging_is_a_timeout(judged):
         limit=0.5,
     )
     assert checks["S3/quantize_4bit[nf4]/shapes"].status == "TIMEOUT"
-    assert "0.5 s" in checks["S3/quantize_4bit[nf4]/shapes"].message
+    said = "no answer within 0.5 s for x float32["
+    assert checks["S3/quantize_4bit[nf4]/shapes"].message.removeprefix("after: ").startswith(said)
     assert checks["S7/dequantize_4bit[nf4]/powers"].status == "PASS"
-    assert report.exit_code == 4
+    assert report.exit_code == 1  # a larger limit may let it pass
 
 
 def test_a_killed_process_is_a_crash(judged):
@@ -142,7 +146,7 @@ def test_too_few_results_are_named(judged):
             return q.quantize_4bit(x, **options)[0]
     """)
     assert status_and_message(checks)[0] == "ERROR"
-    assert "2 are due: packed, absmax" in status_and_message(checks)[1]
+    assert "expected 2: packed, absmax" in status_and_message(checks)[1]
 
 
 def test_nan_is_wrong_and_no_wildcard(judged):
@@ -255,3 +259,34 @@ def test_a_contradicted_declaration_fails(judged):
 def test_a_spec_that_means_nothing_is_a_usage_error(spec):
     with pytest.raises(UsageError):
         verify([spec])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_what_a_kernel_starts_ends_with_it(tmp_path):
+    path = tmp_path / "forks.py"
+    path.write_text(
+        "import os, pathlib, time\nimport qloracle as q\n"
+        "def dequantize_4bit(packed, absmax, *, shape, blocksize=64):\n"
+        "    if os.fork() == 0:\n"
+        f"        pathlib.Path({str(tmp_path)!r}, f'{{os.getpid()}}.pid').touch()\n"
+        "        time.sleep(1000)\n"
+        "    return q.dequantize_4bit(packed, absmax, shape=shape, blocksize=blocksize)\n"
+    )
+    report = verify([str(path)], only="S7/dequantize_4bit[nf4]/powers")
+    assert report.exit_code == 0
+    started = [int(place.stem) for place in tmp_path.glob("*.pid")]
+    assert started
+    deadline = time.monotonic() + 10
+    while alive(started) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(started)
+
+
+def alive(pids):
+    """Those that still run: a zombie that nobody has waited for does not."""
+    found = []
+    for pid in pids:
+        status = Path(f"/proc/{pid}/stat")
+        if status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z":
+            found.append(pid)
+    return found

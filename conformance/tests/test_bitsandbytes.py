@@ -6,7 +6,7 @@ Nothing in the kit names these cases.  The first depends on the processor: it ne
 import numpy as np
 import pytest
 
-from qloracle_conformance.contract import dialects
+from qloracle_conformance.contract import presets
 from qloracle_conformance.running.verify import verify
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -129,7 +129,7 @@ def test_failures_are_those_of_the_library_itself(checks):
 
 
 def test_its_preset_is_contradicted_by_nothing():
-    declared = dialects.preset("bnb-default")
+    declared = presets.preset("bnb-default")
     (judgement,) = verify(["bitsandbytes"], dialect=declared, only="S6").judgements
     found = [(v.name, f.field) for v in judgement.views for f in v.findings if f.declared]
     assert found == []

@@ -173,7 +173,7 @@ def test_an_error_for_each_failure_where_its_function_begins(report, judged):
     }  # fmt: skip
     (scale,) = [(p, text) for p, text in found if "S4" in p["title"]]
     assert scale[0]["title"] == "FAIL S4 quantize_4bit[nf4]"
-    assert scale[1].startswith("absmax[0] is 1.0, due 0.0\nabsmax = max |x| of the block")
+    assert scale[1].startswith("absmax[0] is 1.0, expected 0.0\nabsmax = max |x| of the block")
     assert "\ncall: quantize_4bit(x=[0.0] float32[1], blocksize=64)\n" in scale[1]
 
 

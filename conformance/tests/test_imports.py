@@ -1,4 +1,4 @@
-"""Imports run one way, and importing a package loads no framework.
+"""Imports run one way, between packages and between the rooms of the kit; none loads a framework.
 
 Each check is also seen failing, on a tree with a planted fault.
 """
@@ -27,6 +27,18 @@ FRAMEWORKS = {
     "transformers", "triton",
 }  # fmt: skip
 LOADED_ONLY_WHEN_NAMED = FRAMEWORKS | {"hypothesis", "pytest"}
+
+KIT = "qloracle_conformance"
+# The rooms of the kit, from the lowest: each may import those before it, and no other.  What calls
+# an implementation (`calling`) stands before all that knows an expected value.
+ROOMS = (
+    "contract", "adapters", "calling", "judging/exact", "judging",
+    "families/codes", "families/nested", "families/products", "families/lora", "families/adam",
+    "families/paging", "families/calls", "families",
+    "engine", "mutants", "reports", "running", "api", "commands", "plugin",
+)  # fmt: skip
+MOST_NAMES = 14  # at the top of the kit
+LONGEST_CHAIN = 8  # arrows from a room down to the lowest
 
 
 def sources(root: Path, package: str) -> list[Path]:
@@ -72,6 +84,49 @@ def shadows(root: Path) -> list[str]:
     ]
 
 
+def room(dotted: str) -> str:
+    """The room that a dotted name inside the kit lies in; "" for the kit's own `__init__`."""
+    parts = dotted.split(".")
+    inner = next((name for name in ROOMS if name.split("/") == parts[:2]), "")
+    return inner or (parts[0] if parts[0] != "__init__" else "")
+
+
+def arrows(root: Path) -> set[tuple[str, str]]:
+    """Which room of the kit imports which: (from, to)."""
+    base = root / PACKAGES[KIT] / KIT
+    found = set()
+    for path in sources(root, KIT):
+        here = room(".".join(path.relative_to(base).with_suffix("").parts))
+        names = [name for name in imports(path) if name.startswith(f"{KIT}.")]
+        found |= {(here, room(name.removeprefix(f"{KIT}."))) for name in names}
+    return {(here, there) for here, there in found if here and here != there}
+
+
+def upward(root: Path) -> list[str]:
+    """The arrows that do not lead down, or to no room: without them no circle is possible."""
+    place = {name: i for i, name in enumerate(ROOMS)}
+    return sorted(
+        f"{here} -> {there}"
+        for here, there in arrows(root)
+        if not place.get(there, len(ROOMS)) < place.get(here, 0)
+    )
+
+
+def longest_chain(root: Path) -> int:
+    """How many arrows lie between the highest room and the lowest, if none leads up."""
+    height = dict.fromkeys(ROOMS, 0)
+    for here, there in sorted(arrows(root), key=lambda arrow: ROOMS.index(arrow[0])):
+        height[here] = max(height[here], height[there] + 1)
+    return max(height.values())
+
+
+def top_level(root: Path) -> list[str]:
+    """The packages and modules at the top of the kit."""
+    paths = (root / PACKAGES[KIT] / KIT).iterdir()
+    python = [p for p in paths if p.suffix == ".py" or (p / "__init__.py").exists()]
+    return sorted(path.stem for path in python if path.stem != "__init__")
+
+
 def loaded_by(module: str, root: Path) -> set[str]:
     """Of what should wait until it is named: what importing a module loads."""
     roots = os.pathsep.join(str(root / folder) for folder in PACKAGES.values())
@@ -87,11 +142,11 @@ def loaded_by(module: str, root: Path) -> set[str]:
 
 
 def plant(root: Path, file: str, text: str) -> None:
-    """Write a tree of the three packages, empty but for one file."""
+    """Write a file into a tree of the three packages, which is made if there is none."""
     for package, folder in PACKAGES.items():
-        (root / folder / package).mkdir(parents=True)
+        (root / folder / package).mkdir(parents=True, exist_ok=True)
         (root / folder / package / "__init__.py").touch()
-    (root / file).parent.mkdir(exist_ok=True)
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
     (root / file).write_text(text)
 
 
@@ -143,3 +198,51 @@ def test_importing_a_package_loads_no_framework(module):
 def test_a_framework_that_loads_with_a_package_is_found(tmp_path, module):
     plant(tmp_path, "gpu/qloracle_gpu/__init__.py", f"import {module}")
     assert module in loaded_by("qloracle_gpu", tmp_path)
+
+
+def test_the_rooms_of_the_kit_import_downward():
+    assert {here for here, _ in arrows(REPOSITORY)} <= set(ROOMS)
+    assert upward(REPOSITORY) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "arrow"),
+    [
+        ("calling/calls.py", "from {kit} import judging", "calling -> judging"),
+        ("calling/calls.py", "def f():\n    import {kit}.families", "calling -> families"),
+        ("families/codes/cases.py", "from {kit}.families import MEMBERS",
+         "families/codes -> families"),
+        ("families/codes/cases.py", "import {kit}.families.nested.probe",
+         "families/codes -> families/nested"),
+        ("judging/views.py", "from {kit}.judging.exact import rational", ""),
+        ("judging/exact/rational.py", "from {kit}.judging import views",
+         "judging/exact -> judging"),
+        ("reports/html.py", "from {kit}.running.known import apply", "reports -> running"),
+        ("api.py", "from {kit} import cellar", "api -> cellar"),
+    ],
+)  # fmt: skip
+def test_an_import_upward_is_found(tmp_path, file, text, arrow):
+    path = f"conformance/{KIT}/{file}"
+    plant(tmp_path, path, text.format(kit=KIT))
+    assert upward(tmp_path) == ([arrow] if arrow else [])
+
+
+def test_the_rooms_stand_on_few_levels():
+    assert longest_chain(REPOSITORY) <= LONGEST_CHAIN
+
+
+def test_every_arrow_of_a_chain_counts(tmp_path):
+    plant(tmp_path, f"conformance/{KIT}/api.py", f"from {KIT}.running import verify")
+    for here, there in (("running", "engine"), ("engine", "contract")):
+        plant(tmp_path, f"conformance/{KIT}/{here}/it.py", f"import {KIT}.{there}.it")
+    assert longest_chain(tmp_path) == 3
+
+
+def test_the_kit_has_few_names_at_the_top():
+    assert len(top_level(REPOSITORY)) <= MOST_NAMES
+
+
+def test_names_at_the_top_are_counted(tmp_path):
+    plant(tmp_path, f"conformance/{KIT}/engine/__init__.py", "")
+    plant(tmp_path, f"conformance/{KIT}/cellar.py", "")
+    assert top_level(tmp_path) == ["cellar", "engine"]

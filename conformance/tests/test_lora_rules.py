@@ -6,10 +6,10 @@ import pytest
 from qloracle_conformance.contract import dialects
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
-from qloracle_conformance.families.codes.values import full_mantissa
 from qloracle_conformance.families.lora import bounds, inputs
 from qloracle_conformance.families.lora import s10_lora as s10
 from qloracle_conformance.judging.checks import Plan
+from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import View, specified_levels
 from qloracle_conformance.mutants.lora import (
     faulty as lora,
@@ -23,6 +23,7 @@ from qloracle_conformance.mutants.lora import (
 from qloracle_conformance.mutants.matrix import judge, spec_of
 from qloracle_conformance.mutants.products import steps as product_steps
 from qloracle_conformance.mutants.products import sums
+from qloracle_conformance.running.verify import verify
 
 RESULTS = ("y", "dx", "da", "db")
 LOST = 2.0**-24  # added to 1 it is a tie, and rounded away
@@ -33,7 +34,7 @@ STEPS = {
     "db": lora_steps.b_gradient,
 }
 EVERY = lora_lawful.EveryStepInTypeOfX
-SEPARATE = {"y": EVERY._y, "dx": EVERY._dx, "da": EVERY._da, "db": EVERY._db}
+SEPARATE = {name: getattr(lora_lawful, f"separate_{name}") for name in RESULTS}
 
 
 def view(function, **fields):
@@ -238,3 +239,18 @@ def test_a_mutant_is_killed_or_accepted_as_it_says(mutant):
     row = judge(spec_of(mutant))
     assert row.as_expected
     assert (row.use <= 1) == row.lawful
+
+
+def test_a_layer_that_refuses_a_rank_above_its_sides_is_found(tmp_path):
+    path = tmp_path / "kernel.py"
+    path.write_text(
+        "import qloracle as q\n"
+        "def lora_forward(x, w, a, b, **options):\n"
+        "    if len(a) > min(w.shape):\n"
+        "        raise ValueError('the rank is too large')\n"
+        "    return q.lora_forward(x, w, a, b, **options)\n"
+    )
+    report = verify([str(path)], only="S10/lora_forward/shapes")
+    (check,) = report.judgements[0].checks
+    assert check.status == "ERROR"
+    assert "the rank is too large" in check.message

@@ -33,10 +33,9 @@ def test_a_user_s_run_from_any_folder(tmp_path):
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-2:] == list(PICTURES)
+    assert done.stdout.splitlines()[-1].startswith("Longest micro-batch: ")
     assert max(map(len, done.stdout.splitlines())) <= 80
-    for name in PICTURES:
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.iterdir())  # nobody asked for pictures
 
 
 def test_the_published_numbers(here):
@@ -117,7 +116,9 @@ def test_every_model_is_drawn_in_the_folder_asked_for(here):
         assert code == 0
         assert lines[-2:] == [f"new/{model}/{name}" for name in PICTURES]
         for name in PICTURES:
-            assert len((here / "new" / model / name).read_bytes()) > 15_000
+            picture = (here / "new" / model / name).read_bytes()
+            assert picture.startswith(b"\x89PNG")
+            assert len(picture) > 15_000
     assert not (here / PICTURES[0]).exists()
 
 
@@ -158,7 +159,7 @@ def test_bad_input_is_one_line_and_prints_no_table(here, capsys, arguments, mess
 def test_a_picture_that_cannot_be_written_is_bad_input(here):
     (here / PICTURES[0]).mkdir()
     with pytest.raises(UsageError, match=r"^--out is '\.': Is a directory; allowed: a folder to"):
-        command("--model", "llama-7b")
+        command("--model", "llama-7b", "--out", ".")
 
 
 @pytest.mark.parametrize("arguments", [["--model", "x"], ["--seq", "many"], ["--capacity", "big"]])

@@ -7,7 +7,7 @@ import pytest
 
 from qloracle_conformance.commands.mutants import line, table
 from qloracle_conformance.contract import dialects
-from qloracle_conformance.mutants import LAWFUL, MUTANTS, PAGING, catalogue, story
+from qloracle_conformance.mutants import LAWFUL, MUTANTS, catalogue, paging, story
 from qloracle_conformance.mutants.lora import lawful as lora_lawful
 from qloracle_conformance.mutants.matrix import (
     idle_checks,
@@ -25,7 +25,7 @@ PRODUCTS = (("S9", products_lawful), ("S10", lora_lawful))
 LINEAR = "weights", "integers", "one_hot", "swamped", "shapes", "moment"
 ADAPTER = "integers", "rounding", "shapes"
 LAYERS = dict.fromkeys(dialects.LINEAR, LINEAR) | {
-    function: (*ADAPTER, *["weights"] * ("qlora" in function)) for function in dialects.ADAPTERS
+    function: (*ADAPTER, *["weights"] * ("qlora" in function)) for function in dialects.LORA
 }
 
 
@@ -43,7 +43,7 @@ def test_there_are_enough_and_each_has_a_story_and_a_rule():
 
 
 def test_there_are_pagers_of_every_kind():
-    pagers = [mutant for module in PAGING for mutant in catalogue(module)]
+    pagers = [mutant for module in paging.MODULES for mutant in catalogue(module)]
     assert sum(mutant.kills == "S12" for mutant in pagers) >= 20
     assert sum(mutant.kills == "S12b" for mutant in pagers) >= 20
     assert sum(mutant.lawful for mutant in pagers) >= 12

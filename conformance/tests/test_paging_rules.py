@@ -18,7 +18,7 @@ from qloracle_conformance.contract import plain_arrays, programs
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.plain_arrays import Nonsense
 from qloracle_conformance.engine import Engine
-from qloracle_conformance.engine.verdicts import Judgement, function_rows
+from qloracle_conformance.engine.verdicts import function_rows
 from qloracle_conformance.families.paging import (
     counted as counted_programs,
 )
@@ -35,7 +35,7 @@ from qloracle_conformance.judging.expected import f32
 from qloracle_conformance.judging.views import View
 from qloracle_conformance.reports import repro
 from qloracle_conformance.reports.report import Report
-from qloracle_conformance.running.verify import judge
+from qloracle_conformance.running.verify import verify
 
 VIEW = View("make_pager", "", {}, f32(1))
 PLAN = Plan(VIEW, "smoke", 1)
@@ -185,17 +185,17 @@ def load_paged(path, pager):
 # name: (the right line, the wrong one, the rule that finds it, what the script prints)
 FAULTS = {
     "a dirty page is lost": (
-        "self.home[page[0]][self.at(page)] = values", "pass", "S12", "due 1",
+        "self.home[page[0]][self.at(page)] = values", "pass", "S12", "expected 1",
     ),
     "a page holds another one's bytes": (
         "self.home[page[0]][self.at(page)].copy()", "self.home[page[0]][self.at((0, 0))].copy()",
-        "S12", "due ",
+        "S12", "expected ",
     ),
     "a part begins in the wrong place": (
-        "piece[...] = values[where]", "piece[...] = values[: piece.size]", "S12", "due ",
+        "piece[...] = values[where]", "piece[...] = values[: piece.size]", "S12", "expected ",
     ),
     "a write through a slice is lost": (
-        "new[...] = values", "new[...] = values if where is ... else 0", "S12", "due ",
+        "new[...] = values", "new[...] = values if where is ... else 0", "S12", "expected ",
     ),
     "a double free is silent": (
         "    def free(self, handle):\n        handle.span(...)",
@@ -216,7 +216,7 @@ FAULTS = {
                   "S12", "AssertionError"),
     "counters begin below 0": (
         "dict.fromkeys(NAMES.split(), 0)", "dict.fromkeys(NAMES.split(), -9)", "S12b counters",
-        "due at least 0",
+        "expected at least 0",
     ),
     "a free counts as faults": (
         "        del self.home[handle.key]",
@@ -230,10 +230,10 @@ FAULTS = {
     "an eviction is not counted": (
         '        self.counters[why] += 1\n        self.counters["bytes_to_host',
         '        self.counters[why] += why != "evictions"\n        self.counters["bytes_to_host',
-        "S12b", "due ",
+        "S12b", "expected ",
     ),
     "freed pages stay": (
-        "            del self.device[page]\n", "            pass\n", "S12b", "due at most 0",
+        "            del self.device[page]\n", "            pass\n", "S12b", "expected at most 0",
     ),
     "a prefetch leaves a page": (
         "range(min(count, self.frames()))", "range(1, min(count, self.frames()))", "S12b",
@@ -253,11 +253,11 @@ FAULTS = {
         '"device") for h in handles)', '"device")[...] for h in handles)', "S12 adam_8bit", "got ",
     ),
     "a row is not loaded": (
-        "arrays[name][...] = values", "arrays[name][1:] = values[1:]", "S12 saving", "due ",
+        "arrays[name][...] = values", "arrays[name][1:] = values[1:]", "S12 saving", "expected ",
     ),
     "words are lost": ("return arrays, words", "return arrays, {}", "S12 saving", "AssertionError"),
     "another type": (".view(self.dtype).reshape(shape)",
-                     ".view(self.dtype).reshape(1, *shape)", "P1", "due "),
+                     ".view(self.dtype).reshape(1, *shape)", "P1", "expected "),
     "an input is changed": (
         "        new = np.empty(shape",
         "        values[...] = 1\n        new = np.empty(shape", "P2", "got other",
@@ -309,10 +309,10 @@ def test_the_reference_and_a_stranger_pass(tmp_path):
 def test_a_fault_is_found_and_its_script_shows_it(tmp_path, name):
     *_, rule, said = FAULTS[name]
     path = written(tmp_path, name)
-    judgement = Judgement(str(path))
     rule, _, layer = rule.partition(" ")
     only = f"{rule}/*/{layer}" if layer else ONLY[rule]
-    judge(LocalCaller(load(str(path))), judgement, "smoke", 0, {}, only)
+    (judgement,) = verify([load(str(path))], only=only, causes=False).judgements
+    judgement.name = str(path)
     found = [run for run in judgement.checks if run.rule == rule and run.status == "FAIL"]
     assert found, [(run.id, run.status) for run in judgement.checks]
     scripts = repro.write_all(tmp_path / "repro", judgement)
@@ -373,12 +373,12 @@ def test_a_pager_of_tensors_is_judged_and_its_script_steps_tensors(tmp_path, fun
     right = runs(load(str(path)), searching=False)
     assert {run.status for run in right.values() if run.rule == "S12"} == {"PASS"}
     path.write_text(TENSORS.replace(*A_LOST_MOMENT))
-    judgement = Judgement(str(path), declared={"arrays": "torch"}, device="cpu")
-    judge(LocalCaller(load(str(path))), judgement, "smoke", 0, {}, f"S12/*/{function}")
+    (judgement,) = verify([load(str(path))], only=f"S12/*/{function}", causes=False).judgements
+    judgement.name = str(path)
     (run,) = [run for run in judgement.checks if run.status == "FAIL"]
     (script,) = repro.write_all(tmp_path / "repro", judgement).values()
     code, said = ran(script)
-    assert (code, "due " in said) == (1, True), said
+    assert (code, "expected " in said) == (1, True), said
     path.write_text(TENSORS)
     assert ran(script)[0] == 0
     assert "step" in {operation[0] for operation in run.failure.case.options["program"]}
@@ -400,7 +400,7 @@ def test_a_failure_is_small_and_names_operation_array_and_element(tmp_path):
     assert len(run.failure.case.options["program"]) <= 4
     assert sum(array.size for array in run.failure.case.arrays.values()) <= 4
     assert run.message == str(run.failure.mismatch)
-    assert ", due " in run.message
+    assert ", expected " in run.message
     assert "a[...]" in run.message
     assert "operation 2 of 3" in run.message
 
@@ -409,9 +409,7 @@ def test_a_pager_without_counters_is_not_judged_by_its_books():
     pager = types.SimpleNamespace(
         make_pager=lambda *args, **named: Hidden(paging.make_pager(*args, **named))
     )
-    caller = LocalCaller(pager)
-    judgement = Judgement("hidden", profile="smoke")
-    judge(caller, judgement, "smoke", 0, {}, "")
+    (judgement,) = verify([pager]).judgements
     books = [run for run in judgement.checks if run.rule == "S12b"]
     assert {run.status for run in books} == {"UNSUPPORTED"}
     assert books[0].message == "NotImplementedError: the pager shows no counters"
@@ -481,8 +479,7 @@ def test_what_compared_nothing_is_named_in_the_scope():
     target = types.SimpleNamespace(
         make_pager=lambda *args, **named: OneAtATime(paging.make_pager(*args, **named))
     )
-    judgement = Judgement("one", profile="smoke")
-    judge(LocalCaller(target), judgement, "smoke", 0, {}, "")
+    (judgement,) = verify([target]).judgements
     (row,) = (row for row in function_rows(judgement) if row["name"] == "make_pager")
     assert row["scope"] == "all but sharing, adam, adam_8bit, resume"
 

@@ -22,9 +22,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def pytest_run(folder, *arguments, ini="", **options):
+def pytest_run(folder, *arguments, ini="", cache=("-p", "no:cacheprovider"), **options):
     (folder / "pytest.ini").write_text(f"[pytest]\n{textwrap.dedent(ini)}")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-ra", *arguments]
+    command = [sys.executable, "-m", "pytest", *cache, "-ra", *arguments]
     done = subprocess.run(
         command, cwd=folder, check=False, capture_output=True, text=True, timeout=200, **options
     )
@@ -135,6 +135,22 @@ def test_two_implementations_in_one_run(folder):
     assert code == 1
     assert failed(text) == {"S6/dequantize_4bit[nf4]/spare"}
     assert text.count("other.py[S6/dequantize_4bit[nf4]/spare] PASSED") == 1
+
+
+@pytest.mark.parametrize("judge", [JUDGE, ("test_mine.py",)], ids=["plugin", "own file"])
+def test_what_failed_is_run_again(folder, judge):
+    (folder / "test_mine.py").write_text(
+        "from qloracle_conformance import conformance_tests\n"
+        "test_conformance = conformance_tests('kernel.py')\n"
+    )
+    narrow = (*judge, "-k", "S3 or S4 or S6")  # two of them fail, and what they are run again with
+    code, text = pytest_run(folder, *narrow, cache=())
+    assert (code, counts(text)["failed"]) == (1, 3), text
+    code, text = pytest_run(folder, *judge, "--lf", cache=())
+    assert (code, counts(text)) == (1, {"failed": 3}), text
+    (folder / "kernel.py").write_text(RIGHT)
+    code, text = pytest_run(folder, *judge, "--lf", cache=())
+    assert (code, counts(text)) == (0, {"passed": 3}), text
 
 
 def test_without_an_implementation_the_package_has_no_tests_and_says_why(folder):

@@ -135,8 +135,6 @@ def share(values):
     return SHARED[: values.size].reshape(values.shape)
 
 def quantize_4bit(x, *, blocksize=64, quant_type="nf4"):
-    if quant_type == "notes":
-        raise NotImplementedError("no quant_type 'notes'")
     packed, absmax = q.quantize_4bit(x, blocksize=blocksize, quant_type=quant_type)
     return packed >> 4 | packed << 4, share(absmax + (absmax == 0))
 
@@ -254,7 +252,7 @@ def test_a_process_that_is_killed_surfaces(tmp_path):
         import qloracle as q
         def dequantize_4bit(packed, absmax, *, shape):
             judge = pathlib.Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
-            if b"process.pool" in judge:
+            if b"running.pool" in judge:
                 os.kill(os.getppid(), signal.SIGKILL)
             return q.dequantize_4bit(packed, absmax, shape=shape)
     """)

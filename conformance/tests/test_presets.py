@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qloracle_conformance import api
-from qloracle_conformance.contract import dialects
+from qloracle_conformance.contract import dialects, presets
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.mutants import parts
 from qloracle_conformance.mutants.codes import lawful
@@ -22,35 +22,35 @@ class LikeOnnxruntime:
     quantize_4bit = staticmethod(
         parts.encoder(
             scale=parts.inverted,
-            cuts=lambda table: (
-                lawful._literal(table) if table.size == 16 else lawful.CudaFP4._cuts(table)
+            thresholds=lambda table: (
+                lawful.literal(table) if table.size == 16 else lawful.cuda_fp4(table)
             ),
         )
     )
 
 
 class LikeOpenvino:
-    quantize_4bit = staticmethod(packed_low_first(parts.encoder(cuts=lawful._literal)))
+    quantize_4bit = staticmethod(packed_low_first(parts.encoder(thresholds=lawful.literal)))
 
 
-@pytest.mark.parametrize("preset", dialects.PRESETS, ids=lambda preset: preset.name)
+@pytest.mark.parametrize("preset", presets.PRESETS, ids=lambda preset: preset.name)
 def test_each_is_a_declaration_with_a_meaning(preset):
-    dialects.check_declaration(dialects.preset(preset.name))
+    dialects.check_declaration(presets.preset(preset.name))
     assert preset.meaning
-    assert [other.name for other in dialects.PRESETS].count(preset.name) == 1
+    assert [other.name for other in presets.PRESETS].count(preset.name) == 1
 
 
 def test_an_unknown_one_is_told_what_there_is():
     with pytest.raises(UsageError) as error:
-        dialects.preset("openvin")
-    for preset in dialects.PRESETS:
+        presets.preset("openvin")
+    for preset in presets.PRESETS:
         assert f"{preset.name} ({preset.meaning})" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_preset_that_is_changed_stays_as_it_was():
-    dialects.preset("openvino")["nibble_order"] = "high_first"
-    assert dialects.preset("openvino")["nibble_order"] == "low_first"
+    presets.preset("openvino")["nibble_order"] = "high_first"
+    assert presets.preset("openvino")["nibble_order"] == "low_first"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import qloracle
 from qloracle_conformance.judging.exact import rational, softfloat
 
-QUANT_TYPES = ["nf4", "fp4", "int4", "notes"]
+QUANT_TYPES = ["nf4", "fp4"]
 TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 every_type = pytest.mark.parametrize("dtype", TYPES.values(), ids=TYPES)
 every_quant_type = pytest.mark.parametrize("quant_type", QUANT_TYPES)
@@ -47,14 +47,9 @@ def test_nf4_is_the_published_table():
     assert floats(*rational.NF4).tolist() == published
 
 
-def test_the_other_tables_are_correctly_rounded_fractions():
+def test_the_levels_of_fp4_are_correctly_rounded_fractions():
     twelfths = np.float32([0, 1 / 16, 8, 12, 4, 6, 2, 3]) / np.float32(12)
     assert floats(*rational.LEVELS["fp4"]).tolist() == [*twelfths, *-twelfths]
-    assert floats(*rational.LEVELS["int4"]).tolist() == list(
-        np.float32(range(-7, 8)) / np.float32(7)
-    )
-    notes = np.float32([0.018, 0.102, 0.194, 0.302, 0.431, 0.588, 0.784, 1])
-    assert floats(*rational.LEVELS["notes"]).tolist() == [*-notes[::-1], *notes]
 
 
 @pytest.mark.parametrize(
@@ -113,9 +108,7 @@ def test_a_negative_quotient_that_underflows_has_no_sign():
     assert codes([2.0**100, -(2.0**-60)], quant_type="fp4")[0] == [3, 0]
 
 
-@pytest.mark.parametrize(
-    ("quant_type", "zero"), [("nf4", 7), ("fp4", 0), ("int4", 7), ("notes", 7)]
-)
+@pytest.mark.parametrize(("quant_type", "zero"), [("nf4", 7), ("fp4", 0)])
 def test_a_zero_block_and_the_spare_nibble_hold_the_code_of_zero(quant_type, zero):
     packed, absmax = rational.quantize_4bit(np.float32([0, -0.0, 0]), quant_type=quant_type)
     assert packed.tolist() == [17 * zero] * 2
@@ -206,6 +199,7 @@ def test_nested_scales_are_rounded_twice_and_never_clamped():
             ValueError,
         ),
         (lambda: decode_4bit([0xF0], [1], quant_type="int4"), ValueError),
+        (lambda: decode_8bit([15], qloracle.int4_codebook()), ValueError),
         (lambda: decode_4bit([0xF0], [1, 2]), ValueError),
         (lambda: decode_4bit([0xF0, 0], [1]), ValueError),
         (lambda: decode_4bit([0xF0], [np.inf]), ValueError),
@@ -221,6 +215,10 @@ def decode_4bit(packed, absmax, **options):
     return rational.dequantize_4bit(np.uint8(packed), np.float32(absmax), shape=(1,), **options)
 
 
+def decode_8bit(codes, codebook):
+    return rational.dequantize_blockwise(np.uint8(codes), np.float32([1]), codebook, shape=(1,))
+
+
 # Against the reference
 
 
@@ -229,9 +227,10 @@ def values(dtype, n=6000, seed=0):
     rng = np.random.default_rng(seed)
     weights = rng.standard_normal(n)
     scale = rng.uniform(1, 2, n) * 2.0 ** rng.integers(-20, 4, n)
-    levels = [qloracle.codebook(t) for t in ("nf4", "notes", "int4")] + [
-        qloracle.codebook("fp4")[:4]
-    ]
+    levels = [
+        qloracle.nf4_codebook(), qloracle.notes_codebook(), qloracle.int4_codebook(),
+        qloracle.fp4_codebook()[:4],
+    ]  # fmt: skip
     limits = np.concatenate([qloracle.thresholds(np.sort(table)) for table in levels])
     near = rng.choice(limits, n) * np.repeat(scale[: n // 8], 8)[:n]
     near[::8] = scale[: n // 8]
@@ -274,8 +273,6 @@ def test_4bit_codes_are_the_references(dtype, quant_type, blocksize):
 @every_quant_type
 def test_4bit_decoding_is_the_references(dtype, quant_type):
     packed = np.random.default_rng(5).integers(0, 256, 4000, np.uint8)
-    if quant_type == "int4":
-        packed &= 0xEE
     options = {"shape": (79, 101), "blocksize": 7, "quant_type": quant_type, "dtype": dtype}
     packed = packed[: 79 * 101 // 2 + 1]
     assert differences("dequantize_4bit", packed, scales(1140), **options) == 0
@@ -286,6 +283,8 @@ def codebooks():
     top = floats(0x7F7FFFFF)[0]
     yield qloracle.dynamic_codebook()
     yield qloracle.dynamic_codebook(signed=False)
+    yield qloracle.int4_codebook()
+    yield qloracle.notes_codebook()
     yield np.sort(rng.standard_normal(37).astype(np.float32))
     yield np.sort(scales(256, seed=7))
     yield floats(1, 1, 1, 2, 3, 3, 0x3F800000)  # repeated levels, midpoints that are subnormal ties

@@ -15,16 +15,16 @@ import pytest
 from hypothesis import given, settings
 
 import qloracle
-from qloracle_conformance.calling.callers import LocalCaller
 from qloracle_conformance.calling.loading import load
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.engine.verdicts import Judgement
-from qloracle_conformance.judging.compare import Mismatch, show
+from qloracle_conformance.judging.compare import Mismatch
+from qloracle_conformance.judging.text import show, value_of
 from qloracle_conformance.judging.views import View
 from qloracle_conformance.reports import repro
 from qloracle_conformance.reports.repro import literals, loaders, verdicts
-from qloracle_conformance.running.verify import judge, verify
+from qloracle_conformance.running.verify import verify
 
 RUN = """
 import runpy, sys
@@ -86,22 +86,22 @@ def in_the_buffer(absmax):
 
 # name: (the right line, the wrong one, the checks that are run, what the script prints)
 FAULTS = {
-    "a code": ('side="left"', 'side="right"', "S2", "got 1, due 0"),
+    "a code": ('side="left"', 'side="right"', "S2", "got 1, expected 0"),
     "an absmax": (
         "    return packed[", "    absmax[absmax == 0] = 1\n    return packed[", "S4",
-        "got 1.0 (0x1.0000000000000p+0), due 0.0",
+        "got 1.0 (0x1.0000000000000p+0), expected 0.0",
     ),
     "a packed byte": (
         "codes[0::2] << 4 | codes[1::2]", "codes[1::2] << 4 | codes[0::2]", "S6/quantize_4bit*",
-        "got 0x70, due 0xf0",
+        "got 0x70, expected 0xf0",
     ),
     "a value": ("np.arange(n) // blocksize", "np.arange(n) // 64", "S3/deq*", "got "),
     "a value of bfloat16": (
-        ".astype(dtype)", ".astype(np.float16).astype(dtype)", "S7/*/extremes", "inf), due ",
+        ".astype(dtype)", ".astype(np.float16).astype(dtype)", "S7/*/extremes", "inf), expected ",
     ),
-    "a shape": (".reshape(shape)", ".reshape(1, n)", "P1,S3/deq*", "due float32["),
+    "a shape": (".reshape(shape)", ".reshape(1, n)", "P1,S3/deq*", "expected float32["),
     "a type": (
-        "// 2], absmax", "// 2], absmax.astype(np.float64)", "P1,S3/quant*", "due float32[1]",
+        "// 2], absmax", "// 2], absmax.astype(np.float64)", "P1,S3/quant*", "expected float32[1]",
     ),
     "a cache": (
         "scale = absmax[", "scale = CACHE.setdefault(absmax.shape, absmax)[", "S7/deq*/edits",
@@ -135,8 +135,8 @@ def judged(tmp_path):
     def do(text, only):
         path = tmp_path / "kernel.py"
         path.write_text(text)
-        judgement = Judgement(str(path))
-        judge(LocalCaller(load(str(path))), judgement, "smoke", 0, {}, only)
+        (judgement,) = verify([load(str(path))], only=only).judgements
+        judgement.name = str(path)
         return path, judgement, repro.write_all(tmp_path / "repro", judgement)
 
     return do
@@ -221,7 +221,8 @@ TENSOR_FAULTS = {
         "the call changed its input",
     ),
     "a type": (
-        "(LEVELS[codes] * scale).to(dtype)", "(LEVELS[codes] * scale)", "P1,S7/*extremes", "due ",
+        "(LEVELS[codes] * scale).to(dtype)", "(LEVELS[codes] * scale)",
+        "P1,S7/*extremes", "expected ",
     ),
 }  # fmt: skip
 
@@ -294,9 +295,9 @@ def tried(tmp_path):
 @pytest.mark.parametrize(
     ("code", "exit_code", "said"),
     [
-        (0, 0, "got 0, due 0 or 8"),
-        (8, 0, "got 8, due 0 or 8"),
-        (1, 1, "got 1, due 0 or 8"),
+        (0, 0, "got 0, expected 0 or 8"),
+        (8, 0, "got 8, expected 0 or 8"),
+        (1, 1, "got 1, expected 0 or 8"),
     ],
 )
 def test_codes_of_one_level_are_equal(tried, code, exit_code, said):
@@ -508,4 +509,4 @@ def test_a_large_array_is_written_in_lines():
 def test_what_the_report_shows_is_read_back_exactly(bits, dtype):
     number = np.array([bits], np.uint32).view(dtype)[0]
     if not np.isnan(np.float64(number)):
-        assert verdicts.value(show(number)) == float(number)
+        assert value_of(show(number)) == float(number)

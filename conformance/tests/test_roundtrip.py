@@ -6,25 +6,23 @@ import numpy as np
 import pytest
 
 import qloracle
-from qloracle_conformance.calling.callers import LocalCaller
-from qloracle_conformance.contract import dialects
+from qloracle_conformance.contract import dialects, presets
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.engine import reduce
-from qloracle_conformance.engine.verdicts import Judgement
 from qloracle_conformance.families.nested import inputs, roundtrip
+from qloracle_conformance.families.nested.smaller import smaller_state
 from qloracle_conformance.judging.views import View
 from qloracle_conformance.mutants.matrix import own_part
 from qloracle_conformance.mutants.nested import opaque as nested
 from qloracle_conformance.reports import json_file
-from qloracle_conformance.running.verify import judge, verify
+from qloracle_conformance.running.verify import verify
 
 SCHEMES = [("dynamic", nested.dynamic), ("linear", nested.linear)]
 FOUR_DECIMALS = '{"codebook": "four_decimals"}'
 
 
 def judged(target, only="", dialect=None):
-    judgement = Judgement("target", profile="" if only else "smoke")
-    judge(LocalCaller(target), judgement, "smoke", 0, dialect or {}, only)
+    (judgement,) = verify([target], dialect=dialect, only=only).judgements
     return {check.id.replace("quantize_nested[nf4]/", ""): check for check in judgement.checks}
 
 
@@ -63,7 +61,7 @@ def test_torchao_makes_numbers_of_blocks_of_zeros(torchao):
 @pytest.fixture(scope="module")
 def declared():
     pytest.importorskip("torchao", reason="torchao is not installed")
-    return verify(["torchao"], dialect=dialects.preset("torchao")).judgements[0]
+    return verify(["torchao"], dialect=presets.preset("torchao")).judgements[0]
 
 
 def test_under_its_preset_only_the_faults_of_torchao_are_left(declared):
@@ -101,7 +99,7 @@ def test_torchaos_faults_are_its_own():
 
 
 def test_a_declaration_that_the_probe_contradicts_fails(torchao):
-    wrong = dialects.preset("torchao") | {"thresholds": "midpoint"}
+    wrong = presets.preset("torchao") | {"thresholds": "midpoint"}
     (judgement,) = verify(["torchao"], dialect=wrong, only="S8").judgements
     (scales,) = [check for check in judgement.checks if check.rule == "S8"]
     assert "thresholds is nearest, declared: midpoint" in scales.message
@@ -239,13 +237,13 @@ class TestReduction:
 
         small = reduce.reduce(inputs.case(x, ""), 130, fails, []).arrays["x"].reshape(-1)
         assert np.flatnonzero(small).tolist() == [128, 130]
-        boldest = itertools.islice(reduce.smaller(inputs.case(x, ""), 130), 6)  # calls are dear
+        boldest = itertools.islice(smaller_state(inputs.case(x, ""), 130), 6)  # calls are dear
         assert [128, 130] in [np.flatnonzero(case.arrays["x"]).tolist() for case in boldest]
 
     @pytest.mark.parametrize("index", [0, 5, 64, 16383])
     def test_every_neighbour_is_another_case(self, index):
         case = inputs.case(np.arange(1, 16385, dtype=np.float32), "")
-        for other in reduce.smaller(case, index):
+        for other in smaller_state(case, index):
             assert not np.array_equal(other.arrays["x"], case.arrays["x"])
 
 

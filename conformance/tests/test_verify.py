@@ -83,7 +83,7 @@ def test_swapped_nibbles_fail_with_the_line_that_declares_them(kernel):
     report = verify([kernel(SWAPPED)], only="S*")
     assert failing(report) == {
         f"S6/{function}[{table}]/{layer}"
-        for table in ("nf4", "fp4", "int4", "notes")
+        for table in ("nf4", "fp4")
         for function, layer in (("quantize_4bit", "pairs"), ("dequantize_4bit", "bytes"))
     }
     message = next(c.message for c in report.judgements[0].checks if c.status == "FAIL")
@@ -212,14 +212,16 @@ def test_probe_prints_the_fields(kernel):
 
 
 def test_ctrl_c_leaves_a_report_marked_partial(kernel, tmp_path):
-    path = kernel("""
-        import time
+    begun, out = tmp_path / "begun", tmp_path / "report"
+    path = kernel(f"""
+        import pathlib, time
         import qloracle as q
         def dequantize_4bit(*a, **k):
+            if len(k["shape"]) == 3:  # the probe has none
+                pathlib.Path({str(begun)!r}).touch()
             time.sleep(0.05)
             return q.dequantize_4bit(*a, **k)
     """)
-    out = tmp_path / "report"
     command = [
         sys.executable,
         "-m",
@@ -230,7 +232,9 @@ def test_ctrl_c_leaves_a_report_marked_partial(kernel, tmp_path):
         str(out),
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(6)
+    deadline = time.monotonic() + 100
+    while not begun.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(60) == 130
     report = json.loads((out / "report.json").read_text())

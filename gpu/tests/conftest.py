@@ -8,18 +8,21 @@ devices, NVRTC, and anything about time.
 
 import contextlib
 import ctypes
+import importlib
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import qloracle_gpu
 from qloracle_gpu import cupy_backend
 from qloracle_gpu.bench import cases
-from qloracle_gpu.cupy_backend import launching
-from qloracle_gpu.runners.host import build
-from qloracle_gpu.runners.host import machine as host
+from qloracle_gpu.devices import launching
+from qloracle_gpu.devices.gcc import build
+from qloracle_gpu.devices.gcc import machine as host
 
 WIDTHS = {"f": 4, "i": 4, "j": 4, "d": 8, "x": 8, "y": 8}  # bytes of a C++ type, by its letter
 
@@ -156,3 +159,31 @@ def stand_in(monkeypatch):
     yield cupy
     for function in kept:
         function.cache_clear()
+
+
+COPIED = ("torch_backend", "operations", "devices")
+
+
+@pytest.fixture
+def mutant(tmp_path, monkeypatch):
+    """Import a copy of the torch backend, under a name of its own, with one text replaced."""
+    monkeypatch.syspath_prepend(tmp_path)
+    source = Path(qloracle_gpu.__file__).parent
+
+    def imported(name, old, new):
+        found = 0
+        for path in (path for folder in COPIED for path in (source / folder).glob("*.py")):
+            text = path.read_text()
+            found += text.count(old)
+            changed = text.replace(old, new)
+            for folder in COPIED:
+                changed = changed.replace(f"qloracle_gpu.{folder}", f"{name}.{folder}")
+            changed = changed.replace("qloracle_gpu import operations", f"{name} import operations")
+            # operators of its own: over ours, torch would destroy ours
+            changed = changed.replace('"qloracle::', f'"{name}::')
+            (tmp_path / name / path.parent.name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path.parent.name / path.name).write_text(changed)
+        assert found == 1, f"the text {old!r} stands {found} times"
+        return importlib.import_module(f"{name}.torch_backend")
+
+    return imported

@@ -221,8 +221,8 @@ def test_the_bytes_and_the_mix_of_a_case(monkeypatch, name):
     assert found.name == name
     assert next(iter(found.calls)) == "ours"
     assert set(found.beside.values()) <= set(found.calls)
-    due, reads = moved(name)
-    assert found.moved == pytest.approx(due)
+    expected, reads = moved(name)
+    assert found.moved == pytest.approx(expected)
     if reads is not None:
         mix = [int(part) for part in found.mix.split("_")]
         assert mix[0] / sum(mix) == pytest.approx(reads, abs=0.06)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 import qloracle as q
 from qloracle.codebook import FP4_MAGNITUDES
 from qloracle_gpu import kernels
+from qloracle_gpu.devices.gcc import Host
 from qloracle_gpu.operations import adam, blockwise
-from qloracle_gpu.operations._arguments import BLOCKSIZES
-from qloracle_gpu.runners.host import Host
+from qloracle_gpu.operations.arguments import BLOCKSIZES
 
 pytestmark = pytest.mark.skipif(bool(Host.unavailable()), reason=Host.unavailable())
 

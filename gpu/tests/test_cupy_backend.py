@@ -16,9 +16,8 @@ import pytest
 
 import qloracle as q
 from qloracle_gpu import cupy_backend, kernels
-from qloracle_gpu.cupy_backend import launching
-from qloracle_gpu.cupy_backend.machine import CupyDevice
-from qloracle_gpu.device import Addresses
+from qloracle_gpu.devices import Addresses, launching
+from qloracle_gpu.devices.on_cupy import CupyDevice
 
 needs_cupy = pytest.mark.skipif(find_spec("cupy") is None, reason="CuPy is not installed")
 no_driver = pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a driver")  # noqa: PTH110
@@ -29,8 +28,8 @@ def cupy_array(stand_in, values):
     return stand_in.asarray(np.asarray(values))
 
 
-def same(got, due):
-    parts = zip(got, due, strict=True) if isinstance(due, tuple) else [(got, due)]
+def same(got, expected):
+    parts = zip(got, expected, strict=True) if isinstance(expected, tuple) else [(got, expected)]
     return all(
         (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
         for a, b in ((np.asarray(a), np.asarray(b)) for a, b in parts)
@@ -158,11 +157,11 @@ def test_nvrtc_gets_the_text_and_the_options(monkeypatch):
 @pytest.mark.parametrize("dtype", TYPES)
 def test_codes_and_values_are_the_reference_s(stand_in, dtype):
     x = normal(1, 3, 701, dtype=dtype)
-    due = q.quantize_4bit(x)
+    expected = q.quantize_4bit(x)
     packed, absmax = cupy_backend.quantize_4bit(cupy_array(stand_in, x))
-    assert same((packed, absmax), due)
+    assert same((packed, absmax), expected)
     back = cupy_backend.dequantize_4bit(packed, absmax, shape=x.shape, dtype=dtype)
-    assert same(back, q.dequantize_4bit(*due, shape=x.shape, dtype=dtype))
+    assert same(back, q.dequantize_4bit(*expected, shape=x.shape, dtype=dtype))
     assert type(back) is stand_in.ndarray
     (module,) = stand_in.modules
     assert (module.code, module.options) == (kernels.text(), kernels.OPTIONS)
@@ -176,8 +175,8 @@ def test_8_bits_and_nested_scales_are_the_reference_s(stand_in):
     assert same((codes, absmax), q.quantize_blockwise(x, book))
     scales = np.abs(normal(3, 700))
     nested = cupy_backend.quantize_absmax(cupy_array(stand_in, scales))
-    due = q.quantize_absmax(scales)
-    assert same(nested[:2], due[:2])
+    expected = q.quantize_absmax(scales)
+    assert same(nested[:2], expected[:2])
     assert same(
         cupy_backend.dequantize_absmax(*nested), q.dequantize_absmax(*map(np.asarray, nested))
     )
@@ -196,8 +195,8 @@ def test_products_are_close_and_leave_cupy_s_precision_alone(stand_in):
     packed, absmax = cupy_backend.quantize_4bit(cupy_array(stand_in, w))
     stand_in.types["compute"] = 7  # TF32
     y = cupy_backend.matmul_4bit(cupy_array(stand_in, x), packed, absmax, shape=w.shape)
-    due = q.matmul_4bit(x, np.asarray(packed), np.asarray(absmax), shape=w.shape)
-    np.testing.assert_allclose(np.asarray(y), due, rtol=1e-5, atol=1e-5)
+    expected = q.matmul_4bit(x, np.asarray(packed), np.asarray(absmax), shape=w.shape)
+    np.testing.assert_allclose(np.asarray(y), expected, rtol=1e-5, atol=1e-5)
     assert stand_in.types["compute"] == 7
 
 
@@ -241,7 +240,7 @@ def test_two_tables_of_addresses_of_one_launch_are_both_alive(stand_in, monkeypa
         counts = [sys.getrefcount(table) for table in made]
         alive.extend(count > 3 for count in counts)  # made, the loop, getrefcount: and the launch
 
-    monkeypatch.setattr("qloracle_gpu.cupy_backend.machine.launch", launch)
+    monkeypatch.setattr("qloracle_gpu.devices.on_cupy.launch", launch)
     array = np.zeros(4, np.float32).view(stand_in.ndarray)
     CupyDevice().launch("any", 1, 32, Addresses((array, None)), Addresses((array,)))
     assert made[0].tolist() == [array.data.ptr, 0]

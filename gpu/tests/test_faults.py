@@ -6,13 +6,13 @@ from itertools import chain
 import pytest
 
 from qloracle_gpu import kernels
-from qloracle_gpu.faults import __main__ as command
-from qloracle_gpu.faults import attempt, matrix
-from qloracle_gpu.faults.cases import CASES, RUNNERS, wrong
-from qloracle_gpu.faults.listed import FAULTS, UNCHANGED, named
-from qloracle_gpu.faults.matrix import Row, Verdict, look
-from qloracle_gpu.faults.planting import DoesNotApply, Edit, Fault, narrowed, place, planted
-from qloracle_gpu.runners import ptx
+from qloracle_gpu.devices import ptx
+from qloracle_gpu.proof.faults import __main__ as command
+from qloracle_gpu.proof.faults import attempt, matrix
+from qloracle_gpu.proof.faults.cases import CASES, RUNNERS, wrong
+from qloracle_gpu.proof.faults.listed import FAULTS, UNCHANGED, named
+from qloracle_gpu.proof.faults.matrix import Row, Verdict, look
+from qloracle_gpu.proof.faults.planting import DoesNotApply, Edit, Fault, narrowed, place, planted
 
 each_fault = pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from qloracle_gpu import compiling, figures, kernels
+from qloracle_gpu import compiling, kernels
 from qloracle_gpu.compiling import Resources, nvcc, nvrtc
-from qloracle_gpu.runners import gate
-from qloracle_gpu.runners.ptx import Ptx
-from qloracle_gpu.runners.ptx.execute import Program
-from qloracle_gpu.runners.ptx.parse import Instruction, parse
+from qloracle_gpu.devices.ptx import Ptx
+from qloracle_gpu.devices.ptx.execute import Program
+from qloracle_gpu.devices.ptx.parse import Instruction, parse
+from qloracle_gpu.proof import figures, gate
 
 try:
     BY = compiling.compiler()
@@ -129,7 +129,7 @@ def test_the_kernels_pass_the_gate():
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """The gate on a text of one kernel, with a record of its own."""
-    monkeypatch.setattr(gate, "RECORD", tmp_path / "registers.json")
+    monkeypatch.setattr(gate, "RECORD", tmp_path / "registers.txt")
 
     def run(source, *arguments):
         monkeypatch.setattr(kernels, "text", lambda: source)
@@ -218,7 +218,7 @@ def test_a_text_is_compiled_once(monkeypatch, tmp_path):
 
 def test_importing_the_runners_loads_no_framework_and_compiles_nothing():
     code = (
-        "import sys, qloracle_gpu.runners.ptx, qloracle_gpu.runners.gate, qloracle_gpu.compiling; "
+        "import sys, qloracle_gpu.devices.ptx, qloracle_gpu.proof.gate, qloracle_gpu.compiling; "
         "print({'torch', 'cupy', 'jax', 'ctypes.util'} & set(sys.modules), "
         "qloracle_gpu.compiling.compiler.cache_info().misses)"
     )

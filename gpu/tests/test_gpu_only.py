@@ -33,8 +33,8 @@ def backend(torch):
     return torch_backend
 
 
-def same(torch, got, due):
-    pairs = zip(got, due, strict=True) if isinstance(due, tuple) else [(got, due)]
+def same(torch, got, expected):
+    pairs = zip(got, expected, strict=True) if isinstance(expected, tuple) else [(got, expected)]
     return all(
         a.shape == b.shape
         and torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
@@ -109,21 +109,21 @@ def test_the_kernels_and_the_tensors_of_a_cpu_agree(torch, backend, dtype):
     coded = backend.quantize_4bit(x)
     assert same(torch, tuple(part.cpu() for part in coded), backend.quantize_4bit(x.cpu()))
     form = {"shape": (100_003,), "dtype": x.dtype}
-    due = backend.dequantize_4bit(*[part.cpu() for part in coded], **form)
-    assert same(torch, backend.dequantize_4bit(*coded, **form).cpu(), due)
+    expected = backend.dequantize_4bit(*[part.cpu() for part in coded], **form)
+    assert same(torch, backend.dequantize_4bit(*coded, **form).cpu(), expected)
 
 
 def test_adam_and_a_cpu_agree(torch, backend):
     p, g, m = (torch.randn(10_007, device="cuda") for _ in range(3))
     state, form = (p, g, m, m * m), {"step": 3, "lr": 0.1, "weight_decay": 0.01}
-    due = backend.adam_step(*[t.cpu() for t in state], **form)
-    assert same(torch, tuple(t.cpu() for t in backend.adam_step(*state, **form)), due)
+    expected = backend.adam_step(*[t.cpu() for t in state], **form)
+    assert same(torch, tuple(t.cpu() for t in backend.adam_step(*state, **form)), expected)
 
 
 def test_a_side_stream_of_torch_is_kept_to(torch, backend):
     """Late inputs on a side stream, and no synchronization before the result is read."""
     x = torch.randn(1 << 20, device="cuda")
-    due = backend.quantize_4bit(x)
+    expected = backend.quantize_4bit(x)
     late, stream = torch.full_like(x, 3e38), torch.cuda.Stream()
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
@@ -131,7 +131,7 @@ def test_a_side_stream_of_torch_is_kept_to(torch, backend):
         late.copy_(x)
         got = backend.quantize_4bit(late)
     stream.synchronize()
-    assert same(torch, got, due)
+    assert same(torch, got, expected)
 
 
 def weight(torch, backend, shape=(256, 512)):
@@ -188,8 +188,8 @@ def test_gradients_come_by_the_kernels(torch, backend):
     learnt = [t.clone().requires_grad_() for t in (x, a, b)]
     form = {"shape": (256, 512), "scaling": 0.5}
     backend.qlora_forward(learnt[0], packed, absmax, *learnt[1:], **form).backward(dy)
-    due = backend.qlora_backward(dy, x, packed, absmax, a, b, **form)
-    assert same(torch, tuple(t.grad for t in learnt), due)
+    expected = backend.qlora_backward(dy, x, packed, absmax, a, b, **form)
+    assert same(torch, tuple(t.grad for t in learnt), expected)
 
 
 def test_torch_is_told_of_no_wait(torch, backend):

@@ -15,9 +15,10 @@ import pytest
 
 import qloracle
 from qloracle_gpu import kernels, operations
-from qloracle_gpu.device import Addresses
-from qloracle_gpu.runners import host as package
-from qloracle_gpu.runners.host import CompileError, Host, KernelError, build, sanitized
+from qloracle_gpu.devices import Addresses
+from qloracle_gpu.devices import gcc as package
+from qloracle_gpu.devices.gcc import CompileError, Host, KernelError, build
+from qloracle_gpu.proof import sanitized
 
 DATA = Path(__file__).parent / "data"
 SMALL = DATA / "small_kernels.cu"
@@ -413,7 +414,7 @@ def test_a_library_is_compiled_once(monkeypatch, tmp_path):
 
 def test_two_processes_build_one_library(tmp_path):
     text = f"open({str(SMALL)!r}).read()"
-    code = f"from qloracle_gpu.runners.host import build; build.shared_object({text})"
+    code = f"from qloracle_gpu.devices.gcc import build; build.shared_object({text})"
     command = [sys.executable, "-c", code]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     both = [subprocess.Popen(command, env=environment) for _ in range(2)]
@@ -438,7 +439,7 @@ def test_without_a_compiler_the_reason_is_told(monkeypatch):
 
 
 def test_importing_compiles_nothing():
-    code = "from qloracle_gpu.runners.host import implementation as q; print(sorted(vars(q)))"
+    code = "from qloracle_gpu.devices.gcc import implementation as q; print(sorted(vars(q)))"
     run = subprocess.run(
         [sys.executable, "-c", code], env={"PATH": ""}, capture_output=True, check=False
     )

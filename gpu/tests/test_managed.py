@@ -22,6 +22,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 import qloracle as q
 from qloracle import paging
 from qloracle_gpu import managed, operations
+from qloracle_gpu.devices.gcc import Host
 from qloracle_gpu.managed import capability, standin
 from qloracle_gpu.managed import memory as memories
 from qloracle_gpu.managed import runtime as cuda
@@ -29,7 +30,7 @@ from qloracle_gpu.managed.memory import ManagedMemory, PlainMemory, block_of
 from qloracle_gpu.managed.pager import Pager
 from qloracle_gpu.managed.standin import StandinMemory, StandinPager, make_pager, runtimes
 from qloracle_gpu.managed.standin.runtimes import Device
-from qloracle_gpu.runners.host import Host, sanitized
+from qloracle_gpu.proof import sanitized
 
 f32 = np.float32
 PAGE = 4096
@@ -74,7 +75,7 @@ def test_12_mib_of_state_under_a_budget_of_4_mib(version):
     n, step = MIB, operations.implementation(Host()).adam_step
     param, grad = numbers(2, n)
     state = {"param": param, "m": 0.1 * grad, "v": grad * grad}
-    due = step(param, grad, state["m"], state["v"], step=3, lr=0.1)
+    expected = step(param, grad, state["m"], state["v"], step=3, lr=0.1)
 
     def paged(capacity, prefetched):
         pager = make_pager(capacity, version=version)
@@ -88,7 +89,7 @@ def test_12_mib_of_state_under_a_budget_of_4_mib(version):
             read = pager.counters
             for array, values in zip(arrays, new, strict=True):
                 array[...] = values
-        assert all(same(*pair) for pair in zip(handles, due, strict=True))
+        assert all(same(*pair) for pair in zip(handles, expected, strict=True))
         return read
 
     read = paged(4 * MIB, prefetched=False)
@@ -167,7 +168,7 @@ class AgainstPlainArrays(RuleBasedStateMachine):
     def run_a_step(self, seed, n):
         param, grad = numbers(2, n, seed=seed)
         plain = [param, 0.1 * grad, grad * grad]
-        due = q.adam_step(plain[0], grad, *plain[1:], step=2, lr=0.1)
+        expected = q.adam_step(plain[0], grad, *plain[1:], step=2, lr=0.1)
         handles = [self.pager.empty((n,), f32) for _ in plain]
         for handle, values in zip(handles, plain, strict=True):
             handle[...] = values
@@ -175,7 +176,7 @@ class AgainstPlainArrays(RuleBasedStateMachine):
             new = q.adam_step(p[...], grad, m[...], v[...], step=2, lr=0.1)
             for array, values in zip((p, m, v), new, strict=True):
                 array[...] = values
-        self.arrays += zip(handles, due, strict=True)
+        self.arrays += zip(handles, expected, strict=True)
 
     @precondition(lambda self: self.arrays)
     @rule(data=st.data(), to=st.sampled_from([HOST, DEVICE]))
@@ -398,11 +399,11 @@ def test_steps_of_the_implementation_are_those_without_pages(kind, frames):
 def test_the_reference_saves_and_loads_what_a_pager_of_this_package_holds(tmp_path):
     pager = make_pager(2 * PAGE, PAGE)
     m = pager.empty((5000,), f32)
-    m[...] = due = numbers(5000)
+    m[...] = expected = numbers(5000)
     pager.prefetch(m)
     paging.save(tmp_path / "state", {"m": m}, {"step": "7"})
     arrays, words = paging.load(tmp_path / "state", make_pager(PAGE, PAGE))
-    assert same(arrays["m"], due)
+    assert same(arrays["m"], expected)
     assert words == {"step": "7"}
 
 
@@ -424,7 +425,7 @@ def pager(request):
 
 def test_errors_leave_the_state_whole(pager):
     m = pager.empty((1000,), f32)
-    m[...] = due = numbers(1000)
+    m[...] = expected = numbers(1000)
     gone = pager.empty((5,), f32)
     pager.free(gone)
     for call in (
@@ -451,7 +452,7 @@ def test_errors_leave_the_state_whole(pager):
     with pytest.raises(ValueError, match="belongs to another pager"):
         make_pager().free(m)
     with pytest.raises(TypeError, match="handle must come from `empty`, got ndarray"):
-        pager.free(due)
+        pager.free(expected)
     with pytest.raises(ValueError, match="to must be one of device, host, got 'moon'"):
         pager.prefetch(m, "moon")
     with pytest.raises(ValueError, match="preferred must be one of device, host, got 'moon'"):
@@ -465,7 +466,7 @@ def test_errors_leave_the_state_whole(pager):
     for shape, dtype in (((-1,), f32), ((2.0,), f32), ((2,), object)):
         with pytest.raises((TypeError, ValueError)):
             pager.empty(shape, dtype)
-    assert same(m, due)
+    assert same(m, expected)
 
 
 def test_a_request_over_the_limit_says_what_is_free():
@@ -562,13 +563,13 @@ def test_a_device_goes_with_its_last_array():
 def test_numpy_itself_faults_on_raw_memory():
     memory = on_standin(capacity=2 * PAGE, page_bytes=PAGE)
     a, b = (memory.empty((10 * PAGE,), np.uint8) for _ in range(2))
-    a[...] = due = random_bytes(1, a.shape, np.uint8)
+    a[...] = expected = random_bytes(1, a.shape, np.uint8)
     with memory.kernel():
         b[...] = a  # from managed to managed memory
         a[...] = b[::-1]
     books = memory.standin.books()
-    assert same(b, due)
-    assert same(a, due[::-1])
+    assert same(b, expected)
+    assert same(a, expected[::-1])
     assert books.counters.faults >= 40
     assert books.resident <= 2 * PAGE
 
@@ -576,14 +577,14 @@ def test_numpy_itself_faults_on_raw_memory():
 def test_an_instruction_that_needs_two_pages_where_the_device_holds_one():
     memory = on_standin(capacity=PAGE, page_bytes=PAGE)
     a, b = (memory.empty((64 * PAGE,), np.uint8) for _ in range(2))
-    a[...] = due = random_bytes(1, a.shape, np.uint8)
+    a[...] = expected = random_bytes(1, a.shape, np.uint8)
     across = a[PAGE - 4 : PAGE + 4].view(np.float64)
     with memory.kernel():
         value = across[0]
         ctypes.memmove(b.ctypes.data, a.ctypes.data, a.nbytes)
-    assert value.tobytes() == due[PAGE - 4 : PAGE + 4].tobytes()
+    assert value.tobytes() == expected[PAGE - 4 : PAGE + 4].tobytes()
     assert memory.standin.books().counters.remote > 0
-    assert same(b, due)
+    assert same(b, expected)
 
 
 def test_threads_fault_at_the_same_time():
@@ -1033,8 +1034,8 @@ def test_paged_adamw_is_adam_step_bit_for_bit(torch, dtype):
     params, memory = module_parameters(torch, dtype), small_device()
     optimizer = paged_adamw(params, memory)
     numpy_type = np.dtype(dtype)
-    due = [[p.detach().float().numpy().astype(numpy_type)] for p in params]
-    for state in due:
+    expected = [[p.detach().float().numpy().astype(numpy_type)] for p in params]
+    for state in expected:
         state.extend([np.zeros(state[0].shape, f32)] * 2)
     for step in range(1, 6):
         set_gradients(torch, params, step)
@@ -1042,8 +1043,8 @@ def test_paged_adamw_is_adam_step_bit_for_bit(torch, dtype):
         for i, param in enumerate(params):
             grad = param.grad.float().numpy().astype(numpy_type)
             form = {"lr": 0.01, "beta1": 0.8, "beta2": 0.99, "eps": 1e-7, "weight_decay": 0.1}
-            due[i] = q.adam_step(due[i][0], grad, *due[i][1:], step=step, **form)
-    for param, state in zip(params, due, strict=True):
+            expected[i] = q.adam_step(expected[i][0], grad, *expected[i][1:], step=step, **form)
+    for param, state in zip(params, expected, strict=True):
         assert param.detach().float().numpy().tobytes() == state[0].astype(f32).tobytes()
         for name, values in zip(("exp_avg", "exp_avg_sq"), state[1:], strict=True):
             assert same(optimizer.state[param][name].numpy().copy(), values)
@@ -1068,9 +1069,9 @@ def test_a_step_in_chunks_and_of_a_view_with_strides(torch, monkeypatch):
             optimizer.step()
         return bits([param])
 
-    due = run(2**20, strides=False)
-    assert run(100, strides=False) == due
-    assert run(100, strides=True) == due
+    expected = run(2**20, strides=False)
+    assert run(100, strides=False) == expected
+    assert run(100, strides=True) == expected
 
 
 def test_torch_optim_steps_nearly_the_same(torch):
@@ -1133,7 +1134,7 @@ def test_a_state_that_does_not_fit_changes_nothing(torch):
     params = module_parameters(torch)
     optimizer = paged_adamw(params, small_device())
     train(torch, params, optimizer, range(3))
-    due, saved = all_state(params, optimizer), optimizer.state_dict()
+    expected, saved = all_state(params, optimizer), optimizer.state_dict()
 
     def broken(change):
         whole = optimizer.state_dict()
@@ -1152,9 +1153,9 @@ def test_a_state_that_does_not_fit_changes_nothing(torch):
     ):
         with pytest.raises(ValueError, match=words):
             optimizer.load_state_dict(state)
-        assert all_state(params, optimizer) == due
+        assert all_state(params, optimizer) == expected
     optimizer.load_state_dict(saved)
-    assert all_state(params, optimizer) == due
+    assert all_state(params, optimizer) == expected
 
 
 def test_a_state_for_which_there_is_no_room_changes_nothing(torch):
@@ -1165,10 +1166,10 @@ def test_a_state_for_which_there_is_no_room_changes_nothing(torch):
     optimizer = paged_adamw(params, memory)
     params[1].grad = None  # that of 5,000 elements
     optimizer.step()
-    due = bits([optimizer.state[params[0]]["exp_avg"]])
+    expected = bits([optimizer.state[params[0]]["exp_avg"]])
     with pytest.raises(ValueError, match=r"shape \(5000,\) of float32 takes 20000 bytes"):
         optimizer.load_state_dict(full.state_dict())
-    assert bits([optimizer.state[params[0]]["exp_avg"]]) == due
+    assert bits([optimizer.state[params[0]]["exp_avg"]]) == expected
     assert optimizer.state[params[0]]["step"] == 1
 
 
@@ -1177,10 +1178,10 @@ def test_a_step_for_which_there_is_no_room_changes_nothing(torch):
     memory = StandinMemory(Device(runtimes.runtime(), 2 * PAGE, PAGE), host_bytes=20_000)
     optimizer = paged_adamw(params, memory)
     set_gradients(torch, params, 1)
-    due = bits(params)
+    expected = bits(params)
     with pytest.raises(ValueError, match=r"shape \(5000,\) of float32 takes 20000 bytes"):
         optimizer.step()
-    assert bits(params) == due
+    assert bits(params) == expected
 
 
 def test_a_copy_and_a_pickle_go_on_bit_for_bit(torch, monkeypatch):
@@ -1232,7 +1233,7 @@ def test_a_gradient_that_cannot_be_changes_nothing(torch):
     params = module_parameters(torch)
     optimizer = paged_adamw(params, small_device())
     train(torch, params, optimizer, range(2))
-    due = all_state(params, optimizer)
+    expected = all_state(params, optimizer)
     for bad, words in (
         (torch.full((5000,), torch.nan), "grad must be finite, got 5000 non-finite values"),
         (torch.zeros(5000).to_sparse(), "grad must be dense"),
@@ -1240,7 +1241,7 @@ def test_a_gradient_that_cannot_be_changes_nothing(torch):
         params[1].grad = bad
         with pytest.raises(ValueError, match=words):
             optimizer.step()
-        assert all_state(params, optimizer) == due
+        assert all_state(params, optimizer) == expected
     wide = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
     wide.grad = torch.zeros_like(wide)
     with pytest.raises(TypeError, match="param must have dtype"):
@@ -1322,7 +1323,7 @@ def test_paged_adamw_for_cupy_is_adam_step_and_resumes(cupy_of_the_cpu):
     values = [numbers(*shape, seed=i) for i, shape in enumerate(shapes)]
     params = [cupy_of_the_cpu.asarray(v) for v in values]
     optimizer = cupy_adamw(params, memory)
-    due = [(v, np.zeros(v.shape, f32), np.zeros(v.shape, f32)) for v in values]
+    expected = [(v, np.zeros(v.shape, f32), np.zeros(v.shape, f32)) for v in values]
     form = {"lr": 0.01, "beta1": 0.8, "beta2": 0.99, "eps": 1e-7, "weight_decay": 0.1}
     for step in range(1, 9):
         grads = [numbers(*shape, seed=10 * step) for shape in shapes]
@@ -1333,12 +1334,12 @@ def test_paged_adamw_for_cupy_is_adam_step_and_resumes(cupy_of_the_cpu):
                 optimizer.load_state_dict(saved | {"m": saved["m"][::-1]})
             optimizer.load_state_dict(saved)
         optimizer.step([cupy_of_the_cpu.asarray(grad) for grad in grads])
-        due = [
+        expected = [
             q.adam_step(p, grad, m, v, step=step, **form)
-            for (p, m, v), grad in zip(due, grads, strict=True)
+            for (p, m, v), grad in zip(expected, grads, strict=True)
         ]
     state = optimizer.state_dict()
-    for i, (p, m, v) in enumerate(due):
+    for i, (p, m, v) in enumerate(expected):
         assert same(params[i], p)
         assert same(state["m"][i], m)
         assert same(state["v"][i], v)
@@ -1350,12 +1351,12 @@ def test_paged_adamw_for_cupy_is_adam_step_and_resumes(cupy_of_the_cpu):
 
 def test_paged_adamw_for_cupy_without_managed_memory(cupy_of_the_cpu):
     params = [cupy_of_the_cpu.asarray(numbers(50))]
-    due = q.adam_step(params[0].get(), np.ones(50, f32), *np.zeros((2, 50), f32), step=1,
+    expected = q.adam_step(params[0].get(), np.ones(50, f32), *np.zeros((2, 50), f32), step=1,
                       lr=0.01, beta1=0.8, beta2=0.99, eps=1e-7, weight_decay=0.1)  # fmt: skip
     optimizer = cupy_adamw(params, PlainMemory("a test"))
     optimizer.step([cupy_of_the_cpu.asarray(np.ones(50, f32))])
-    assert same(params[0], due[0])
-    assert same(optimizer.state_dict()["v"][0], due[2])
+    assert same(params[0], expected[0])
+    assert same(optimizer.state_dict()["v"][0], expected[2])
 
 
 # ---- importing, and a real GPU -------------------------------------------------------------------

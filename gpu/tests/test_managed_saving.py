@@ -86,14 +86,14 @@ def held(pager, state):
 def test_bytes_go_to_a_file_and_come_back(tmp_path, dtype, shape):
     count = int(np.prod(shape)) * dtype.itemsize
     values = np.random.default_rng(0).integers(0, 2 if dtype.kind == "b" else 256, count, np.uint8)
-    due = values.view(dtype).reshape(shape)  # NaN and infinities among them
+    expected = values.view(dtype).reshape(shape)  # NaN and infinities among them
     pager = managed.implementation.make_pager(2 * PAGE, PAGE)
-    handles = held(pager, {"x": due})
+    handles = held(pager, {"x": expected})
     pager.prefetch(handles["x"])  # as many pages as there is room for are away when it is saved
     managed.implementation.save_paged(tmp_path / "x", handles)
     arrays, words = managed.implementation.load_paged(tmp_path / "x", make_pager(PAGE, PAGE))
-    assert (arrays["x"].shape, arrays["x"].dtype, words) == (due.shape, due.dtype, {})
-    assert same(arrays["x"], due)
+    assert (arrays["x"].shape, arrays["x"].dtype, words) == (expected.shape, expected.dtype, {})
+    assert same(arrays["x"], expected)
 
 
 def test_what_a_step_has_just_written_is_saved(tmp_path):
@@ -121,8 +121,8 @@ def test_a_resumed_state_pages_and_goes_on_bit_for_bit(tmp_path, kind, dtype):
     arrays, words = managed.implementation.load_paged(tmp_path / "state", pager)
     handles = {name: arrays[name] for name in handles}
     paged_steps(kind, pager, handles, range(int(words["step"]) + 1, 21))
-    for name, due in after_20_plain_steps(kind, dtype).items():
-        assert same(handles[name], due), name
+    for name, expected in after_20_plain_steps(kind, dtype).items():
+        assert same(handles[name], expected), name
     assert pager.counters.faults > 20
     assert pager.counters.evictions > 20
 
@@ -245,8 +245,8 @@ def test_a_run_killed_while_it_saves_leaves_the_last_checkpoint_and_resumes_bit_
     assert path.with_name("state.partial").exists()
     words, handles, pager = resumed(path)
     assert words == {"step": "10"}
-    for name, due in after_20_plain_steps("adam_step", bf16).items():
-        assert same(handles[name], due), name
+    for name, expected in after_20_plain_steps("adam_step", bf16).items():
+        assert same(handles[name], expected), name
     assert pager.counters.evictions > 20
     managed.implementation.save_paged(path, handles, {"step": "20"})  # takes the partial file over
     assert [each.name for each in tmp_path.iterdir()] == ["state"]

@@ -83,7 +83,7 @@ def test_groups_have_options_of_their_own_and_may_come_later():
     options = [OPTIONS, OPTIONS | {"lr": 0.1, "betas": (0.5, 0.9)}, OPTIONS | {"weight_decay": 0.0}]
     first, second, third = ({"params": [p], **o} for p, o in zip(params, options, strict=True))
     optimizer = paged_adamw([first, second])
-    due = [[p.detach().numpy().copy(), *np.zeros((2, *p.shape), f32)] for p in params]
+    expected = [[p.detach().numpy().copy(), *np.zeros((2, *p.shape), f32)] for p in params]
     for step in range(1, 7):
         if step == 3:
             optimizer.add_param_group(third)
@@ -93,11 +93,12 @@ def test_groups_have_options_of_their_own_and_may_come_later():
             if count > 0:
                 beta1, beta2 = o["betas"]
                 form = {name: o[name] for name in ("lr", "eps", "weight_decay")}
-                due[i] = q.adam_step(due[i][0], gradient(step, i), *due[i][1:], step=count,
-                                     beta1=beta1, beta2=beta2, **form)  # fmt: skip
+                p, *moments = expected[i]
+                form |= {"step": count, "beta1": beta1, "beta2": beta2}
+                expected[i] = q.adam_step(p, gradient(step, i), *moments, **form)
     steps, found = whole_state(params, optimizer)
     assert steps == [6, 6, 4]
-    flat = [p for p, _, _ in due] + [moment for _, m, v in due for moment in (m, v)]
+    flat = [p for p, _, _ in expected] + [moment for _, m, v in expected for moment in (m, v)]
     assert found == [np.asarray(values).tobytes() for values in flat]
 
 
@@ -180,14 +181,14 @@ def test_zero_grad(to_none):
     params = parameters()
     optimizer = paged_adamw(params)
     train(params, optimizer, range(2))
-    due = whole_state(params, optimizer)
+    expected = whole_state(params, optimizer)
     optimizer.zero_grad(set_to_none=to_none)
     assert all(p.grad is None if to_none else not p.grad.any() for p in params)
-    assert whole_state(params, optimizer) == due
+    assert whole_state(params, optimizer) == expected
     optimizer.step()
     steps, found = whole_state(params, optimizer)
     assert (steps == [2, 2, 2]) == to_none  # a gradient of zero is one
-    assert (found == due[1]) == to_none
+    assert (found == expected[1]) == to_none
 
 
 def test_a_closure_computes_its_gradients_and_its_loss_comes_back():
@@ -221,14 +222,14 @@ def test_a_closure_that_raises_changes_nothing():
     params = parameters()
     optimizer = paged_adamw(params)
     train(params, optimizer, range(2))
-    due = whole_state(params, optimizer)
+    expected = whole_state(params, optimizer)
 
     def broken():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         optimizer.step(broken)
-    assert whole_state(params, optimizer) == due
+    assert whole_state(params, optimizer) == expected
 
 
 def test_hooks_are_called():
@@ -315,12 +316,12 @@ def test_loading_again_and_again_takes_no_more_memory():
     optimizer = paged_adamw(params, memory)
     train(params, optimizer, range(3))
     key = memory.runtime, memory.device
-    taken, due = memories._live[key], whole_state(params, optimizer)
+    taken, expected = memories._live[key], whole_state(params, optimizer)
     assert taken == 2 * 4 * sum(p.numel() for p in params)
     for _ in range(3):
         optimizer.load_state_dict(optimizer.state_dict())
     assert memories._live[key] == taken
-    assert whole_state(params, optimizer) == due
+    assert whole_state(params, optimizer) == expected
     assert_paged(params, optimizer, memory)
 
 

@@ -13,15 +13,15 @@ from hypothesis import HealthCheck, given, settings
 import qloracle as q
 from qloracle_conformance import verify
 from qloracle_gpu import operations
-from qloracle_gpu.operations import _arguments, blockwise, nested
-from qloracle_gpu.runners.host import Host
+from qloracle_gpu.devices.gcc import Host
+from qloracle_gpu.operations import blockwise, nested
+from qloracle_gpu.operations.arguments import BLOCKSIZES
 
 pytestmark = pytest.mark.skipif(bool(Host.unavailable()), reason=Host.unavailable())
 
 bfloat16 = ml_dtypes.bfloat16
 FLOATS = (np.float32, np.float16, bfloat16)
 TABLES = ("nf4", "fp4", "int4", "notes")
-BLOCKSIZES = _arguments.BLOCKSIZES
 LARGEST = {np.float32: 3e38, np.float16: 65504, bfloat16: 3e38}
 many = settings(
     derandomize=True,
@@ -231,8 +231,8 @@ def test_nested_scales(host, rng, blocksize, own_map):
         expected = q.quantize_blockwise(absmax - offset, levels, blocksize=blocksize)
     assert bits((codes, nested_absmax)) == bits(expected)
     decoded = nested.dequantize_absmax(host, codes, nested_absmax, offset, **options)
-    due = q.dequantize_absmax(codes, nested_absmax, np.float32(offset), **options)
-    assert bits(decoded) == bits(due)
+    by_reference = q.dequantize_absmax(codes, nested_absmax, np.float32(offset), **options)
+    assert bits(decoded) == bits(by_reference)
 
 
 @pytest.mark.parametrize("n", [1, 4, 1024, 1 << 19])  # the last takes every block that may add

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 
 import qloracle as q
 from qloracle_conformance import verify
+from qloracle_gpu.devices.gcc import Host
 from qloracle_gpu.operations import lora, products
-from qloracle_gpu.operations._arguments import BLOCKSIZES
-from qloracle_gpu.runners.host import Host
+from qloracle_gpu.operations.arguments import BLOCKSIZES
 
 pytestmark = pytest.mark.skipif(bool(Host.unavailable()), reason=Host.unavailable())
 
@@ -394,9 +394,9 @@ SAME_AS_THE_REFERENCE = [
 @pytest.mark.parametrize(("name", "arrays", "options"), SAME_AS_THE_REFERENCE)
 def test_bad_arguments_raise_what_the_reference_raises(host, name, arrays, options):
     function = getattr(lora if "lora" in name else products, name)
-    with pytest.raises((TypeError, ValueError)) as due:
+    with pytest.raises((TypeError, ValueError)) as expected:
         getattr(q, name)(*arrays, **options)
-    with pytest.raises(due.type, match=re.escape(str(due.value))):
+    with pytest.raises(expected.type, match=re.escape(str(expected.value))):
         function(host, *arrays, **options)
 
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 
 import qloracle as q
 from qloracle_gpu import compiling, operations
-from qloracle_gpu.device import Addresses
-from qloracle_gpu.runners.ptx import KernelFault, Ptx, UnknownInstruction, arithmetic
-from qloracle_gpu.runners.ptx.parse import parse
+from qloracle_gpu.devices import Addresses
+from qloracle_gpu.devices.ptx import KernelFault, Ptx, UnknownInstruction, arithmetic
+from qloracle_gpu.devices.ptx.parse import parse
 
 try:
     compiling.compiler()

@@ -15,10 +15,9 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from torch import library  # noqa: E402
 
 from qloracle_gpu import operations, torch_backend  # noqa: E402
-from qloracle_gpu.device import Addresses  # noqa: E402
-from qloracle_gpu.operations._arguments import BLOCKSIZES  # noqa: E402
-from qloracle_gpu.torch_backend import _arguments as check  # noqa: E402
-from qloracle_gpu.torch_backend import cuda  # noqa: E402
+from qloracle_gpu.devices import Addresses  # noqa: E402
+from qloracle_gpu.operations.arguments import BLOCKSIZES  # noqa: E402
+from qloracle_gpu.torch_backend import cuda, values  # noqa: E402
 
 ops = torch.ops.qloracle
 STREAM = 0x5EED
@@ -44,7 +43,7 @@ def road(stand_in, monkeypatch):
         "takes",
         lambda values, blocksize: isinstance(values, torch.Tensor) and blocksize in BLOCKSIZES,
     )
-    monkeypatch.setattr(check, "looked_at", lambda values: False)
+    monkeypatch.setattr(values, "looked_at", lambda values: False)
     kept = operations.implementation(cuda.CudaTensors(place))
     monkeypatch.setattr(cuda, "_on", lambda place: kept)
     monkeypatch.setattr(
@@ -70,8 +69,8 @@ def plainly(function, *arguments, **options):
         return function(*arguments, **options)
 
 
-def same(got, due):
-    pairs = zip(got, due, strict=True) if isinstance(due, tuple) else [(got, due)]
+def same(got, expected):
+    pairs = zip(got, expected, strict=True) if isinstance(expected, tuple) else [(got, expected)]
     return all(
         a.dtype == b.dtype
         and a.shape == b.shape
@@ -91,7 +90,7 @@ class Tensor(torch.Tensor):
 
 @pytest.mark.parametrize(("kernels", "taken"), [(True, True), (False, False)])
 def test_cuda_tensors_take_it_where_cupy_is(monkeypatch, kernels, taken):
-    monkeypatch.setattr(check, "KERNELS", kernels)
+    monkeypatch.setattr(values, "KERNELS", kernels)
     x = torch.zeros(3).as_subclass(Tensor)
     assert cuda.takes(x, 64) is taken
     assert not cuda.takes(torch.zeros(3), 64)
@@ -101,12 +100,12 @@ def test_cuda_tensors_take_it_where_cupy_is(monkeypatch, kernels, taken):
 
 
 def test_values_on_a_card_are_looked_at_only_without_kernels(monkeypatch):
-    monkeypatch.setattr(check, "can_wait", lambda values: True)
+    monkeypatch.setattr(values, "can_wait", lambda values: True)
     on_a_card, here = SimpleNamespace(is_cuda=True), SimpleNamespace(is_cuda=False)
     for kernels in (False, True):
-        monkeypatch.setattr(check, "KERNELS", kernels)
-        assert check.looked_at(here)
-        assert check.looked_at(on_a_card) is not kernels
+        monkeypatch.setattr(values, "KERNELS", kernels)
+        assert values.looked_at(here)
+        assert values.looked_at(on_a_card) is not kernels
 
 
 def test_without_a_card_nothing_takes_it():
@@ -185,8 +184,8 @@ def test_gradients_come_by_the_kernels(road):
     learnt = [t.clone().requires_grad_() for t in (x, a, b)]
     y = torch_backend.qlora_forward(learnt[0], packed, absmax, *learnt[1:], scaling=0.5, **form)
     y.backward(dy)
-    due = torch_backend.qlora_backward(dy, x, packed, absmax, a, b, scaling=0.5, **form)
-    assert same(tuple(t.grad for t in learnt), due)
+    expected = torch_backend.qlora_backward(dy, x, packed, absmax, a, b, scaling=0.5, **form)
+    assert same(tuple(t.grad for t in learnt), expected)
 
 
 def test_nothing_requires_a_gradient_that_has_none(road):

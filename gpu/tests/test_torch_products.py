@@ -1,12 +1,10 @@
 """Products with a packed weight in `qloracle_gpu.torch_backend`: S9, gradients, operators."""
 
-import importlib
 import math
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import hypothesis.strategies as st
 import ml_dtypes
@@ -222,30 +220,18 @@ def faults_of(backend):
     return found
 
 
-def mutant(folder, name, old, new):
-    """Import a copy of the backend whose text has one fault, and operators of its own."""
-    source, found = Path(torch_backend.__file__).parent, 0
-    (folder / name).mkdir()
-    for path in source.glob("*.py"):
-        text = path.read_text()
-        found += text.count(old)
-        changed = text.replace(old, new).replace("qloracle_gpu.torch_backend", name)
-        (folder / name / path.name).write_text(changed.replace('"qloracle::', f'"{name}::'))
-    assert found == 1, f"the text {old!r} stands {found} times"
-    return importlib.import_module(name)
-
-
 DECODED = "levels.view(rows.stop - rows.start, width)"
-ADDED = "dx.addmm_(dy[:, rows], w)"
+ADDED = "dx += device.product(dy[:, rows], w)"
 FORM, KIND = "shape, blocksize", "quant_type"
-JOINT = "x32 @ w.mT + (0 if"
+JOINT = "part = device.product(x, w.T)"
+BIAS = "bias.float().__getitem__"
 FAULTS = {
-    "the last column dropped": (JOINT, "x32[:, :-1] @ w.mT[:-1] + (0 if"),
-    "the first column twice": (JOINT, "x32 @ w.mT + x32[:, :1] @ w[:, :1].mT + (0 if"),
-    "factors in bfloat16": (JOINT, "x32.bfloat16().float() @ w.mT.bfloat16().float() + (0 if"),
-    "rounded before the bias": (JOINT, "(x32 @ w.mT).to(x.dtype) + (0 if"),
-    "a bias in x's type": ("bias[rows].float()", "bias[rows].to(x.dtype)"),
-    "one bias for all": ("bias[rows].float()", "bias[:1].float()"),
+    "the last column dropped": (JOINT, "part = device.product(x[:, :-1], w.T[:-1])"),
+    "the first column twice": (JOINT, f"{JOINT} + x[:, :1] @ w[:, :1].T"),
+    "factors in bfloat16": (JOINT, "part = x.bfloat16().float() @ w.T.bfloat16().float()"),
+    "rounded before the bias": ("else part + added", "else device.cast(part, dtype) + added"),
+    "a bias in x's type": (BIAS, "bias.to(x.dtype).__getitem__"),
+    "one bias for all": (BIAS, "bias.float()[:1].expand(len(bias)).__getitem__"),
     "a weight in float16": (DECODED, f"{DECODED}.half().float()"),
     "a low nibble taken for a high one": ("(stop + 1) // 2], start % 2", "(stop + 1) // 2], 0"),
     "a row begins a block": ("levels.numel(), start // step", "levels.numel(), 0"),
@@ -253,7 +239,7 @@ FAULTS = {
     "the last scale for the rest": ("absmax[after + whole : after + whole + 1]", "absmax[-1:]"),
     "only the last rows": (ADDED, "dx = dy[:, rows] @ w"),
     "rounded at each chunk": (ADDED, "dx = (dx + dy[:, rows] @ w).bfloat16().float()"),
-    "another type in the gradient": (f"{FORM}, {KIND})\n        dx", f"{FORM}, 'fp4')\n        dx"),
+    "another type in the gradient": (f"{FORM}, {KIND})\n    dx", f"{FORM}, 'fp4')\n    dx"),
 }  # fmt: skip
 
 
@@ -268,11 +254,10 @@ def test_what_is_right_has_no_fault(small_chunks):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_found(tmp_path, monkeypatch, fault):
-    monkeypatch.syspath_prepend(tmp_path)
+def test_a_planted_fault_is_found(mutant, monkeypatch, fault):
     name = f"product_mutant_{list(FAULTS).index(fault)}"
-    backend = mutant(tmp_path, name, *FAULTS[fault])
-    monkeypatch.setattr(sys.modules[f"{name}.lora"], "CHUNK", 200)
+    backend = mutant(name, *FAULTS[fault])
+    monkeypatch.setattr(sys.modules[f"{name}.torch_backend.lora"], "CHUNK", 200)
     assert faults_of(backend) != set()
 
 
@@ -425,13 +410,12 @@ def test_operators_pass_torch_s_own_check(dtype):
 @pytest.mark.parametrize(
     "fault",
     [("x.new_empty(*x.shape[:-1], shape[0])", "x.new_empty(*x.shape[:-1], shape[1])"),
-     ("x32 = matrix(x)", "x32 = matrix(x).mul_(2)")],
+     ("layer = as_matrix(x).float()", "layer = as_matrix(x).float().mul_(2)")],
     ids=["a fake of another shape", "x is changed"],
 )  # fmt: skip
-def test_torch_s_own_check_fails_on_a_fault(tmp_path, monkeypatch, fault):
-    monkeypatch.syspath_prepend(tmp_path)
+def test_torch_s_own_check_fails_on_a_fault(mutant, fault):
     name = f"operator_mutant_{len(fault[1])}"
-    mutant(tmp_path, name, *fault)
+    mutant(name, *fault)
     arguments = learnt(TENSORS["x"]), *WEIGHT, list(SHAPE), 64, "nf4", learnt(TENSORS["bias"])
     with pytest.raises(Exception, match=r"(?i)opcheck"):
         library.opcheck(getattr(torch.ops, name).matmul_4bit.default, arguments)
@@ -521,9 +505,11 @@ def test_settings_of_the_process_change_nothing_and_are_not_changed(
         torch_backend.matmul_4bit(*arguments, **options),
         torch_backend.matmul_4bit_backward(x[:, :64], *arguments[1:], **options),
     ]
-    inside, matrix = [], linear4bit.matrix
+    inside, product = [], torch.Tensor.__matmul__
     monkeypatch.setattr(
-        linear4bit, "matrix", lambda t: (inside.append(settings_of_products()), matrix(t))[1]
+        torch.Tensor,
+        "__matmul__",
+        lambda a, b: (inside.append(settings_of_products()), product(a, b))[1],
     )
     ALLOWED[allowed]()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -534,10 +520,8 @@ def test_settings_of_the_process_change_nothing_and_are_not_changed(
         ]
         assert settings_of_products() == before
     assert all(torch.equal(g, e) for g, e in zip(got, expected, strict=True))
-    assert [set(map(str, state)) <= {"highest", "none", "ieee", "False"} for state in inside] == [
-        True,
-        True,
-    ]
+    assert len(inside) >= 2
+    assert all(set(map(str, state)) <= {"highest", "none", "ieee", "False"} for state in inside)
 
 
 def test_a_setting_that_is_inherited_stays_inherited(as_before):
@@ -547,10 +531,9 @@ def test_a_setting_that_is_inherited_stays_inherited(as_before):
     assert torch.backends.mkldnn.matmul.fp32_precision == "none"
 
 
-def test_autocast_would_change_a_product_that_is_not_guarded(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
+def test_autocast_would_change_a_product_that_is_not_guarded(mutant):
     guard = "torch.autocast(device.type, enabled=False) if casts else nullcontext(), _ieee()"
-    bare = mutant(tmp_path, "unguarded", guard, "nullcontext()")
+    bare = mutant("unguarded", guard, "nullcontext()")
     x = TENSORS["x"] + 1e-3
     expected = bare.matmul_4bit(x, *WEIGHT, shape=SHAPE)
     with torch.autocast("cpu", torch.bfloat16):

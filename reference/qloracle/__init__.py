@@ -1,21 +1,30 @@
 """An executable specification of QLoRA's numerics: what a kernel must return, in NumPy.
 
-    codebook       where the sixteen levels come from
-    blockwise      a block, its absmax, and the nearest level: NF4
-    nested         the scales of the scales
-    ranks          sort or assume: bins that hold equally many values
-    lora           a thin product beside a frozen weight, and its gradients
-    linear4bit     the product with a packed weight, a few rows at a time: QLoRA
-    merging        what survives a merge: three ways to write an adapter into a weight
-    layers         three projections of one input, and a gated MLP
-    targets        which layers of a model get an adapter
-    checkpointing  forget the activations, compute them again
-    adam           the step, with moments in 32 bits or in 8
-    paging         more state than memory, a page at a time
+The hour's read, about 1,500 lines with the checks that its modules share, in this order:
 
-Each module is a lesson; read them in this order. Rules S1 to S12 are named where they are carried
-out, and `python -m qloracle.examples.finetune` puts all of them to work. `qloracle.codebook` is the
-function; the module's other names come by `from qloracle.codebook import ...`.
+    codebook       where the sixteen levels come from
+    blockwise      NF4: a block, its absmax, and the nearest level
+    nested         the scales of the scales
+    lora           a thin product beside a frozen weight, and its gradients
+    linear4bit     QLoRA: the product with a packed weight, a few rows at a time
+    adam           the step, with moments in 32 bits or in 8
+
+Short lessons after it, each of which stands alone:
+
+    merging        what survives a merge: three ways to write an adapter into a weight
+    ranks          sort or assume: bins that hold equally many values
+    checkpointing  forget the activations, compute them again
+    targets        which layers of a model get an adapter
+    layers         three projections of one input, and a gated MLP
+    paging         more state than memory, a page at a time
+    memory         where the memory goes, as arithmetic on shapes
+    examples       all of it put to work: python -m qloracle.examples.finetune
+
+A module's docstring is its lesson, as in `help("qloracle.codebook")`. Rules S1 to S12 are named
+where they are carried out, and `qloracle explain S5` prints one of them in full. Readers who know
+these things by the names of bitsandbytes, torchao or the paper find ours in
+reference/docs/glossary.md. `qloracle.codebook` is the function; the other names of that module come
+by `from qloracle.codebook import ...`.
 
 >>> import numpy as np
 >>> w = np.random.default_rng(0).standard_normal((128, 96)).astype(np.float32)
@@ -68,7 +77,7 @@ from qloracle.paging import save as save_paged
 from qloracle.ranks import bin_means, normal_codes, rank_codes
 
 __version__ = "0.1.0"
-SPEC_VERSION = "1.0"
+SPEC_VERSION = "1.1"
 
 __all__ = [
     "SPEC_VERSION",

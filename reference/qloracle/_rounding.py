@@ -1,7 +1,8 @@
 """One rounding, from float64 to the type of the result.
 
-A sum of products is formed in float64 and rounded once. For float32 and float16 NumPy's own cast
-does that. The cast to bfloat16 goes through float32 (ml_dtypes 0.6), and two roundings are not one:
+A sum of products is formed in float64 and rounded once. For float32 and float16, NumPy's own cast
+does that. The cast to bfloat16 goes through float32 (ml_dtypes 0.6), and rounding twice is not
+rounding once:
 
 >>> import ml_dtypes
 >>> above_the_tie = np.array([1 + 2**-8 + 2**-40])  # neighbours in bfloat16: 1 and 1 + 2**-7
@@ -16,7 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from qloracle._arguments import Array, Float32, Float64
+from qloracle.arguments import Array, Float32, Float64
 
 
 @np.errstate(all="ignore")  # overflow to inf is the right result
@@ -34,8 +35,8 @@ def rounded(values: Float64, dtype: np.dtype[Any]) -> Array:
 def _to_odd(values: Float64) -> Float32:
     """Round to float32, an inexact value to its neighbour with an odd last bit.
 
-    An odd last bit is never a tie of a type that is two bits narrower, so the next rounding sees on
-    which side of the tie the value lay.
+    A number whose last bit is odd is never a tie in a type at least two bits narrower, so the next
+    rounding still sees on which side of the tie the value lay.
     """
     nearest = values.astype(np.float32)
     away = np.abs(nearest) > np.abs(values)

@@ -11,7 +11,7 @@ and two codes share a byte, the first in the high nibble (S6). Back again:
 
     x'     = level[code] * absmax                           float32, then rounded to dtype   (S7)
 
-This is arXiv:2305.14314, equations 1 and 2, with the bits filled in. Four elements of one block:
+These are equations 1 and 2 of arXiv:2305.14314, specified to the bit. Four elements of one block:
 
 >>> x = np.array([0.5, -2.0, 0.0, 1.0], np.float32)
 >>> packed, absmax = quantize_4bit(x)
@@ -20,32 +20,73 @@ This is arXiv:2305.14314, equations 1 and 2, with the bits filled in. Four eleme
 >>> print(dequantize_4bit(packed, absmax, shape=(4,)))
 [ 0.4922246  -2.          0.          0.88141966]
 
-0.5 / 2 = 0.25 lies nearest to level 10 (0.2461), so half became 0.4922. The absmax itself and zero
-come back exact, and nothing moves by more than half the widest gap, 0.1519 absmax.
+0.5 / 2 = 0.25 is nearest to level 10 (0.2461), so 0.5 became 0.4922. The absmax and zero come back
+exactly, and nothing moves by more than half the widest gap, 0.1519 absmax.
 
-Where implementations differ, this is the choice made here.
+Where implementations differ, this is what the specification chooses.
 
-* The scale is the block's absmax and no standard deviation: no element is ever clipped.
-* Division. bitsandbytes multiplies by the rounded reciprocal (on CPU it divides in the last, short
-  block), which moves a code only where x / absmax lies within an ulp or so of a threshold.
-* A block of zeros has q = +0 everywhere, hence code 7 in NF4 (bitsandbytes on CUDA: code 0). Both
-  decode to 0 here, but after double quantization the absmax may come back as non-zero, and then
-  only the code of q = 0 still means zero.
-* Blocks cross rows. A matrix of 20 columns and blocks of 16 has no scale "per row".
-* Codes are defined by thresholds and not by distance, which in float32 is another rule.
+* The scale is the block's absmax, not a standard deviation, so no element is ever clipped.
+* Division. bitsandbytes multiplies by the rounded reciprocal (on CPU it divides in a short last
+  block), which moves a code only where x / absmax lies within about an ulp of a threshold.
+* A block of zeros has q = +0 everywhere, hence code 7 in NF4 (code 0 in bitsandbytes on CUDA). Both
+  decode to 0 here. After double quantization, though, its absmax may come back as something other
+  than zero, and then only the code of q = 0 still means zero.
+* Blocks cross rows. A matrix of 20 columns in blocks of 16 has no scale "per row".
+* Codes are defined by thresholds, not by distance: in float32 those are two different rules.
 * Subnormal numbers count. A block whose absmax is 1e-40 is coded like any other.
-* NaN and infinity are refused: with one of them in a block, no two libraries agree.
+* NaN and infinity are refused: no two libraries agree on a block that contains one.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array, Float32, UInt8
+from qloracle import arguments as check
+from qloracle.arguments import Array, Float32, UInt8
 from qloracle.codebook import FP4_CODES, FP4_MAGNITUDES, QUANT_TYPES, thresholds
 from qloracle.codebook import codebook as codebook_of
+
+# ---- the rules -----------------------------------------------------------------------------------
+
+
+@np.errstate(all="ignore")  # a quotient may underflow, in silence whatever the caller has set
+def _normalized(x: Float32, blocksize: int) -> tuple[Float32, Float32]:
+    """Return q = x / absmax, float32[n] in [-1, 1], and the absmax of each block (S3 to S5)."""
+    absmax = np.maximum.reduceat(np.abs(x), np.arange(0, x.size, blocksize))  # ceil(n / blocksize)
+    scale = _spread(absmax, x.size, blocksize)  # n
+    q = np.zeros_like(x)  # what a block of zeros keeps: 0 / 0 is never computed
+    return np.divide(x, scale, out=q, where=scale != 0), absmax
+
+
+def _count_below(between: Float32, q: Float32) -> UInt8:
+    """Count for each q the thresholds strictly below it: the code (S5)."""
+    return np.searchsorted(between, q, side="left").astype(np.uint8)
+
+
+def _codes_4bit(q: Float32, quant_type: str) -> UInt8:
+    """Return the code of each q. FP4's codes are not in order: magnitude and sign go apart (S5)."""
+    if quant_type == "nf4":
+        return _count_below(thresholds(codebook_of("nf4")), q)
+    between = thresholds(np.array(FP4_MAGNITUDES, np.float32))
+    magnitude = np.array(FP4_CODES, np.uint8)[_count_below(between, np.abs(q))]  # ties toward zero
+    sign = (q < 0).astype(np.uint8)
+    return magnitude | sign << np.uint8(3)
+
+
+@np.errstate(all="ignore")  # overflow to inf is the right result
+def _decoded(levels: Float32, absmax: Float32, blocksize: int, dtype: np.dtype[Any]) -> Array:
+    """Return level * absmax, rounded to float32 and then once more to dtype (S7)."""
+    return (levels * _spread(absmax, levels.size, blocksize)).astype(dtype)
+
+
+def _spread(absmax: Float32, n: int, blocksize: int) -> Float32:
+    """Repeat the absmax for each element of its block, float32[n]."""
+    return np.repeat(absmax, blocksize)[:n]
+
+
+# ---- the functions -------------------------------------------------------------------------------
 
 
 def quantize_4bit(
@@ -54,16 +95,16 @@ def quantize_4bit(
     """Quantize to 4 bits: packed uint8[ceil(n / 2)], absmax float32[ceil(n / blocksize)].
 
     x: float32, float16 or bfloat16 of any shape, n elements, all finite; blocksize: any int >= 1;
-    quant_type: nf4, fp4, int4 or notes. TypeError or ValueError otherwise.
+    quant_type: nf4 or fp4. TypeError or ValueError otherwise.
 
     Source: rules S3 to S6; arXiv:2305.14314, equation 1; bitsandbytes 0.50.2, `quantize_4bit`.
 
     >>> packed, absmax = quantize_4bit(np.array([[1, -1, 3]], np.float32), blocksize=2)
-    >>> packed.tolist(), absmax.tolist()  # the spare nibble holds the code of zero
+    >>> packed.tolist(), absmax.tolist()  # the spare nibble holds zero's code
     ([240, 247], [1.0, 3.0])
     """
     check.choice("quant_type", quant_type, QUANT_TYPES)
-    q, absmax = _normalized(x, blocksize)  # n, ceil(n / blocksize)
+    q, absmax = _normalized(*_flat(x, blocksize))  # n, ceil(n / blocksize)
     spare = _codes_4bit(np.zeros(1, np.float32), quant_type)[0]
     return pack_4bit(_codes_4bit(q, quant_type), spare=int(spare)), absmax
 
@@ -81,7 +122,7 @@ def dequantize_4bit(
 
     packed: uint8[ceil(n / 2)], n the product of shape; absmax: finite float32[ceil(n / blocksize)],
     which may be negative after double quantization; dtype: float32, float16 (65520 and more becomes
-    inf) or bfloat16. TypeError or ValueError otherwise, also for code 15 of int4.
+    inf) or bfloat16. TypeError or ValueError otherwise.
 
     Source: rule S7; bitsandbytes 0.50.2, `dequantize_4bit`.
 
@@ -89,10 +130,10 @@ def dequantize_4bit(
     >>> dequantize_4bit(packed, absmax, shape=(2,)).tolist()
     [-2.0, 2.0]
     """
-    levels = codebook_of(quant_type)
-    dims, n = check.dimensions("shape", shape)
-    codes = check.codes_below("packed codes", unpack_4bit(packed, n), levels.size)  # n
-    return _decode(levels[codes], absmax, blocksize, dtype).reshape(dims)
+    levels, (dims, n) = codebook_of(quant_type), check.dimensions("shape", shape)
+    codes = unpack_4bit(packed, n)  # n
+    scales, step, wanted = _scales(absmax, n, blocksize, dtype)
+    return _decoded(levels[codes], scales, step, wanted).reshape(dims)
 
 
 def quantize_blockwise(
@@ -109,9 +150,9 @@ def quantize_blockwise(
     >>> codes.tolist(), absmax.tolist()  # 2 / 4 is a tie
     ([2, 1, 0], [4.0])
     """
-    edges = thresholds(codebook)
-    q, absmax = _normalized(x, blocksize)  # n, ceil(n / blocksize)
-    return _count_below(edges, q), absmax
+    between = thresholds(codebook)
+    q, absmax = _normalized(*_flat(x, blocksize))  # n, ceil(n / blocksize)
+    return _count_below(between, q), absmax
 
 
 def dequantize_blockwise(
@@ -131,16 +172,16 @@ def dequantize_blockwise(
     >>> dequantize_blockwise(np.array([2, 1, 0], np.uint8), scale, levels, shape=(3,)).tolist()
     [4.0, 0.0, -4.0]
     """
-    levels = check.table("codebook", codebook)
-    dims, n = check.dimensions("shape", shape)
+    levels, (dims, n) = check.codebook("codebook", codebook), check.dimensions("shape", shape)
     known = check.codes_below("codes", check.vector("codes", codes, np.uint8, n), levels.size)  # n
-    return _decode(levels[known], absmax, blocksize, dtype).reshape(dims)
+    scales, step, wanted = _scales(absmax, n, blocksize, dtype)
+    return _decoded(levels[known], scales, step, wanted).reshape(dims)
 
 
 def pack_4bit(codes: UInt8, *, spare: int = 0) -> UInt8:
     """Put two codes in a byte, uint8[ceil(n / 2)]: element 2k high, 2k + 1 low (S6).
 
-    codes: uint8[n], each below 16; spare fills the last low nibble when n is odd.
+    codes: uint8[n], each below 16; spare: fills the last low nibble when n is odd.
 
     >>> [f"{byte:02x}" for byte in pack_4bit(np.array([1, 2, 3], np.uint8), spare=7)]
     ['12', '37']
@@ -165,43 +206,21 @@ def unpack_4bit(packed: UInt8, n: int) -> UInt8:
     return np.stack([pairs >> 4, pairs & 15], axis=1).reshape(-1)[:n]
 
 
-@np.errstate(all="ignore")  # a quotient may underflow, in silence whatever the caller has set
-def _normalized(x: Array | np.generic, blocksize: int) -> tuple[Float32, Float32]:
-    """Return q = x / absmax, float32[n] in [-1, 1], and the absmax of each block (S3 to S5)."""
+# ---- what they accept ----------------------------------------------------------------------------
+
+
+def _flat(x: Array | np.generic, blocksize: int) -> tuple[Float32, int]:
+    """Return x as float32[n] and the blocksize; a block beyond the end is one short block."""
     step = check.integer("blocksize", blocksize, least=1)
-    flat = check.widened("x", x)  # n
-    step = min(step, max(flat.size, 1))  # a block beyond the end is one short block
-    absmax = np.maximum.reduceat(np.abs(flat), np.arange(0, flat.size, step))  # ceil(n / step)
-    scale = _spread(absmax, flat.size, step)  # n
-    q = np.zeros_like(flat)  # what a zero block keeps: 0 / 0 is never asked
-    return np.divide(flat, scale, out=q, where=scale != 0), absmax
+    flat = check.as_flat_float32("x", x)
+    return flat, min(step, max(flat.size, 1))
 
 
-def _count_below(edges: Float32, q: Float32) -> UInt8:
-    """Count for each q the thresholds strictly below it: S5's code."""
-    return np.searchsorted(edges, q, side="left").astype(np.uint8)
-
-
-def _codes_4bit(q: Float32, quant_type: str) -> UInt8:
-    """Apply S5 to the named types. FP4 is the one whose codes are not in order."""
-    if quant_type != "fp4":
-        return _count_below(thresholds(codebook_of(quant_type)), q)
-    edges = thresholds(np.array(FP4_MAGNITUDES, np.float32))
-    magnitude = np.array(FP4_CODES, np.uint8)[_count_below(edges, np.abs(q))]  # ties toward zero
-    sign = (q < 0).astype(np.uint8)
-    return magnitude | sign << np.uint8(3)
-
-
-@np.errstate(all="ignore")  # overflow to inf is the right result
-def _decode(levels: Float32, absmax: Float32, blocksize: int, dtype: DTypeLike) -> Array:
-    """Return level * absmax, rounded to float32 and then once more to dtype (S7)."""
+def _scales(
+    absmax: Float32, n: int, blocksize: int, dtype: DTypeLike
+) -> tuple[Float32, int, np.dtype[Any]]:
+    """Return the scales of n elements, the blocksize and the dtype of the result."""
     wanted = check.float_type("dtype", dtype)
-    step = min(check.integer("blocksize", blocksize, least=1), max(levels.size, 1))
-    blocks = -(-levels.size // step)
-    scale = check.finite("absmax", check.vector("absmax", absmax, np.float32, blocks))
-    return (levels * _spread(scale, levels.size, step)).astype(wanted)
-
-
-def _spread(absmax: Float32, n: int, step: int) -> Float32:
-    """Repeat the absmax for each element of its block, float32[n]."""
-    return np.repeat(absmax, step)[:n]
+    step = min(check.integer("blocksize", blocksize, least=1), max(n, 1))
+    scales = check.vector("absmax", absmax, np.float32, -(-n // step))
+    return check.finite("absmax", scales), step, wanted

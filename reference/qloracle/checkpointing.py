@@ -1,18 +1,17 @@
 """Gradient checkpointing: forget the activations, compute them again.
 
 Backpropagation through a stack of n layers needs the input of each of them. Ordinarily all n are
-kept. With checkpoints only every k-th is, and on the way back the inputs of a segment of k layers
-are computed again from its first (arXiv:1604.06174): about n / k + k inputs in memory instead of n,
-for one more forward pass. The best k is about sqrt(n):
+kept. With checkpoints only every k-th is kept, and on the way back the inputs of a segment of k
+layers are computed again from its first (arXiv:1604.06174): about n / k + k inputs in memory
+instead of n, for one more forward pass. The best k is about sqrt(n):
 
 >>> best_segment(32), [stored_inputs(32, k) for k in (1, 2, 4, 8, 16, 32)]
 (4, [32, 17, 11, 11, 17, 32])
 
-Nothing is approximated. The same layers see the same inputs, so the gradients are the same bits, as
-long as the layers do nothing else at the second call: a layer that draws its dropout mask anew is
-another layer.
+Nothing is approximated. The same layers see the same inputs, so the gradients agree to the bit, as
+long as the layers do the same at the second call: one that draws a new dropout mask does not.
 
-In a stack, a layer is anything with `forward(x)` and `backward(dy, x)`, which returns dx and its
+A layer is anything with `forward(x)` and `backward(dy, x)`, which returns dx and the layer's own
 gradients, like those of `qloracle.layers`.
 """
 
@@ -20,8 +19,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array
+from qloracle import arguments as check
+from qloracle.arguments import Array
 
 
 class Layer(Protocol):
@@ -56,7 +55,7 @@ def backward_checkpointed(
 ) -> tuple[Array, list[Any]]:
     """Return dx and the gradients of each layer, in the layers' order.
 
-    kept and segment as in `forward_checkpointed`; ValueError where they do not belong together.
+    kept and segment as in `forward_checkpointed`; ValueError where they do not match.
 
     Source: arXiv:1604.06174, section 3.
     """

@@ -1,14 +1,14 @@
 """Layers that share: three projections of one input, and a gated MLP.
 
-An input that several layers read gets the sum of their gradients. In attention x goes into the
-projections q, k and v, and
+The gradient of an input that several layers read is the sum of their gradients. In attention, x
+goes into the projections q, k and v, and
 
     dx = dx_q + dx_k + dx_v
 
 each with its own W, A and B (`shared_input_backward`). The sum is formed in float64 and rounded
-once; an autograd that adds gradients as they come rounds each of them to x's type first.
+once; an autograd that adds the gradients as they arrive rounds each of them to x's type first.
 
-The feed-forward block of today's models is gated (arXiv:2002.05202): one projection decides how
+The feed-forward block of current models is gated (arXiv:2002.05202): one projection decides how
 much of another passes.
 
     g = gate(x)    u = up(x)    h = silu(g) * u    y = down(h)        silu(g) = g / (1 + exp(-g))
@@ -17,9 +17,9 @@ With dh from `down`, and sigma(g) = 1 / (1 + exp(-g)),
 
     du = dh * silu(g)        dg = dh * u * sigma(g) (1 + g (1 - sigma(g)))
 
-and then gate and up share x. g, u, h, dg and du are kept in x's type, as kernels keep them: each is
-rounded once where it is formed. A layer's weight is an array or packed in 4 bits, and an adapter of
-rank 0 is none.
+and gate and up share x. g, u, h, dg and du are kept in x's type, as kernels keep them: each is
+rounded once where it is formed. A layer's weight is an array or packed in 4 bits; rank 0 means no
+adapter.
 
 >>> from qloracle import quantize_4bit
 >>> rng = np.random.default_rng(0)
@@ -39,33 +39,21 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from scipy.special import expit
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array, Float32, Float64, UInt8
+from qloracle import arguments as check
 from qloracle._rounding import rounded
-from qloracle.linear4bit import product_backward, qlora_forward
-from qloracle.lora import gradients, lora_forward
+from qloracle.arguments import Array, Float64
+from qloracle.linear4bit import Packed, product, product_backward
+from qloracle.lora import branch, gradients, operands
 
 AdapterGradients: TypeAlias = tuple[Array, Array]  # da, db
-
-
-@dataclass(frozen=True, eq=False)
-class Packed:
-    """A weight in 4 bits: what `quantize_4bit` returned, and the (out, in) that it had."""
-
-    packed: UInt8
-    absmax: Float32
-    shape: tuple[int, int]
-    blocksize: int = 64
-    quant_type: str = "nf4"
 
 
 @dataclass(frozen=True, eq=False)
 class Linear:
     """A frozen weight (out, in), an array or packed, with or without an adapter.
 
-    a: (r, in), b: (out, r) and scaling as in `lora_forward`; without them r is 0.
+    a: (r, in), b: (out, r) and scaling as in `lora_forward`.
     """
 
     weight: Array | Packed
@@ -87,14 +75,10 @@ class Linear:
         return self.a, self.b
 
     def forward(self, x: Array, dropout_mask: Array | None = None) -> Array:
-        """Return y as `lora_forward` does, or `qlora_forward` if the weight is packed."""
-        w, (a, b), s = self.weight, self.adapter, self.scaling
-        if not isinstance(w, Packed):
-            return lora_forward(x, w, a, b, scaling=s, dropout_mask=dropout_mask)
-        return qlora_forward(
-            x, w.packed, w.absmax, a, b, shape=w.shape, scaling=s, blocksize=w.blocksize,
-            quant_type=w.quant_type, dropout_mask=dropout_mask,
-        )  # fmt: skip
+        """Return y as `lora_forward` does, or as `qlora_forward` does if the weight is packed."""
+        x64, masked, a, b, _ = operands(x, *self.adapter, dropout_mask, self.shape)
+        y = self._product(x64) + branch(masked, a, b, self.scaling)  # M, out
+        return rounded(y, x.dtype).reshape(*x.shape[:-1], self.shape[0])
 
     def backward(
         self, dy: Array, x: Array, dropout_mask: Array | None = None
@@ -108,16 +92,17 @@ class Linear:
     ) -> tuple[Float64, AdapterGradients]:
         """Return dx before it is rounded, float64[M, in], and da and db in the type of a."""
         a, b = self.adapter
-        dx, da, db = gradients(
-            dy, x, a, b, self._through, self.shape, self.scaling, dropout_mask
-        )  # fmt: skip
+        through_w, shape = self._product_backward, self.shape
+        dx, da, db = gradients(dy, x, a, b, through_w, shape, self.scaling, dropout_mask)
         return dx, (rounded(da, a.dtype), rounded(db, a.dtype))
 
-    def _through(self, dy: Float64) -> Float64:
+    def _product(self, x: Float64) -> Float64:
         w = self.weight
-        if not isinstance(w, Packed):
-            return dy @ check.wide("weight", w)
-        return product_backward(dy, w.packed, w.absmax, w.shape, w.blocksize, w.quant_type)
+        return product(x, w) if isinstance(w, Packed) else x @ check.as_float64("weight", w).T
+
+    def _product_backward(self, dy: Float64) -> Float64:
+        w = self.weight
+        return product_backward(dy, w) if isinstance(w, Packed) else dy @ check.as_float64("w", w)
 
 
 def shared_input_backward(
@@ -125,8 +110,8 @@ def shared_input_backward(
 ) -> tuple[Array, list[AdapterGradients]]:
     """Return dx of x's shape and type, the sum over the layers, and (da, db) of each of them.
 
-    layers: at least one, all reading x; dys: one dy for each, as in `lora_backward`. ValueError
-    otherwise.
+    layers: at least one, all reading x; dys: one dy for each layer, as in `lora_backward`.
+    ValueError otherwise.
 
     >>> layers = [Linear(np.full((1, 1), w, np.float32)) for w in (1, 20, 300)]
     >>> one = np.ones((1, 1), np.float32)
@@ -164,17 +149,24 @@ class GatedMLP:
         return dx, [*of_shared, of_down]
 
 
+def expit(x: Float64) -> Float64:
+    """Return 1 / (1 + exp(-x))."""
+    from scipy import special  # a third of the time that importing this package takes
+
+    return np.asarray(special.expit(x))
+
+
 @np.errstate(all="ignore")  # exp may underflow, in silence whatever the caller has set
 def _gated(g: Array, u: Array) -> Array:
     """Return h = silu(g) * u, rounded once to their type."""
-    wide_g, wide_u = check.wide("gate(x)", g), check.wide("up(x)", u)
-    return rounded(wide_g * expit(wide_g) * wide_u, g.dtype)
+    g64, u64 = check.as_float64("gate(x)", g), check.as_float64("up(x)", u)
+    return rounded(g64 * expit(g64) * u64, g.dtype)
 
 
 @np.errstate(all="ignore")
 def _gated_backward(dh: Array, g: Array, u: Array) -> tuple[Array, Array]:
     """Return dg and du, each rounded once."""
-    wide_dh, wide_g, wide_u = check.wide("dh", dh), check.wide("g", g), check.wide("u", u)
-    sigma = expit(wide_g)
-    dg = wide_dh * wide_u * sigma * (1 + wide_g * (1 - sigma))
-    return rounded(dg, g.dtype), rounded(wide_dh * wide_g * sigma, g.dtype)
+    dh64, g64, u64 = (check.as_float64(*each) for each in (("dh", dh), ("g", g), ("u", u)))
+    sigma = expit(g64)
+    dg = dh64 * u64 * sigma * (1 + g64 * (1 - sigma))
+    return rounded(dg, g.dtype), rounded(dh64 * g64 * sigma, g.dtype)

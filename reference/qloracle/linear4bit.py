@@ -1,7 +1,7 @@
-"""The 4-bit linear layer: a product with a weight that is never there as a whole.
+"""The 4-bit linear layer: a product with a weight that is never in memory as a whole.
 
-The layer keeps packed codes and scales. A product decodes a few rows of W, uses them and lets them
-go, forward and backward alike; the backward pass decodes again and saves nothing of W.
+The layer keeps packed codes and scales. A product decodes a few rows of W, uses them and drops
+them, forward and backward alike; the backward pass decodes again and saves nothing of W.
 
     y  = x W' + bias        dx = dy W        W: `dequantize_4bit` in float32, (out, in)      (S9)
 
@@ -14,37 +14,99 @@ go, forward and backward alike; the backward pass decodes again and saves nothin
 ((2, 96), True)
 
 QLoRA is this layer with an adapter beside it (arXiv:2305.14314, equation 5; `qloracle.lora`). The
-gradient goes *through* the frozen 4-bit weight, into x and into A and B, and never into W.
+gradient flows *through* the frozen 4-bit weight into x, and into A and B, but never into W.
 
-The bound. A sum of d products in float32, in whatever order, with or without fused arithmetic, is
-off by at most gamma_d sum |x w|, gamma_d = d u / (1 - d u), u = 2**-24: each product and each
-partial sum carries a factor 1 + e, |e| <= u, and no term passes through more than d of them. d
-counts the products that are not zero (adding an exact zero is exact), and one for a bias. Then the
-result is rounded to its type. A product that loses bits of its inputs, as TF32 does, hides in that
-bound on ordinary data, and shows on one-hot rows, where d = 1.
+A sum of d products in float32, in any order, is off by at most gamma_d sum |x w|, where gamma_d =
+d u / (1 - d u) and u = 2**-24. `qloracle explain S9` derives the bound, and says how a kernel that
+loses bits of its inputs, as TF32 does, is caught although it stays within it.
 
-Where implementations differ, this is the choice made here.
+Where implementations differ, this is what the specification chooses.
 
-* The weight is the float32 product of level and scale at every number of rows. Libraries round the
-  scale or the weight to x's type in some of their kernels, so that one layer has two sets of
-  weights, at M = 1 and at M = 64.
-* Sums are formed in float64, the bias joins there, and the result is rounded once.
+* The weight is the float32 product of level and scale, whatever the number of rows of x. Libraries
+  round the scale or the weight to x's type in some of their kernels, so that one layer has two sets
+  of weights, one at M = 1 and one at M = 64.
+* Sums are formed in float64, the bias included, and the result is rounded once.
 * A bias has x's type or float32 and is never rounded to x's type.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array, Float32, Float64, UInt8
+from qloracle import arguments as check
 from qloracle._rounding import rounded
+from qloracle.arguments import Array, Float32, Float64, UInt8
 from qloracle.blockwise import unpack_4bit
 from qloracle.codebook import codebook as codebook_of
 from qloracle.lora import branch, gradients, operands
 
-CHUNK = 2**16  # decoded weights held at a time; a single row may be longer
+CHUNK = 2**16  # weights decoded at a time; a single row may be longer
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A weight in 4 bits: what `quantize_4bit` returned, and its shape (out, in)."""
+
+    packed: UInt8
+    absmax: Float32
+    shape: tuple[int, int]
+    blocksize: int = 64
+    quant_type: str = "nf4"
+
+
+def product(x: Float64, w: Packed) -> Float64:
+    """Return x W', float64[M, out]."""
+    y = np.empty((len(x), w.shape[0]))
+    for rows, part in row_chunks(w):
+        y[:, rows] = x @ part.astype(np.float64).T
+    return y
+
+
+def product_backward(dy: Float64, w: Packed) -> Float64:
+    """Return dy W, float64[M, in]."""
+    dx = np.zeros((len(dy), w.shape[1]))
+    for rows, part in row_chunks(w):
+        dx += dy[:, rows] @ part.astype(np.float64)
+    return dx
+
+
+def row_chunks(w: Packed) -> Iterator[tuple[slice, Float32]]:
+    """Decode W a few rows at a time: yields the slice of rows and float32[rows, in].
+
+    The values and errors are those of `dequantize_4bit`. A row need not begin with a block, nor
+    with a byte.
+
+    >>> from qloracle import quantize_4bit
+    >>> packed, absmax = quantize_4bit(np.ones((2, 40_000), np.float32))
+    >>> for rows, part in row_chunks(Packed(packed, absmax, shape=(2, 40_000))):
+    ...     print(rows, part.shape)
+    slice(0, 1, None) (1, 40000)
+    slice(1, 2, None) (1, 40000)
+    """
+    levels = codebook_of(w.quant_type)
+    out, width = check.matrix_shape("shape", w.shape)
+    n = out * width
+    step = min(check.integer("blocksize", w.blocksize, least=1), max(n, 1))
+    check.vector("packed", w.packed, np.uint8, (n + 1) // 2)
+    check.finite("absmax", check.vector("absmax", w.absmax, np.float32, -(-n // step)))
+    height = max(CHUNK // max(width, 1), 1)
+    for top in range(0, out, height):
+        rows = slice(top, min(top + height, out))
+        start, stop = rows.start * width, rows.stop * width
+        flat = _decode(w.packed, w.absmax, levels, start, stop, step)
+        yield rows, flat.reshape(rows.stop - rows.start, width)
+
+
+@np.errstate(all="ignore")  # a product may underflow
+def _decode(
+    packed: UInt8, absmax: Float32, levels: Float32, start: int, stop: int, step: int
+) -> Float32:
+    """Return the elements start to stop of the flat weight, float32[stop - start] (S7)."""
+    odd = start % 2  # then the first element is a low nibble
+    codes = unpack_4bit(packed[start // 2 : (stop + 1) // 2], stop - start + odd)[odd:]
+    return levels[codes] * absmax[np.arange(start, stop) // step]
 
 
 def matmul_4bit(
@@ -61,7 +123,7 @@ def matmul_4bit(
 
     x: float32, float16 or bfloat16 (..., in), finite, any number of leading dimensions; packed,
     absmax, blocksize and quant_type as in `dequantize_4bit`; shape: (out, in) of W; bias: None or
-    finite (out,), x's type or float32. TypeError or ValueError otherwise.
+    finite (out,), in x's type or float32. TypeError or ValueError otherwise.
 
     Source: rule S9; bitsandbytes 0.50.2, `matmul_4bit`.
 
@@ -74,11 +136,11 @@ def matmul_4bit(
     """
     dims = check.matrix_shape("shape", shape)
     x64 = check.rows("x", x, dims[1], f"shape {dims}")  # M, in
-    y = _product(x64, packed, absmax, dims, blocksize, quant_type)
+    y = product(x64, Packed(packed, absmax, dims, blocksize, quant_type))
     if bias is not None:
         check.shaped("bias", bias, dims[:1], f"shape {dims}")
         check.same_type("bias", bias, x.dtype, np.dtype(np.float32))
-        y += check.wide("bias", bias)
+        y += check.as_float64("bias", bias)
     return rounded(y, x.dtype).reshape(*x.shape[:-1], dims[0])
 
 
@@ -105,7 +167,7 @@ def matmul_4bit_backward(
     """
     dims = check.matrix_shape("shape", shape)
     dy64 = check.rows("dy", dy, dims[0], f"shape {dims}")  # M, out
-    dx = product_backward(dy64, packed, absmax, dims, blocksize, quant_type)
+    dx = product_backward(dy64, Packed(packed, absmax, dims, blocksize, quant_type))
     return rounded(dx, dy.dtype).reshape(*dy.shape[:-1], dims[1])
 
 
@@ -137,8 +199,8 @@ def qlora_forward(
     """
     dims = check.matrix_shape("shape", shape)
     x64, masked, a64, b64, _ = operands(x, a, b, dropout_mask, dims)
-    y = _product(x64, packed, absmax, dims, blocksize, quant_type)
-    y += branch(masked, a64, b64, scaling)
+    w = Packed(packed, absmax, dims, blocksize, quant_type)
+    y = product(x64, w) + branch(masked, a64, b64, scaling)  # M, out
     return rounded(y, x.dtype).reshape(*x.shape[:-1], dims[0])
 
 
@@ -171,78 +233,6 @@ def qlora_backward(
     ([6.0, 5.0], [[5.0, 10.0]], [[1.5], [0.0]])
     """
     dims = check.matrix_shape("shape", shape)
-    through_w = partial(
-        product_backward,
-        packed=packed,
-        absmax=absmax,
-        shape=dims,
-        blocksize=blocksize,
-        kind=quant_type,
-    )
+    through_w = partial(product_backward, w=Packed(packed, absmax, dims, blocksize, quant_type))
     dx, da, db = gradients(dy, x, a, b, through_w, dims, scaling, dropout_mask)
     return rounded(dx, x.dtype).reshape(x.shape), rounded(da, a.dtype), rounded(db, a.dtype)
-
-
-def row_chunks(
-    packed: UInt8,
-    absmax: Float32,
-    *,
-    shape: Sequence[int],
-    blocksize: int = 64,
-    quant_type: str = "nf4",
-) -> Iterator[tuple[slice, Float32]]:
-    """Decode W a few rows at a time: yields the slice of rows and float32[rows, in].
-
-    Arguments and errors as in `dequantize_4bit`, whose values these are. Rows need not start with
-    a block, nor with a byte.
-
-    >>> from qloracle import quantize_4bit
-    >>> packed, absmax = quantize_4bit(np.ones((2, 40_000), np.float32))
-    >>> for rows, w in row_chunks(packed, absmax, shape=(2, 40_000)):
-    ...     print(rows, w.shape)
-    slice(0, 1, None) (1, 40000)
-    slice(1, 2, None) (1, 40000)
-    """
-    levels = codebook_of(quant_type)
-    out, width = check.matrix_shape("shape", shape)
-    n = out * width
-    step = min(check.integer("blocksize", blocksize, least=1), max(n, 1))
-    check.vector("packed", packed, np.uint8, (n + 1) // 2)
-    check.finite("absmax", check.vector("absmax", absmax, np.float32, -(-n // step)))
-    height = max(CHUNK // max(width, 1), 1)
-    for top in range(0, out, height):
-        rows = slice(top, min(top + height, out))
-        start, stop = rows.start * width, rows.stop * width
-        flat = _decode(packed, absmax, levels, start, stop, step)
-        yield rows, flat.reshape(rows.stop - rows.start, width)
-
-
-@np.errstate(all="ignore")  # a product may underflow
-def _decode(
-    packed: UInt8, absmax: Float32, levels: Float32, start: int, stop: int, step: int
-) -> Float32:
-    """Return the elements start to stop of the flat weight, float32[stop - start] (S7)."""
-    odd = start % 2  # then the first element is a low nibble
-    codes = unpack_4bit(packed[start // 2 : (stop + 1) // 2], stop - start + odd)[odd:]
-    check.codes_below(f"packed codes from element {start} on", codes, levels.size)
-    return levels[codes] * absmax[np.arange(start, stop) // step]
-
-
-def _product(
-    x: Float64, packed: UInt8, absmax: Float32, shape: tuple[int, int], blocksize: int, kind: str
-) -> Float64:
-    """Return x W', float64[M, out]."""
-    y = np.empty((len(x), shape[0]))
-    for rows, w in row_chunks(packed, absmax, shape=shape, blocksize=blocksize, quant_type=kind):
-        y[:, rows] = x @ w.astype(np.float64).T
-    return y
-
-
-def product_backward(
-    dy: Float64, packed: UInt8, absmax: Float32, shape: tuple[int, int], blocksize: int, kind: str
-) -> Float64:
-    """Return dy W, float64[M, in]."""
-    dx = np.zeros((len(dy), shape[1]))
-    for rows, w in row_chunks(packed, absmax, shape=shape, blocksize=blocksize, quant_type=kind):
-        dx += dy[:, rows] @ w.astype(np.float64)
-    return dx

@@ -1,19 +1,20 @@
-"""LoRA: learn a small change of a weight that stands still.
+"""LoRA: learn a small change of a frozen weight.
 
-The weight W [out, in] is frozen. What is learnt is a product of two thin matrices, A [r, in] and
-B [out, r], beside it (arXiv:2106.09685):
+The weight W [out, in] is frozen. What is learnt is the product of two thin matrices beside it,
+A [r, in] and B [out, r] (arXiv:2106.09685):
 
     y  = x W' + s ((x * mask) A') B'            s = alpha / r, or alpha / sqrt(r)             (S10)
 
-The mask is dropout and touches the adapter's branch only. With h = (x * mask) A' and
+The mask is dropout and applies to the adapter's branch only. With h = (x * mask) A' and
 dh = s (dy B), the chain rule gives
 
     dB = s dy' h        dA = dh' (x * mask)        dx = dy W + mask * (dh A)
 
-and W has no gradient, hence no optimizer state: that is where the memory is saved. A layer of
-100 x 100 has 10,000 weights, an adapter of rank 4 has 800. At rank 50 nothing is saved.
+and W has no gradient, hence no optimizer state: that is what saves the memory. A layer of 100 x 100
+has 10,000 weights, an adapter of rank 4 has 800. At rank 50 nothing is saved, and above rank 100
+the adapter can express nothing more; neither is an error.
 
-B starts as zero, so the first step sees the model unchanged. Then dA is zero and only B moves. With
+B starts at zero, so the first step sees the model unchanged. Then dA is zero and only B moves. With
 both at zero neither would ever move.
 
 >>> rng = np.random.default_rng(0)
@@ -24,7 +25,7 @@ both at zero neither would ever move.
 (False, True)
 
 alpha / r shrinks the change as the rank grows; alpha / sqrt(r) keeps its size (arXiv:2312.03732).
-The spread of an entry of s B A, with A and B of fixed spread:
+The spread of an entry of s B A, for A and B of fixed spread:
 
 >>> for r in (4, 16, 64):
 ...     spread = (rng.standard_normal((400, r)) @ rng.standard_normal((r, 400))).std() / 64
@@ -34,23 +35,10 @@ The spread of an entry of s B A, with A and B of fixed spread:
 0.06 0.25
 0.03 0.25
 
-Where implementations differ, this is the choice made here. Every element is a sum in float64, and
-is rounded once, to the result's type. Libraries round h, x * mask or the two branches on the way,
-and round s B A into W when they merge; S10's bounds cover every order, and a rounded h or x * mask
-where it is declared.
-
-The bound of a sum of products is gamma_d times the sum of their sizes, gamma_d = d u / (1 - d u),
-u = 2**-24, where d counts the roundings that one term can meet. A sum over n terms costs n, the
-product among them; x * mask one; s two, its own rounding and its product; the two branches' joint
-one. Counted for each term:
-
-    y     x W': K + 1           branch: 1 + K + 2 + r + 1 = K + r + 4
-    dx    dy W: N + 1           branch: N + 2 + r + 1 + 1 = N + r + 4
-    dA    N + 2 + 1 + M = N + M + 3
-    dB    1 + K + 2 + M = K + M + 3
-
-S10 grants each of the branches and gradients one more. The rounding to the result's type comes on
-top.
+Where implementations differ, this is what the specification chooses. Every element is a sum in
+float64, rounded once to the result's type. Libraries round h, x * mask or the two branches on the
+way, and round s B A into W when they merge. How far an element may then be off depends on how many
+roundings each of its terms can meet; `qloracle explain S10` counts them.
 """
 
 import math
@@ -59,46 +47,23 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array, Float64
+from qloracle import arguments as check
 from qloracle._rounding import rounded
+from qloracle.arguments import Array, Float64
 
 
-def lora_scaling(alpha: float, r: int, *, rank_stabilized: bool = False) -> float:
-    """Return s = alpha / r, or alpha / sqrt(r): float64, rounded once to float32, as a float.
-
-    alpha: a finite number; r: an int of at least 1. TypeError or ValueError otherwise.
-
-    Source: rule S10; arXiv:2106.09685, section 4.1; arXiv:2312.03732.
-
-    >>> lora_scaling(16, 64), lora_scaling(16, 64, rank_stabilized=True), lora_scaling(1, 3)
-    (0.25, 2.0, 0.3333333432674408)
-    """
-    rank = check.integer("r", r, least=1)
-    root = check.truth("rank_stabilized", rank_stabilized)
-    return float(np.float32(check.real("alpha", alpha) / (math.sqrt(rank) if root else rank)))
+def branch(masked: Float64, a: Float64, b: Float64, scaling: float) -> Float64:
+    """Return the adapter's part of y, float64[M, out]: s ((x * mask) A') B'."""
+    return check.real("scaling", scaling) * (masked @ a.T) @ b.T
 
 
-def draw_dropout_mask(
-    rng: np.random.Generator, shape: Sequence[int], p: float, *, dtype: DTypeLike = np.float32
-) -> Array:
-    """Draw a mask, dtype[shape]: 0 with probability p, else 1 / (1 - p) rounded once.
-
-    The kept entries are enlarged so that the mean stays. p lies in [0, 1); dtype is float32,
-    float16 or bfloat16. TypeError or ValueError otherwise, also where 1 / (1 - p) overflows.
-
-    >>> draw_dropout_mask(np.random.default_rng(1), (6,), 0.5).tolist()
-    [2.0, 2.0, 0.0, 2.0, 0.0, 0.0]
-    """
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"rng must be a numpy Generator, got {type(rng).__name__}")
-    drop, wanted = check.share("p", p), check.float_type("dtype", dtype)
-    dims, _ = check.dimensions("shape", shape)
-    kept = rounded(np.full(dims, 1 / (1 - drop)), wanted)
-    if not np.isfinite(kept).all():
-        raise ValueError(f"1 / (1 - p) must be finite in {wanted}, got p = {drop}")
-    kept[rng.random(dims) < drop] = 0
-    return kept
+def branch_backward(
+    dy: Float64, masked: Float64, a: Float64, b: Float64, scaling: float
+) -> tuple[Float64, Float64, Float64]:
+    """Return the adapter's part of dx, before the mask, and da and db, all in float64."""
+    dh = check.real("scaling", scaling) * (dy @ b)  # M, r
+    h = masked @ a.T  # M, r
+    return dh @ a, dh.T @ masked, scaling * (dy.T @ h)
 
 
 def lora_forward(
@@ -113,9 +78,9 @@ def lora_forward(
     """Return y = x W' + scaling ((x * mask) A') B' of shape (..., out), in x's type.
 
     x: (..., in), any number of leading dimensions; w: (out, in), any of the three float types;
-    a: (r, in) and b: (out, r), both in x's type or both float32, r at most min(out, in); scaling:
-    a finite number, used as it is; dropout_mask: x's shape and type, entries 0 or one 1 / (1 - p).
-    All finite. TypeError or ValueError otherwise.
+    a: (r, in) and b: (out, r), both in x's type or both float32, of any rank r; scaling: a
+    finite number, used as it is; dropout_mask: x's shape and type, each entry 0 or one and the same
+    1 / (1 - p). All finite. TypeError or ValueError otherwise.
 
     Source: rule S10; arXiv:2106.09685, equation 3.
 
@@ -124,7 +89,7 @@ def lora_forward(
     >>> lora_forward(x, w, a, b, scaling=0.5).tolist()  # h = 3
     [16.0, 32.0]
     """
-    weight = check.wide("w", w)
+    weight = check.as_float64("w", w)
     x64, masked, a64, b64, _ = operands(x, a, b, dropout_mask, weight.shape)
     y = x64 @ weight.T + branch(masked, a64, b64, scaling)  # M, out
     return rounded(y, x.dtype).reshape(*x.shape[:-1], len(weight))
@@ -153,10 +118,47 @@ def lora_backward(
     >>> dx.tolist(), da.tolist(), db.tolist()
     ([6.0, 5.0], [[5.0, 10.0]], [[1.5], [0.0]])
     """
-    weight = check.wide("w", w)
+    weight = check.as_float64("w", w)
     dims = check.matrix_shape("the shape of w", weight.shape)
     dx, da, db = gradients(dy, x, a, b, lambda dy: dy @ weight, dims, scaling, dropout_mask)
     return rounded(dx, x.dtype).reshape(x.shape), rounded(da, a.dtype), rounded(db, a.dtype)
+
+
+def lora_scaling(alpha: float, r: int, *, rank_stabilized: bool = False) -> float:
+    """Return s = alpha / r, or alpha / sqrt(r): float64, rounded once to float32, as a float.
+
+    alpha: a finite number; r: an int of at least 1. TypeError or ValueError otherwise.
+
+    Source: rule S10; arXiv:2106.09685, section 4.1; arXiv:2312.03732.
+
+    >>> lora_scaling(16, 64), lora_scaling(16, 64, rank_stabilized=True), lora_scaling(1, 3)
+    (0.25, 2.0, 0.3333333432674408)
+    """
+    rank = check.integer("r", r, least=1)
+    root = check.boolean("rank_stabilized", rank_stabilized)
+    return float(np.float32(check.real("alpha", alpha) / (math.sqrt(rank) if root else rank)))
+
+
+def draw_dropout_mask(
+    rng: np.random.Generator, shape: Sequence[int], p: float, *, dtype: DTypeLike = np.float32
+) -> Array:
+    """Draw a mask, dtype[shape]: 0 with probability p, else 1 / (1 - p) rounded once.
+
+    The entries that are kept are scaled up so that the mean stays. p: in [0, 1); dtype: float32,
+    float16 or bfloat16. TypeError or ValueError otherwise, also where 1 / (1 - p) overflows.
+
+    >>> draw_dropout_mask(np.random.default_rng(1), (6,), 0.5).tolist()
+    [2.0, 2.0, 0.0, 2.0, 0.0, 0.0]
+    """
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng must be a numpy Generator, got {type(rng).__name__}")
+    drop, wanted = check.fraction("p", p), check.float_type("dtype", dtype)
+    dims, _ = check.dimensions("shape", shape)
+    kept = rounded(np.full(dims, 1 / (1 - drop)), wanted)
+    if not np.isfinite(kept).all():
+        raise ValueError(f"1 / (1 - p) must be finite in {wanted}, got p = {drop}")
+    kept[rng.random(dims) < drop] = 0
+    return kept
 
 
 def gradients(
@@ -169,7 +171,7 @@ def gradients(
     scaling: float,
     dropout_mask: Array | None,
 ) -> tuple[Float64, Float64, Float64]:
-    """Return dx [M, in], da and db in float64, before any rounding; through_w(dy) is dy W."""
+    """Return dx [M, in], da and db in float64, not yet rounded; through_w(dy) is dy W."""
     _, masked, a64, b64, mask = operands(x, a, b, dropout_mask, shape)
     beside = f"x of shape {x.shape} and w of shape {shape}"
     check.shaped("dy", dy, (*x.shape[:-1], shape[0]), beside)
@@ -182,7 +184,7 @@ def gradients(
 def operands(
     x: Array, a: Array, b: Array, dropout_mask: Array | None, shape: tuple[int, ...]
 ) -> tuple[Float64, Float64, Float64, Float64, Float64]:
-    """Check what a layer of this shape is given: x, x * mask, a, b and the mask, in float64."""
+    """Check what a layer of this shape takes; return x, x * mask, a, b and the mask in float64."""
     out, width = check.matrix_shape("the shape of w", shape)
     x64 = check.rows("x", x, width, f"w of shape {shape}")  # M, in
     check.same_type("a", a, x.dtype, np.dtype(np.float32))
@@ -200,19 +202,14 @@ def adapter(a: Array, b: Array, shape: tuple[int, int]) -> tuple[Float64, Float6
     r = check.floats("a", a).shape[0] if np.ndim(a) else 0
     check.shaped("a", a, (r, width), beside)
     check.shaped("b", b, (out, r), f"a of shape {a.shape} and {beside}")
-    if r > min(shape):
-        raise ValueError(
-            f"the rank r must be at most min(out, in), got a of shape {a.shape} and "
-            f"b of shape {b.shape} beside {beside}"
-        )
-    return check.wide("a", a), check.wide("b", b)
+    return check.as_float64("a", a), check.as_float64("b", b)
 
 
 def mask_rows(dropout_mask: Array, x: Array) -> Float64:
     """Return the mask as float64[M, in], once its entries are 0 or one common 1 / (1 - p)."""
     check.shaped("dropout_mask", dropout_mask, x.shape, f"x of shape {x.shape}")
     check.same_type("dropout_mask", dropout_mask, x.dtype)
-    mask = check.wide("dropout_mask", dropout_mask)
+    mask = check.as_float64("dropout_mask", dropout_mask)
     kept = mask.max(initial=1)  # 1 / (1 - p) is at least 1
     wrong = (mask != 0) & (mask != kept)
     if wrong.any():
@@ -222,17 +219,3 @@ def mask_rows(dropout_mask: Array, x: Array) -> Float64:
             f"at flat index {first} beside {kept}"
         )
     return mask.reshape(-1 if mask.size else math.prod(x.shape[:-1]), x.shape[-1])
-
-
-def branch(masked: Float64, a: Float64, b: Float64, scaling: float) -> Float64:
-    """Return the adapter's share of y, float64[M, out]: s ((x * mask) A') B'."""
-    return check.real("scaling", scaling) * (masked @ a.T) @ b.T
-
-
-def branch_backward(
-    dy: Float64, masked: Float64, a: Float64, b: Float64, scaling: float
-) -> tuple[Float64, Float64, Float64]:
-    """Return the adapter's share of dx, before the mask, and da, db, all in float64."""
-    dh = check.real("scaling", scaling) * (dy @ b)  # M, r
-    h = masked @ a.T  # M, r
-    return dh @ a, dh.T @ masked, scaling * (dy.T @ h)

@@ -1,22 +1,22 @@
-"""What survives a merge? Three ways to write an adapter into the weight.
+"""What survives a merge? Three ways to write an adapter into a weight.
 
 What was trained is W^ + D: the decoded 4-bit weight, and D = s B A beside it. To serve it without
-the adapter, D has to go into a weight, and there are three weights that it can go into.
+the adapter, D has to be added to a weight, and there are three candidates.
 
-    the 16-bit original   T(W + D)                   `merge`: the base that was not trained on
-    the decoded weight    T(W^ + D)                  `merge_dequantized`: only a rounding
+    the 16-bit original   T(W + D)                   `merge`: not the base that was trained on
+    the decoded weight    T(W^ + D)                  `merge_dequantized`: costs one rounding
     4 bits again          quantize(float32(W^ + D))  `merge_requantized`: the steps are coarse
 
-The error of each, for one element, against W^ + D, with u the unit roundoff of T (2**-8 in
+The error of each in one element, against W^ + D, where u is the unit roundoff of T (2**-8 in
 bfloat16) and g = 0.152, half the widest gap of NF4 and the roundings of a quantization:
 
     original        |W - W^| + u |W + D|  <=  g absmax + u |W + D|
     decoded         u |W^ + D|
     re-quantized    g absmax' + 2**-24 |W^ + D|          absmax' = max |W^ + D| over the block
 
-A step between two levels is at least 0.08 absmax. A change much smaller than half of it leaves the
-code where it was, and is lost. Normal weights and a change of rank 8, whose norm is first 1 % of
-the weight's and then 30 %; the errors of the three ways, in norms of the change:
+Two levels lie at least 0.0796 absmax apart. A change much smaller than half of that leaves the code
+as it was, and is lost. Take normal weights and a change of rank 8 whose norm is first 1 % and then
+30 % of the weight's; these are the errors of the three ways, relative to the norm of the change:
 
 >>> import ml_dtypes
 >>> rng = np.random.default_rng(0)
@@ -37,8 +37,8 @@ the weight's and then 30 %; the errors of the three ways, in norms of the change
 [9.21, 0.17, 1.07]
 [0.31, 0.01, 0.32]
 
-To take the change out again is another rounding, and brings back the weight but for two of them.
-From 4 bits it does not come back: each way costs another g absmax.
+Taking the change out again restores the weight up to two roundings. From 4 bits it does not come
+back: each direction costs another g absmax.
 """
 
 from collections.abc import Sequence
@@ -46,18 +46,26 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array, Float32, Float64, UInt8
+from qloracle import arguments as check
 from qloracle._rounding import rounded
+from qloracle.arguments import Array, Float32, Float64, UInt8
 from qloracle.blockwise import dequantize_4bit, quantize_4bit
 from qloracle.lora import adapter as adapter_of
+
+
+def _change(a: Array, b: Array, shape: Sequence[int], scaling: float) -> Float64:
+    """Return D = s B A, float64[out, in]."""
+    dims = check.matrix_shape("the shape of w", tuple(shape))
+    s = check.real("scaling", scaling)
+    a64, b64 = adapter_of(a, b, dims)
+    return s * (b64 @ a64)
 
 
 def merge(w: Array, a: Array, b: Array, *, scaling: float) -> Array:
     """Return w + scaling B A, rounded once to w's type.
 
-    w: (out, in) in any of the three float types; a: (r, in), b: (out, r), r at most min(out, in),
-    any of the three types; scaling: a finite number. TypeError or ValueError otherwise.
+    w: (out, in) in any of the three float types; a: (r, in), b: (out, r), any of
+    the three types; scaling: a finite number. TypeError or ValueError otherwise.
 
     Error: u |W + D| per element against w + D; where w is the original of a base trained in 4 bits,
     |W - W^| more, at most g absmax with g = 0.152 for NF4.
@@ -66,11 +74,11 @@ def merge(w: Array, a: Array, b: Array, *, scaling: float) -> Array:
     >>> merge(w, a, b.astype(np.float32), scaling=0.5).tolist()
     [[1.5, 1.0], [0.5, 2.0]]
     """
-    return rounded(check.wide("w", w) + _change(a, b, w.shape, scaling), w.dtype)
+    return rounded(check.as_float64("w", w) + _change(a, b, w.shape, scaling), w.dtype)
 
 
 def unmerge(w: Array, a: Array, b: Array, *, scaling: float) -> Array:
-    """Return w - scaling B A, rounded once to w's type: what `merge` made, taken apart.
+    """Return w - scaling B A, rounded once to w's type: the inverse of `merge` but for rounding.
 
     Arguments and errors as in `merge`. Error: u |W + D| from the merge and u |W'| from here, W' the
     result; the bits of the original come back only where they were not rounded away.
@@ -97,9 +105,9 @@ def merge_dequantized(
 ) -> Array:
     """Return W^ + scaling B A, dtype[shape], rounded once; W^ is `dequantize_4bit` in float32.
 
-    Arguments and errors as in `dequantize_4bit` and `merge`. Error: u |W^ + D| per element. To
-    unmerge, call `unmerge`; `quantize_4bit` of that finds the codes of `packed` again as long as
-    the two roundings stay small beside absmax, since every decoded value is a level.
+    Arguments and errors as in `dequantize_4bit` and `merge`. Error: u |W^ + D| per element. To take
+    the change out, call `unmerge`; `quantize_4bit` of its result gives the codes of `packed` again
+    as long as the two roundings stay small beside absmax, since every decoded value is a level.
 
     >>> packed, absmax = quantize_4bit(np.eye(2, dtype=np.float32))
     >>> a, b = np.array([[1, 2]], np.float32), np.ones((2, 1), np.float32)
@@ -126,13 +134,13 @@ def merge_requantized(
     """Quantize W^ + scaling B A again: packed and absmax as from `quantize_4bit`.
 
     Arguments and errors as in `merge_dequantized`. Error per element, for NF4: g absmax' +
-    2**-24 |W^ + D|, where absmax' = max |W^ + D| over the block and g = 0.152. It is as large as
-    that of the first quantization; a small change is lost in it.
+    2**-24 |W^ + D|, where absmax' = max |W^ + D| over the block and g = 0.152. That is as large as
+    the error of the first quantization, and a small change is lost in it.
 
     >>> packed, absmax = quantize_4bit(np.array([[1, 0, 0, 0]], np.float32))
     >>> a, b = np.full((1, 4), 0.03, np.float32), np.ones((1, 1), np.float32)
     >>> again = merge_requantized(packed, absmax, a, b, shape=(1, 4), scaling=1.0)
-    >>> dequantize_4bit(*again, shape=(1, 4)).tolist()  # only the scale has taken it up
+    >>> dequantize_4bit(*again, shape=(1, 4)).tolist()  # only the scale has changed
     [[1.0299999713897705, 0.0, 0.0, 0.0]]
     """
     decoded = dequantize_4bit(
@@ -153,11 +161,11 @@ def unmerge_requantized(
     blocksize: int = 64,
     quant_type: str = "nf4",
 ) -> tuple[UInt8, Float32]:
-    """Take the change out of a weight that `merge_requantized` made, and quantize a third time.
+    """Take the change out of the result of `merge_requantized`, and quantize a third time.
 
     Arguments and errors as there. Error per element against the weight before the merge: g absmax'
-    + g absmax'' + 2**-24 (|W^ + D| + |W''|), absmax'' and W'' those of the result before it is
-    quantized. The old codes do not come back.
+    + g absmax'' + 2**-24 (|W^ + D| + |W''|), where W'' is the result before it is quantized and
+    absmax'' its scale. The old codes do not come back.
 
     >>> packed, absmax = quantize_4bit(np.array([[1, 0, 0, 0]], np.float32))
     >>> adapter = {"a": np.full((1, 4), 0.042, np.float32), "b": np.ones((1, 1), np.float32)}
@@ -171,11 +179,3 @@ def unmerge_requantized(
         packed, absmax, a, b,
         shape=shape, scaling=opposite, blocksize=blocksize, quant_type=quant_type,
     )  # fmt: skip
-
-
-def _change(a: Array, b: Array, shape: Sequence[int], scaling: float) -> Float64:
-    """Return D = s B A, float64[out, in]."""
-    dims = check.matrix_shape("the shape of w", tuple(shape))
-    s = check.real("scaling", scaling)
-    a64, b64 = adapter_of(a, b, dims)
-    return s * (b64 @ a64)

@@ -11,10 +11,10 @@ quantized too, to 8 bits in groups of 256 (arXiv:2305.14314, section 3, "Double 
 >>> bits_per_weight(64, None), bits_per_weight(64, 256)
 (4.5, 4.126953125)
 
-An absmax is positive and a signed codebook wastes half its codes on such numbers, so the mean goes
-first: on normal weights that makes the scale error 3.5 times smaller. The paper does not write the
-subtraction into an equation and calls the second level "8-bit floats"; the code that everybody runs
-subtracts, and uses the dynamic map, which holds +1 but ends at -0.993.
+An absmax is positive, and a signed codebook wastes half its codes on positive numbers, so the mean
+is subtracted first: on normal weights that makes the error of the scales 3.5 times smaller. The
+paper writes the subtraction into no equation and calls the second level "8-bit floats"; the code
+that everybody runs subtracts, and uses the dynamic map, which holds +1 but ends at -0.993.
 
 >>> absmax = np.array([2.0, 2.5, 3.0, 2.5], np.float32)
 >>> codes, nested_absmax, offset = quantize_absmax(absmax)
@@ -23,24 +23,24 @@ subtracts, and uses the dynamic map, which holds +1 but ends at -0.993.
 >>> dequantize_absmax(codes, nested_absmax, offset).tolist()
 [2.0035157203674316, 2.5, 3.0, 2.5]
 
-Where implementations differ, this is the choice made here.
+Where implementations differ, this is what the specification chooses.
 
-* The offset is the mean in float64, from a sum that is rounded once (`math.fsum`), so it does not
-  depend on the order; a float32 sum does, and others are therefore judged within a bound.
+* The offset is the mean of an exact sum (`math.fsum`), so it does not depend on the order of
+  summation. A sum in float32 does; other implementations are therefore judged within a bound.
 * The decode rounds twice, after the product and after the sum. A fused multiply-add rounds once and
-  differs in some elements, where only a float32 result shows it.
+  differs in some elements, visible only in a float32 result.
 * Nothing is clamped: an absmax far below the mean may come back negative, and zero rarely comes
-  back as zero. That is why a zero block must hold the code of zero.
-* Files carry their own 8-bit map (a PyTorch without fused arithmetic makes another), so both
-  functions take one.
+  back as zero. That is why a block of zeros must hold the code of zero.
+* Files carry their own 8-bit map (a PyTorch without fused arithmetic makes a different one), so
+  both functions take one.
 """
 
 import math
 
 import numpy as np
 
-from qloracle import _arguments as check
-from qloracle._arguments import Float32, UInt8
+from qloracle import arguments as check
+from qloracle.arguments import Float32, UInt8
 from qloracle.blockwise import dequantize_blockwise, quantize_blockwise
 from qloracle.codebook import dynamic_codebook
 
@@ -58,8 +58,8 @@ def quantize_absmax(
     >>> quantize_absmax(np.array([3], np.float32))  # one scale is its own mean
     (array([127], dtype=uint8), array([0.], dtype=float32), np.float32(3.0))
     """
-    levels = dynamic_codebook() if codebook is None else codebook
     scales = check.finite("absmax", check.vector("absmax", absmax, np.float32))
+    levels = dynamic_codebook() if codebook is None else codebook
     offset = np.float32(math.fsum(scales.tolist()) / max(scales.size, 1))
     with np.errstate(all="ignore"):
         r = check.finite("absmax - offset", scales - offset)  # nb
@@ -86,9 +86,8 @@ def dequantize_absmax(
     >>> dequantize_absmax(codes, nested, np.float32(0.5)).tolist()
     [-0.49296873807907104, 1.5]
     """
+    mean, nb = check.scalar("offset", offset), check.vector("codes", codes, np.uint8).size
     levels = dynamic_codebook() if codebook is None else codebook
-    mean = check.scalar("offset", offset)
-    nb = check.vector("codes", codes, np.uint8).size
     groups = -(-nb // check.integer("blocksize", blocksize, least=1))
     check.finite("nested_absmax", check.vector("nested_absmax", nested_absmax, np.float32, groups))
     r = dequantize_blockwise(codes, nested_absmax, levels, shape=(nb,), blocksize=blocksize)  # nb
@@ -97,7 +96,7 @@ def dequantize_absmax(
 
 
 def bits_per_weight(blocksize: int = 64, nested_blocksize: int | None = 256) -> float:
-    """Count the bits of one 4-bit weight with its share of the scales; None: plain float32 scales.
+    """Count the bits of a 4-bit weight and its part of the scales; None: plain float32 scales.
 
     The one float32 offset of a whole tensor is left out.
 

@@ -1,14 +1,14 @@
 """Which layers get an adapter? A walk over the names of a model.
 
-A model is a dict of its linear layers under dotted names, as `named_modules` lists them. Users say
-which of them are meant in one of three ways (PEFT's `target_modules`):
+A model is a dict of its linear layers under dotted names, as `named_modules` lists them. Users
+choose among them in one of three ways (PEFT's `target_modules`):
 
-    a list         a name is meant if it is in the list, or ends in "." and a word of the list
+    a list         names that are in the list, or that end in "." and an entry of the list
     a string       a regular expression that must match the whole name
     "all-linear"   all of them but the head
 
-A list compares whole parts: "proj" is no suffix of "q_proj". And a string is never a list of one:
-"q_proj" as an expression matches only a layer of exactly this name.
+A list compares whole parts of a name: "proj" does not match "q_proj". A string is never a list of
+one: as an expression, "q_proj" matches only a layer of exactly that name.
 
 >>> names = [f"layers.{i}.{part}" for i in range(2) for part in ("q_proj", "v_proj")] + ["lm_head"]
 >>> target_modules(names, ["v_proj"])
@@ -18,7 +18,7 @@ A list compares whole parts: "proj" is no suffix of "q_proj". And a string is ne
 >>> target_modules(names, "all-linear")[-1]
 'layers.1.v_proj'
 
-A word that names nothing is an error here: an adapter that is missing without a word shows up weeks
+An entry that matches nothing is an error here: an adapter that is silently missing shows up weeks
 later, as a model that learnt too little.
 
 >>> target_modules(names[:2], ["v_proj", "k_proj"])
@@ -36,9 +36,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import DTypeLike
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array
+from qloracle import arguments as check
 from qloracle._rounding import rounded
+from qloracle.arguments import Array
 from qloracle.layers import Linear
 from qloracle.lora import lora_scaling
 
@@ -49,11 +49,11 @@ HEAD = "lm_head"
 def target_modules(
     names: Iterable[str], wanted: str | Sequence[str], *, head: str = HEAD
 ) -> list[str]:
-    """Return those of the names that are meant, in their order.
+    """Return the matching names, in their order.
 
     wanted: a list or tuple of names and suffixes, a regular expression, or "all-linear"; head: the
-    name that "all-linear" leaves out. ValueError for a word that names nothing, TypeError for what
-    is neither a string nor a list of strings.
+    name that "all-linear" leaves out. ValueError for an entry that matches nothing, TypeError for
+    anything but a string or a list of strings.
 
     Source: PEFT 0.21.2, `check_target_module_exists` and `_maybe_include_all_linear_layers`.
     """
@@ -81,10 +81,10 @@ def with_adapters(
     dtype: DTypeLike = np.float32,
     head: str = HEAD,
 ) -> dict[str, Linear]:
-    """Return the model with fresh adapters on the layers meant; the model given stays as it is.
+    """Return the model with new adapters on the matching layers; the given model stays as it is.
 
-    A is drawn evenly from +-1 / sqrt(in) and B is zero, so that nothing changes yet. r and alpha as
-    in `lora_scaling`; r at most min(out, in) of each layer, else ValueError.
+    A is drawn uniformly from +-1 / sqrt(in) and B is zero, so that nothing changes yet. r and alpha
+    as in `lora_scaling`.
 
     Source: arXiv:2106.09685, section 4.1; PEFT 0.21.2, `reset_lora_parameters`.
 
@@ -96,17 +96,15 @@ def with_adapters(
     s = lora_scaling(alpha, r, rank_stabilized=rank_stabilized)
     adapted = dict(model)
     for name in target_modules(model, wanted, head=head):
-        a, b = _fresh(name, model[name].shape, r, rng, dtype)
+        a, b = _fresh(model[name].shape, r, rng, dtype)
         adapted[name] = replace(model[name], a=a, b=b, scaling=s)
     return adapted
 
 
 def _fresh(
-    name: str, shape: tuple[int, int], r: int, rng: np.random.Generator, dtype: DTypeLike
+    shape: tuple[int, int], r: int, rng: np.random.Generator, dtype: DTypeLike
 ) -> tuple[Array, Array]:
     (out, width), wanted = shape, check.float_type("dtype", dtype)
-    if r > min(shape):
-        raise ValueError(f"r must be at most min(out, in), got {r} for {name} of shape {shape}")
     bound = 1 / np.sqrt(width)
     return rounded(rng.uniform(-bound, bound, (r, width)), wanted), np.zeros((out, r), wanted)
 
@@ -117,7 +115,7 @@ def _by_pattern(names: list[str], pattern: str, head: str) -> list[str]:
     try:
         meant = [name for name in names if re.fullmatch(pattern, name)]
     except re.error as error:
-        raise ValueError(f"target_modules: {pattern!r} is no pattern: {error}") from None
+        raise ValueError(f"target_modules: {pattern!r} is not a valid pattern: {error}") from None
     if not meant:
         raise _nothing(pattern, names)
     return meant

@@ -14,7 +14,8 @@ from qloracle.checkpointing import (
     forward_checkpointed,
     stored_inputs,
 )
-from qloracle.layers import GatedMLP, Linear, Packed
+from qloracle.layers import GatedMLP, Linear
+from qloracle.linear4bit import Packed
 
 WIDTH = 16
 

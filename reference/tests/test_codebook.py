@@ -1,6 +1,7 @@
 """The tables: pinned by their bits, derived by their recipes, and the facts told about them."""
 
 import hashlib
+import pydoc
 from fractions import Fraction
 from statistics import NormalDist
 
@@ -143,3 +144,11 @@ def test_normal_quantile_keeps_the_shape_and_knows_the_ends():
 def test_a_returned_table_belongs_to_the_caller(quant_type):
     q.codebook(quant_type)[:] = 9
     assert np.abs(q.codebook(quant_type)).max() == 1
+
+
+@pytest.mark.parametrize("wanted", ["qloracle.codebook", q.codebook])
+def test_help_reaches_the_lesson(wanted):
+    text = pydoc.plain(pydoc.render_doc(wanted))
+    assert "Return the sixteen levels of a 4-bit type" in text
+    assert "Where the sixteen numbers come from." in text
+    assert "The bits are the definition; the formula explains them." in text

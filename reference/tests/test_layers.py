@@ -3,11 +3,11 @@
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 
 import qloracle as q
 from qloracle import layers as sharing
-from qloracle.layers import GatedMLP, Linear, Packed, shared_input_backward
+from qloracle.layers import GatedMLP, Linear, shared_input_backward
+from qloracle.linear4bit import Packed
 
 FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
 UNIT = {
@@ -35,6 +35,7 @@ def dense(layer):
 
 
 def as_torch(values):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
     return torch.tensor(values, dtype=torch.float64, requires_grad=True)
 
 
@@ -80,6 +81,7 @@ def projections(dtype):
 
 
 def assert_shared(dtype):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
     layers, dys, x = projections(dtype)
     dx, of_layers = shared_input_backward(layers, dys, x)
     assert (dx.dtype, dx.shape) == (x.dtype, x.shape)
@@ -96,10 +98,10 @@ def assert_shared(dtype):
         near(db, b.grad.numpy(), roundings=1)
 
 
-def near(got, due, roundings):
+def near(got, expected, roundings):
     """Within so many roundings of the type, and of float64 beside numbers of size 100."""
-    bound = roundings * UNIT[got.dtype] * np.abs(due) + 1e-12
-    assert (np.abs(got.astype(np.float64) - due) <= bound).all()
+    bound = roundings * UNIT[got.dtype] * np.abs(expected) + 1e-12
+    assert (np.abs(got.astype(np.float64) - expected) <= bound).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
@@ -134,6 +136,7 @@ def value(block, dy, x):
 
 def assert_gated(packed):
     """dx, da, db against autograd; dx also against central differences of the formula."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
     block, rng = gated(packed), np.random.default_rng(4)
     x, dy = (rng.standard_normal((3, 5)).astype(np.float32) for _ in range(2))
     dx, of_layers = block.backward(dy, x)
@@ -153,9 +156,9 @@ def assert_gated(packed):
     close(central(block, dy, x), inputs.grad.numpy(), 1e-7)
 
 
-def close(got, due, bound):
-    assert np.abs(due).max() > 0.5
-    assert np.abs(got.astype(np.float64) - due).max() <= bound
+def close(got, expected, bound):
+    assert np.abs(expected).max() > 0.5
+    assert np.abs(got.astype(np.float64) - expected).max() <= bound
 
 
 def central(block, dy, x, h=2.0**-17):

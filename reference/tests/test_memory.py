@@ -55,10 +55,10 @@ def table_row(model):
 
 def assert_table():
     for name, row in TABLE.items():
-        for got, due in zip(table_row(MODELS[name]), row, strict=True):
-            digits = len(str(due).split(".")[1]) if due != 1.60 else 2
-            digits = 2 if due < 2 else digits
-            assert abs(got / GB - due) <= 0.5001 * 10**-digits, (name, due, got)
+        for got, expected in zip(table_row(MODELS[name]), row, strict=True):
+            digits = len(str(expected).split(".")[1]) if expected != 1.60 else 2
+            digits = 2 if expected < 2 else digits
+            assert abs(got / GB - expected) <= 0.5001 * 10**-digits, (name, expected, got)
 
 
 def test_the_table():
@@ -210,12 +210,12 @@ def assert_as_the_pager(lengths, spare, page=PAGE):
     state[...] = 0
     step()  # an earlier one
     for event in events:
-        room = limit - event.fixed - event.transient
-        assert event.fits == (room >= 0 and (event.phase != "step" or room >= page))
-        if room < page:
+        free = limit - event.fixed - event.transient
+        assert event.fits == (free >= 0 and (event.phase != "step" or free >= page))
+        if free < page:
             break  # a pager has a page at least
         before = pager.counters
-        pager.shrink(room)
+        pager.shrink(free)
         if event.phase == "step":
             step()
         after = pager.counters
@@ -244,9 +244,9 @@ def test_the_timeline_moves_what_the_pager_moves(lengths, spare, page):
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda phase, pages, resident, room: (pages, 0, pages - resident),
-        lambda phase, pages, resident, room: (max(min(pages, room), 0), 0, 0),
-        lambda phase, pages, resident, room: (resident, 0, 0),
+        lambda phase, pages, resident, free: (pages, 0, pages - resident),
+        lambda phase, pages, resident, free: (max(min(pages, free), 0), 0, 0),
+        lambda phase, pages, resident, free: (resident, 0, 0),
     ],
 )
 def test_a_wrong_timeline_is_found(monkeypatch, wrong):

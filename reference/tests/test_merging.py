@@ -23,11 +23,11 @@ fixed = settings(derandomize=True, deadline=None, max_examples=60)
 shapes = st.tuples(st.integers(2, 20), st.integers(2, 20))
 
 
-def adapted(seed, shape, dtype=np.float32, size=0.3):
+def adapted(seed, shape, dtype=np.float32, size=0.3, r=2):
     """A weight that is far from subnormal, and an adapter with its change in float64."""
     rng = np.random.default_rng(seed)
     w = (rng.standard_normal(shape) + 0.01).astype(dtype)
-    a, b = (rng.standard_normal(s).astype(np.float32) for s in [(2, shape[1]), (shape[0], 2)])
+    a, b = (rng.standard_normal(s).astype(np.float32) for s in [(r, shape[1]), (shape[0], r)])
     change = size * (b.astype(np.float64) @ a.astype(np.float64))
     return w, {"a": a, "b": b, "scaling": size}, change
 
@@ -39,8 +39,8 @@ def scales(w, blocksize):
     return np.array([flat[blocks == k].max() for k in blocks]).reshape(w.shape)
 
 
-def within(got, due, bound):
-    assert (np.abs(got.astype(np.float64) - due) <= bound * SLACK + 2.0**-25).all()
+def within(got, expected, bound):
+    assert (np.abs(got.astype(np.float64) - expected) <= bound * SLACK + 2.0**-25).all()
 
 
 @fixed
@@ -49,12 +49,24 @@ def test_merging_into_a_dense_weight_is_one_rounding(seed, shape, dtype):
     w, adapter, change = adapted(seed, shape, dtype)
     merged = q.merge(w, **adapter)
     assert (merged.dtype, merged.shape) == (w.dtype, shape)
-    due = w.astype(np.float64) + change
-    within(merged, due, UNIT[w.dtype] * np.abs(due))
+    expected = w.astype(np.float64) + change
+    within(merged, expected, UNIT[w.dtype] * np.abs(expected))
     back = q.unmerge(merged, **adapter)
     assert back.dtype == w.dtype
-    lost = UNIT[w.dtype] * (np.abs(due) + np.abs(merged.astype(np.float64) - change))
+    lost = UNIT[w.dtype] * (np.abs(expected) + np.abs(merged.astype(np.float64) - change))
     within(back, w.astype(np.float64), lost * (1 + UNIT[w.dtype]))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (3, 5)])
+def test_no_rank_is_too_large(shape):
+    w, adapter, change = adapted(0, shape, r=8)
+    packed, absmax = q.quantize_4bit(w)
+    trained = q.dequantize_4bit(packed, absmax, shape=shape) + change
+    within(q.merge(w, **adapter), w + change, UNIT[w.dtype] * np.abs(w + change))
+    merged = q.merge_dequantized(packed, absmax, shape=shape, **adapter)
+    within(merged, trained, UNIT[w.dtype] * np.abs(trained))
+    again = q.merge_requantized(packed, absmax, shape=shape, **adapter)
+    assert [each.tolist() for each in again] == [each.tolist() for each in q.quantize_4bit(merged)]
 
 
 def test_the_bound_of_a_merge_is_reached():

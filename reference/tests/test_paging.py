@@ -352,8 +352,8 @@ def test_200_paged_steps_equal_plain_ones(after_200_steps, kind, dtype, pages, p
     handles = managed(pager, fresh_state(kind, dtype))
     paged_steps(kind, pager, handles, range(1, STEPS + 1))
     assert pages is None or pager.counters.evictions > STEPS
-    for name, due in after_200_steps[kind, dtype].items():
-        assert same(handles[name], due), name
+    for name, expected in after_200_steps[kind, dtype].items():
+        assert same(handles[name], expected), name
 
 
 def test_a_step_may_read_everything_at_once(after_200_steps):
@@ -382,8 +382,8 @@ def test_resume_goes_on_bit_for_bit(tmp_path, after_200_steps, kind):
     handles = {name: handles[name] for name in fresh_state(kind)}
     paged_steps(kind, pager, handles, range(int(words["step"]) + 1, STEPS + 1))
     assert pager.counters.evictions > 100  # a resumed state is paged like the first
-    for name, due in after_200_steps[kind, f32].items():
-        assert same(handles[name], due), name
+    for name, expected in after_200_steps[kind, f32].items():
+        assert same(handles[name], expected), name
 
 
 def test_12_mib_of_state_under_4_mib():
@@ -392,7 +392,7 @@ def test_12_mib_of_state_under_4_mib():
     state = {"param": rng.standard_normal(n), "m": rng.standard_normal(n), "v": rng.random(n)}
     state = {name: values.astype(f32) for name, values in state.items()}
     grad = rng.standard_normal(n).astype(f32)
-    due = q.adam_step(state["param"], grad, state["m"], state["v"], step=5, lr=0.1)
+    expected = q.adam_step(state["param"], grad, state["m"], state["v"], step=5, lr=0.1)
 
     pager = make_pager(4 * 2**20)  # pages of 64 KiB
     handles = managed(pager, state)
@@ -402,7 +402,9 @@ def test_12_mib_of_state_under_4_mib():
             new = q.adam_step(old[0], grad[i : i + 2**14], *old[1:], step=5, lr=0.1)
             for array, values in zip(arrays, new, strict=True):
                 array[i : i + 2**14] = values
-    assert all(same(handle, values) for handle, values in zip(handles.values(), due, strict=True))
+    assert all(
+        same(handle, values) for handle, values in zip(handles.values(), expected, strict=True)
+    )
     counters = pager.counters
     assert (counters.faults, counters.evictions) == (192, 128)
     assert counters.bytes_to_device == 12 * 2**20

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from qloracle import bin_means, normal_codes, normal_quantile, rank_codes
-from qloracle.ranks import mean_square, normal_edges, normal_means
+from qloracle.ranks import mean_square, normal_means, normal_thresholds
 
 fixed = settings(derandomize=True, deadline=None, max_examples=100)
 vectors = hnp.arrays(np.float32, st.integers(1, 200), elements=st.floats(-1e6, 1e6, width=32))
@@ -27,10 +27,10 @@ def shares(codes):
 def test_the_numbers_of_the_notes():
     assert normal_quantile(0.5) == 0
     assert round(float(normal_quantile(0.6)), 4) == 0.2533
-    edges = [0.1573, 0.3186, 0.4888, 0.6745, 0.8871, 1.1503, 1.5341]
-    assert normal_edges()[8:].round(4).tolist() == edges
-    assert normal_edges()[7] == 0
-    np.testing.assert_allclose(normal_edges(), -normal_edges()[::-1], atol=1e-15)
+    levels_between = [0.1573, 0.3186, 0.4888, 0.6745, 0.8871, 1.1503, 1.5341]
+    assert normal_thresholds()[8:].round(4).tolist() == levels_between
+    assert normal_thresholds()[7] == 0
+    np.testing.assert_allclose(normal_thresholds(), -normal_thresholds()[::-1], atol=1e-15)
 
 
 @fixed

@@ -21,6 +21,7 @@ class Adapter(NamedTuple):
     member: str = ""
     driver: str = ""
     by_name: bool = False
+    note: str = ""  # what a reader of its verdict should know
 
     @property
     def installed(self) -> bool:
@@ -49,15 +50,8 @@ def _loads(library: str) -> bool:
 _HERE = "qloracle_conformance.adapters"
 _BNB = ("torch", "bitsandbytes")
 
+# Where none is named, they are judged in this order: other people's before our own.
 ADAPTERS = (
-    Adapter("numpy", "qloracle", ()),
-    Adapter("torch", "qloracle_gpu.torch_backend", ("torch",)),
-    Adapter("cupy", "qloracle_gpu.cupy_backend", ("cupy",), driver="libcuda.so.1"),
-    # Both run the CUDA text slowly, on a CPU.
-    Adapter("host", "qloracle_gpu.runners.host", (), "implementation", by_name=True),
-    Adapter("ptx", "qloracle_gpu.runners.ptx", (), "implementation", by_name=True),
-    # Without a GPU a stand-in answers, and only those who ask for it.
-    Adapter("managed", "qloracle_gpu.managed", (), "implementation", by_name=True),
     Adapter("bitsandbytes", f"{_HERE}.bnb", _BNB),
     Adapter("bitsandbytes.train", f"{_HERE}.bnb_linear", _BNB, "training"),
     Adapter("bitsandbytes.eval", f"{_HERE}.bnb_linear", _BNB, "evaluation"),
@@ -67,6 +61,15 @@ ADAPTERS = (
     Adapter("torch.optim.foreach", f"{_HERE}.torch_optim", ("torch",), "foreach"),
     Adapter("torch.optim.fused", f"{_HERE}.torch_optim", ("torch",), "fused"),
     Adapter("optax", f"{_HERE}.optax_adam", ("jax", "optax")),
+    Adapter("example", f"{_HERE}.ragged_block", (), note="an example with a fault"),
+    Adapter("numpy", "qloracle", (), note="the reference"),
+    Adapter("torch", "qloracle_gpu.torch_backend", ("torch",)),
+    Adapter("cupy", "qloracle_gpu.cupy_backend", ("cupy",), driver="libcuda.so.1"),
+    # Both run the CUDA text slowly, on a CPU.
+    Adapter("host", "qloracle_gpu.devices.gcc", (), "implementation", by_name=True),
+    Adapter("ptx", "qloracle_gpu.devices.ptx", (), "implementation", by_name=True),
+    # Without a GPU a stand-in answers, and only those who ask for it.
+    Adapter("managed", "qloracle_gpu.managed", (), "implementation", by_name=True),
 )
 
 

@@ -3,7 +3,9 @@
 Read with peft 0.21.2 and bitsandbytes 0.50.2.  Gradients are autograd's through the layer, in
 training mode.  PEFT draws a dropout mask itself; so that one can be passed in, a module that
 multiplies by it stands where PEFT has its `nn.Dropout`.  `scaling` is put where PEFT keeps
-alpha / r.  This file imports nothing of the kit's, so that a repro script can carry it along whole.
+alpha / r.  The backward pass of a `Linear4bit` of two weights raises in bitsandbytes, without
+PEFT too: the one byte that they are packed into is read as transposed.  This file imports nothing
+of the kit's, so that a repro script can carry it along whole.
 """
 
 from __future__ import annotations

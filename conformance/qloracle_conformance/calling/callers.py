@@ -1,17 +1,19 @@
 """Two ways to reach an implementation: in a child process, or (our own mutants) in this one.
 
 Both offer `call(case) -> Answer` and `settle() -> the results that changed after their return`.
+A child can be sent cases before their turn (`expect`), and works while its parent judges.  It makes
+its calls in the order in which they were sent.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import queue
+import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,10 +24,13 @@ import numpy as np
 from qloracle_conformance.calling import worker
 from qloracle_conformance.calling.calls import Calls, declarations, offered, plain
 from qloracle_conformance.calling.loading import ask
-from qloracle_conformance.contract.cases import Answer, Case, decode, encode
+from qloracle_conformance.calling.wire import Wire
+from qloracle_conformance.contract.cases import Answer, Case, decode, pieces
 from qloracle_conformance.contract.errors import CannotRun, LoadError
 
 IMPORT_LIMIT = 300.0  # seconds that an import may take
+# Waiting threads that spin would compete with the judging parent for the cores.
+FEW_SPINNERS = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class Caller(Protocol):
@@ -33,6 +38,16 @@ class Caller(Protocol):
 
     import_seconds: float
     compile_seconds: float
+
+    @property
+    def places(self) -> Mapping[str, tuple[str, int]]:
+        """File and line of each function, as far as they are known."""
+        ...
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The source files that it was loaded from, but for installed ones."""
+        ...
 
     @property
     def offers(self) -> Mapping[str, list[str] | None]:
@@ -63,6 +78,14 @@ class Caller(Protocol):
         """Call one function."""
         ...
 
+    def expect(self, case: Case) -> None:
+        """Hear of a case that will be called; the call must be on this very object."""
+        ...
+
+    def forget(self, case: Case) -> None:
+        """Hear that a case which was expected will not be called."""
+        ...
+
     def settle(self) -> tuple[list[int], list[int]]:
         """Wait for the second readings: (the calls read again, those of them that changed)."""
         ...
@@ -72,27 +95,30 @@ class Caller(Protocol):
         ...
 
 
+def too_slow(case: Case, limit: float) -> str:
+    """Say which call took too long: its largest array, and how to wait longer.
+
+    >>> too_slow(Case("adam_step", {"m": np.zeros(1), "param": np.zeros((9, 8))}), 20)
+    'no answer within 20 s for param float64[9x8]; --limit 60 waits longer'
+    """
+    text = f"no answer within {limit:g} s"
+    if case.arrays:
+        name, array = max(case.arrays.items(), key=lambda item: item[1].size)
+        text += f" for {name} {array.dtype.name}[{'x'.join(map(str, array.shape))}]"
+    return f"{text}; --limit {3 * limit:g} waits longer"
+
+
 class Readings:
-    """First digests of results, compared with their second readings."""
+    """The calls whose results were read a second time, and those whose results had changed."""
 
     def __init__(self) -> None:
-        self._first: dict[int, str] = {}
         self.again: list[int] = []
         self.changed: list[int] = []
 
-    def first(self, answer: Answer) -> None:
-        """Remember what an answer held."""
-        if answer.status == "OK":
-            self._first[answer.call] = answer.digest
-
-    def later(self, digests: Mapping[int, str]) -> None:
-        """Compare later readings with the first."""
-        for call, found in digests.items():
-            first = self._first.pop(int(call), None)
-            if first is not None:
-                self.again.append(int(call))
-                if first != found:
-                    self.changed.append(int(call))
+    def note(self, lasts: Mapping[int, bool]) -> None:
+        """Enter second readings: whether each call's results are as they were."""
+        self.again += lasts
+        self.changed += [call for call, same in lasts.items() if not same]
 
     def take(self) -> tuple[list[int], list[int]]:
         """Return and reset (calls read again, calls that changed)."""
@@ -104,8 +130,11 @@ class Readings:
 class LocalCaller:
     """Calls an object in this process; for code that we trust, and for notebooks."""
 
-    def __init__(self, target: Any, device: str = "") -> None:
+    def __init__(self, target: Any, device: str = "", limit: float = math.inf) -> None:
         ask(target)
+        self._limit = limit
+        self.places: dict[str, tuple[str, int]] = {}
+        self.files: list[str] = []
         self._calls = Calls(target, device)
         self._readings = Readings()
         self.offers, self.forms = offered(target), self._calls.forms
@@ -118,13 +147,20 @@ class LocalCaller:
         """Call on private copies."""
         arrays = {name: array.copy() for name, array in case.arrays.items()}
         answer = self._calls.perform(replace(case, arrays=arrays))
-        self._readings.first(answer)
-        self._readings.later(self._calls.read_again())
+        if answer.seconds > self._limit:
+            answer = Answer("TIMEOUT", message=too_slow(case, self._limit), call=answer.call)
+        self._readings.note(self._calls.read_again())
         return answer
+
+    def expect(self, case: Case) -> None:
+        """Nothing is gained by calling early in this process."""
+
+    def forget(self, case: Case) -> None:
+        """Nothing was called."""
 
     def settle(self) -> tuple[list[int], list[int]]:
         """Wait for the second readings."""
-        self._readings.later(self._calls.read_again(settle=True))
+        self._readings.note(self._calls.read_again(settle=True))
         return self._readings.take()
 
     def close(self) -> None:
@@ -132,16 +168,18 @@ class LocalCaller:
 
 
 class ChildCaller:
-    """Calls an implementation in a child process, which may hang, crash or lie about nothing."""
+    """Calls an implementation in a child process, which may hang or crash: the run goes on."""
 
     def __init__(
         self, spec: str, *, limit: float = 20.0, environment: Mapping[str, str] | None = None
     ):
         self._spec, self._limit = spec, limit
-        # Waiting OpenMP threads that spin would compete with the judging parent for the cores.
-        self._environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **(environment or {})}
+        self._environment = {**FEW_SPINNERS, **os.environ, **(environment or {})}
         self._readings = Readings()
         self._generation = 0
+        self._sent: dict[int, Case] = {}  # by identity, the oldest first: not answered yet
+        self._answers: dict[int, tuple[Case, Answer]] = {}  # that nobody has asked for yet
+        self._unwanted: set[int] = set()
         self.compile_seconds = 0.0
         self._start()
 
@@ -156,12 +194,11 @@ class ChildCaller:
             env=self._environment,
             start_new_session=True,  # Ctrl-C is for the parent, which then ends the child
         )
-        self._replies: queue.Queue[bytes | None] = queue.Queue()
-        threading.Thread(
-            target=_pump, args=(self._process.stdout, self._replies), daemon=True
-        ).start()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._wire = Wire(self._process.stdin, self._process.stdout)  # type: ignore[arg-type]
         blob = self._receive(IMPORT_LIMIT)
-        if not isinstance(blob, bytes):
+        if isinstance(blob, str):
             reason = "took too long to import" if blob == "TIMEOUT" else self._death()
             self.close()
             raise LoadError(reason)
@@ -173,22 +210,68 @@ class ChildCaller:
         self.device: str = hello["device"]
         self.declared, self.versions = hello["declared"], hello["versions"]
         self.places: dict[str, tuple[str, int]] = hello["places"]
+        self.files: list[str] = hello["files"]
         self.import_seconds: float = hello["seconds"]
 
     def call(self, case: Case) -> Answer:
-        """Call in the child; a hang or a crash ends it, and the next call starts a new one."""
-        if self._process.poll() is not None:
+        """Call in the child; a hang or a crash ends it, and the next call starts a new one.
+
+        What was expected and is lost in a crash is sent again when it is called.
+        """
+        while id(case) not in self._answers:
+            if id(case) not in self._sent:
+                self._send(case)
+            self._hear()
+        return self._answers.pop(id(case))[1]
+
+    def expect(self, case: Case) -> None:
+        """Send a case before its turn."""
+        if self._sent or self._process.poll() is None:
+            self._send(case)
+
+    def forget(self, case: Case) -> None:
+        """Whatever the answer is, nobody wants it."""
+        if self._answers.pop(id(case), None) is None and id(case) in self._sent:
+            self._unwanted.add(id(case))
+
+    def settle(self) -> tuple[list[int], list[int]]:
+        """Let the child read every kept result again."""
+        while self._sent:
+            self._hear()
+        if self._process.poll() is None:
+            self._wire.post(pieces({"settle": True}, {}))
+            blob = self._receive(self._limit)
+            if not isinstance(blob, str):
+                self._note(decode(blob)[0]["again"])
+        return self._readings.take()
+
+    def _send(self, case: Case) -> None:
+        if not self._sent and self._process.poll() is not None:
             self._restart()
         head = {"function": case.function, "options": dict(case.options), "form": case.form}
-        message = encode(head, case.arrays)
-        blob = self._exchange(message, self._limit)
-        if not isinstance(blob, bytes):
-            text = f"no answer within {self._limit:g} s" if blob == "TIMEOUT" else self._death()
+        self._wire.post(pieces(head, case.arrays))
+        self._sent[id(case)] = case
+
+    def _hear(self) -> None:
+        """Take the answer to the oldest case that was sent; what was sent to the dead is lost."""
+        key, case = next(iter(self._sent.items()))
+        answer = self._answer(case, self._receive(self._limit))
+        lost = list(self._sent) if answer.status in ("CRASH", "TIMEOUT") else [key]
+        for sent in lost:
+            del self._sent[sent]
+        if key not in self._unwanted:
+            self._answers[key] = case, answer
+        self._unwanted.difference_update(lost)
+
+    def _answer(self, case: Case, blob: bytearray | str) -> Answer:
+        if isinstance(blob, str):
+            text = too_slow(case, self._limit) if blob == "TIMEOUT" else self._death()
             self.close()
             return Answer(blob, message=text)
         reply, arrays = decode(blob)
         self.compile_seconds += reply["compile_seconds"]
-        answer = Answer(
+        self._note(reply["again"])
+        return Answer(
             reply["status"],
             tuple(arrays[str(i)] for i in range(len(arrays))),
             reply["message"],
@@ -196,21 +279,10 @@ class ChildCaller:
             reply["seconds"],
             reply["call"] + self._generation * 10**9,
         )
-        self._readings.first(answer)
-        self._note_later(reply["later"])
-        return answer
 
-    def settle(self) -> tuple[list[int], list[int]]:
-        """Let the child read every kept result again."""
-        if self._process.poll() is None:
-            blob = self._exchange(encode({"settle": True}, {}), self._limit)
-            if isinstance(blob, bytes):
-                self._note_later(decode(blob)[0]["later"])
-        return self._readings.take()
-
-    def _note_later(self, later: Mapping[str, str]) -> None:
+    def _note(self, again: Mapping[str, bool]) -> None:
         base = self._generation * 10**9
-        self._readings.later({int(call) + base: found for call, found in later.items()})
+        self._readings.note({int(call) + base: lasts for call, lasts in again.items()})
 
     def _restart(self) -> None:
         self._generation += 1
@@ -219,18 +291,10 @@ class ChildCaller:
         except LoadError as error:
             raise LoadError(f"does not start again after a crash: {error}") from error
 
-    def _exchange(self, message: bytes, limit: float) -> bytes | str:
-        assert self._process.stdin is not None
+    def _receive(self, limit: float) -> bytearray | str:
         try:
-            worker.send(self._process.stdin, message)  # type: ignore[arg-type]
-        except (BrokenPipeError, OSError):
-            return "CRASH"
-        return self._receive(limit)
-
-    def _receive(self, limit: float) -> bytes | str:
-        try:
-            blob = self._replies.get(timeout=limit)
-        except queue.Empty:
+            blob = self._wire.take(limit)
+        except TimeoutError:
             return "TIMEOUT"
         return "CRASH" if blob is None else blob
 
@@ -246,21 +310,12 @@ class ChildCaller:
         return f"the process died ({how})" + (f": {lines[-1][:200]}" if lines else "")
 
     def close(self) -> None:
-        """End the child."""
-        self._process.kill()
+        """End the child and what it has started: it leads a process group of its own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
         self._log.close()
-
-
-def _pump(stream: Any, replies: queue.Queue[bytes | None]) -> None:
-    """Move messages from the pipe into a queue, so that waiting can have a time limit."""
-    try:
-        while (blob := worker.receive(stream)) is not None:
-            replies.put(blob)
-    except (OSError, ValueError):
-        pass
-    replies.put(None)

@@ -1,22 +1,23 @@
 """One call of one function: what runs beside the implementation, in the child or in process.
 
 Nothing in here knows an expected value.  A call gets private, writable copies, its inputs are
-hashed before and after, its results are read at once and again later.
+compared with what they were before, its results are read at once and again later.
 """
 
 from __future__ import annotations
 
 import inspect
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qloracle_conformance.calling import frameworks, paging
-from qloracle_conformance.contract.cases import WIRE_TYPES, Answer, Case, digest
+from qloracle_conformance.contract.cases import WIRE_TYPES, Answer, Bits, Case, bits
 from qloracle_conformance.contract.errors import CannotRun, LoadError
-from qloracle_conformance.contract.protocol import FUNCTIONS, due_results
+from qloracle_conformance.contract.protocol import FUNCTIONS, result_forms
 
 LATER = 0.05  # seconds after its return at which a result is read again
 SLOW = 0.5  # a call slower than this runs twice: what the second saves was compilation
@@ -24,7 +25,7 @@ KEPT_BYTES = 1 << 26  # of results held back for the second reading; a larger on
 
 
 class FormError(TypeError):
-    """A result that is no array at all, or not as many as are due."""
+    """A result that is no array at all, or not as many as expected."""
 
 
 def offered(target: Any) -> dict[str, list[str] | None]:
@@ -34,10 +35,13 @@ def offered(target: Any) -> dict[str, list[str] | None]:
         function = getattr(target, name, None)
         if callable(function):
             found[name] = parameters(function)
-    if not callable(getattr(target, "dequantize_nested", None)):
-        found.pop("quantize_nested", None)  # a state that nothing decodes shows nothing
-    taken = found.get("quantize_nested")
-    return found if taken is None else found | {"quantize_nested": [*taken, "dtype"]}
+    for name in [name for name in found if FUNCTIONS[name].decoder]:
+        taken = found[name]
+        if not callable(getattr(target, FUNCTIONS[name].decoder, None)):
+            del found[name]  # a state that nothing decodes shows nothing
+        elif taken is not None:
+            found[name] = [*taken, "dtype"]
+    return found
 
 
 def parameters(function: Callable[..., Any]) -> list[str] | None:
@@ -93,11 +97,12 @@ def _type(value: Any) -> str:
 
 
 def read(result: Any, function: str) -> tuple[np.ndarray, ...]:
-    """Read a call's results as arrays; FormError if they are not as many as are due."""
-    due = FUNCTIONS[function].results
-    parts = tuple(result) if isinstance(result, tuple | list) and len(due) > 1 else (result,)
-    if len(parts) != len(due):
-        raise FormError(f"returned {len(parts)} result(s), {len(due)} are due: {', '.join(due)}")
+    """Read a call's results as arrays; FormError if there are more or fewer."""
+    names = FUNCTIONS[function].results
+    parts = tuple(result) if isinstance(result, tuple | list) and len(names) > 1 else (result,)
+    if len(parts) != len(names):
+        text = f"returned {len(parts)} result(s), expected {len(names)}: {', '.join(names)}"
+        raise FormError(text)
     return tuple(to_array(part) for part in parts)
 
 
@@ -109,6 +114,7 @@ class Kept(NamedTuple):
     returned: float
     nbytes: int
     result: Any
+    values: tuple[np.ndarray, ...]
 
 
 class Calls:
@@ -126,7 +132,8 @@ class Calls:
             name: [*forms, *["out"] * _names_out(getattr(target, name))] for name in offered(target)
         }
         self._count = 0
-        self._kept: list[Kept] = []
+        self._kept: deque[Kept] = deque()
+        self._kept_bytes = 0
 
     def perform(self, case: Case) -> Answer:
         """Call once; everything that the implementation does wrong ends in the answer."""
@@ -138,10 +145,10 @@ class Calls:
             name: frameworks.give(array, self.framework, device, case.form)
             for name, array in case.arrays.items()
         }
-        if case.function == "make_pager":  # its arrays become the host's or the device's at a write
+        if FUNCTIONS[case.function].tool:  # its arrays become the host's or the device's at a write
             given = {name: (array, array) for name, array in case.arrays.items()}
         memory = {name: whole for name, (_, whole) in given.items()}
-        before = _digests(memory)
+        before = _bits_of(memory)
         arguments = {name: argument for name, (argument, _) in given.items()}
         try:
             with frameworks.queue(case.form, device, list(arguments.values())):
@@ -154,26 +161,26 @@ class Calls:
         except Exception as error:
             return Answer("ERROR", message=f"raised {_line(error)}", call=call)
         seconds = time.perf_counter() - start
-        after = _digests(memory)
+        after = _bits_of(memory)
         changed = tuple(name for name in memory if after[name] != before[name])
         if FUNCTIONS[case.function].lasting:
             self._keep(call, case.function, result, values)
         return Answer("OK", values, "", changed, seconds, call)
 
     def _invoke(self, case: Case, arguments: Mapping[str, Any], device: str) -> Any:
-        if case.function == "make_pager":
-            return paging.run(self.target, case, self.framework, device)
         function = FUNCTIONS[case.function]
+        if function.tool:
+            return paging.run(self.target, case, self.framework, device)
         positional = [arguments[name] for name in function.arrays]
         named = {name: a for name, a in arguments.items() if name not in function.arrays}
         named |= keywords(case, self.framework)
         buffers = self._buffers(case, device) if case.form == "out" else None
         if buffers is not None:
             named["out"] = buffers
-        dtype = named.pop("dtype", None) if case.function == "quantize_nested" else None
+        dtype = named.pop("dtype", None) if function.decoder else None
         result = getattr(self.target, case.function)(*positional, **named)
         if dtype is not None:
-            result = self.target.dequantize_nested(result, dtype)
+            result = getattr(self.target, function.decoder)(result, dtype)
         synchronize = getattr(self.target, "synchronize", None)
         if callable(synchronize):
             synchronize()
@@ -181,33 +188,43 @@ class Calls:
 
     def _buffers(self, case: Case, device: str) -> Any:
         """A buffer for the result, or a tuple of them for several."""
-        due = due_results(case.function, case.arrays, case.options)
-        found = [frameworks.poison(d.shape, d.dtype, self.framework, device) for d in due]
+        forms = result_forms(case.function, case.arrays, case.options)
+        found = [frameworks.poison(f.shape, f.dtype, self.framework, device) for f in forms]
         return tuple(found) if len(found) > 1 else found[0]
 
     def _keep(self, call: int, function: str, result: Any, values: tuple[np.ndarray, ...]) -> None:
         nbytes = sum(value.nbytes for value in values)
         if nbytes <= KEPT_BYTES // 8:
-            self._kept.append(Kept(call, function, time.perf_counter(), nbytes, result))
+            kept = Kept(call, function, time.perf_counter(), nbytes, result, values)
+            self._kept.append(kept)
+            self._kept_bytes += nbytes
 
-    def read_again(self, *, settle: bool = False) -> dict[int, str]:
-        """Hash once more every kept result that is old enough; with `settle` wait for them all.
+    def let_go(self) -> None:
+        """Keep no result for a second reading."""
+        self._kept.clear()
+        self._kept_bytes = 0
 
-        Too many bytes are waited for, too: what is read again must not depend on the speed.
+    def read_again(self, *, settle: bool = False) -> dict[int, bool]:
+        """Read every kept result once more that is old enough: whether it is as it was, by call.
+
+        With `settle` wait for them all.  Too many bytes are waited for, too: what is read again
+        must not depend on the speed.
         """
-        if self._kept and (settle or sum(kept.nbytes for kept in self._kept) > KEPT_BYTES):
+        if self._kept and (settle or self._kept_bytes > KEPT_BYTES):
             time.sleep(max(0.0, self._kept[-1].returned + LATER - time.perf_counter()))
-        now = time.perf_counter()
-        old = [kept for kept in self._kept if now - kept.returned >= LATER]
-        self._kept = self._kept[len(old) :]
-        return {kept.call: self._digest(kept.result, kept.function) for kept in old}
+        now, found = time.perf_counter(), dict[int, bool]()
+        while self._kept and now - self._kept[0].returned >= LATER:
+            kept = self._kept.popleft()
+            self._kept_bytes -= kept.nbytes
+            found[kept.call] = self._lasts(kept)
+        return found
 
     @staticmethod
-    def _digest(result: Any, function: str) -> str:
+    def _lasts(kept: Kept) -> bool:
         try:
-            return digest(read(result, function))
-        except Exception as error:  # a result that can be read only once has changed, too
-            return f"unreadable: {error}"
+            return bits(read(kept.result, kept.function)) == bits(kept.values)
+        except Exception:  # a result that can be read only once has changed, too
+            return False
 
 
 def _framework(target: Any, device: str) -> tuple[str, str]:
@@ -225,13 +242,13 @@ def _framework(target: Any, device: str) -> tuple[str, str]:
     return name, chosen
 
 
-def _digests(memory: Mapping[str, Any]) -> dict[str, str]:
-    return {name: digest((frameworks.peek(whole),)) for name, whole in memory.items()}
+def _bits_of(memory: Mapping[str, Any]) -> dict[str, Bits]:
+    return {name: bits([frameworks.peek(whole)]) for name, whole in memory.items()}
 
 
 def _written(buffers: Any, result: Any, function: str) -> Any:
     """The buffers; a result that is returned as well must hold the same."""
-    if result is not None and digest(read(result, function)) != digest(read(buffers, function)):
+    if result is not None and bits(read(result, function)) != bits(read(buffers, function)):
         raise FormError("returned other values than it wrote into out")
     return buffers
 

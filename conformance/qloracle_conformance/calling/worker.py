@@ -1,7 +1,8 @@
 """The child process: loads one implementation and answers calls over its standard streams.
 
-Each message is a length (8 bytes, little endian) and a safetensors blob.  Whatever the
-implementation prints goes to stderr, so that it cannot disturb the protocol.
+It answers in the order in which it is asked, each call as soon as it has returned; messages may
+wait in its inbox meanwhile.  Whatever the implementation prints goes to stderr, so that it cannot
+disturb the protocol.
 """
 
 from __future__ import annotations
@@ -9,19 +10,23 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-import struct
 import sys
+import sysconfig
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import CodeType
 from typing import Any, BinaryIO
 
 from qloracle_conformance.calling.calls import SLOW, Calls, declarations, offered, plain
 from qloracle_conformance.calling.loading import load
-from qloracle_conformance.contract.cases import Case, decode, encode
+from qloracle_conformance.calling.wire import receive, send
+from qloracle_conformance.contract.cases import Case, decode, pieces
 from qloracle_conformance.contract.errors import CannotRun, LoadError
+
+INSTALLED = {"site-packages", "dist-packages"}
 
 
 def main(spec: str) -> None:
@@ -33,9 +38,9 @@ def main(spec: str) -> None:
         hello = _hello(calls) | {"seconds": time.perf_counter() - start}
     except BaseException as error:  # SystemExit too: the parent must hear why
         failed = {"failed": _reason(error), "cannot_run": isinstance(error, CannotRun)}
-        send(outbox, encode(failed, {}))
+        send(outbox, *pieces(failed, {}))
         return
-    send(outbox, encode(hello, {}))
+    send(outbox, *pieces(hello, {}))
     _serve(calls, inbox, outbox)
 
 
@@ -63,7 +68,7 @@ def _hello(calls: Calls) -> dict[str, Any]:
         "forms": calls.forms,
         "device": calls.device if calls.framework != "numpy" else "",
         "declared": plain(declarations(target)),
-        "file": str(getattr(target, "__file__", "") or ""),
+        "files": _files(),
         "places": _places(target),
         "versions": {name: _version(name) for name in _loaded_frameworks()} | told(target),
     }
@@ -80,6 +85,17 @@ def told(target: Any) -> dict[str, str]:
     if not isinstance(versions, Mapping):  # a stranger's name, which means something else
         return {}
     return {_one_line(name): _one_line(version) for name, version in versions.items()}
+
+
+def _files() -> list[str]:
+    """The source files loaded until now, but for Python's, ours and those of installed packages."""
+    fixed = (sysconfig.get_path("stdlib"), str(Path(__file__).parents[1]))
+    names = {str(vars(module).get("__file__") or "") for module in [*sys.modules.values()]}
+    return sorted(
+        name
+        for name in names
+        if name and not name.startswith(fixed) and not INSTALLED & {*Path(name).parts}
+    )
 
 
 def _places(target: Any) -> dict[str, tuple[str, int]]:
@@ -109,7 +125,7 @@ def _serve(calls: Calls, inbox: BinaryIO, outbox: BinaryIO) -> None:
     while (blob := receive(inbox)) is not None:
         text, arrays = decode(blob)
         if text.get("settle"):
-            send(outbox, encode({"later": calls.read_again(settle=True)}, {}))
+            send(outbox, *pieces({"again": calls.read_again(settle=True)}, {}))
             continue
         case = Case(text["function"], arrays, text["options"], form=text["form"])
         answer, compile_seconds = calls.perform(case), 0.0
@@ -127,25 +143,9 @@ def _serve(calls: Calls, inbox: BinaryIO, outbox: BinaryIO) -> None:
             "seconds": answer.seconds,
             "compile_seconds": compile_seconds,
             "call": answer.call,
-            "later": calls.read_again(),
+            "again": calls.read_again(),
         }
-        send(outbox, encode(reply, {str(i): value for i, value in enumerate(answer.values)}))
-
-
-def send(stream: BinaryIO, blob: bytes) -> None:
-    """Write one message."""
-    stream.write(struct.pack("<Q", len(blob)) + blob)
-    stream.flush()
-
-
-def receive(stream: BinaryIO) -> bytes | None:
-    """Read one message; None at the end of the stream."""
-    head = stream.read(8)
-    if len(head) < 8:
-        return None
-    (length,) = struct.unpack("<Q", head)
-    blob = stream.read(length)
-    return blob if len(blob) == length else None
+        send(outbox, *pieces(reply, {str(i): value for i, value in enumerate(answer.values)}))
 
 
 if __name__ == "__main__":

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import qloracle
 from qloracle.memory import MODELS
-from qloracle_conformance import families
-from qloracle_conformance.contract import dialects
+from qloracle_conformance.calling import opening
+from qloracle_conformance.contract import presets
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.contract.protocol import LEVELS
-from qloracle_conformance.engine.verdicts import BAD, BROKEN
-from qloracle_conformance.families import all_checks
 from qloracle_conformance.judging.checks import PROFILES
-from qloracle_conformance.reports.report import Report
-
-if TYPE_CHECKING:
-    from qloracle_conformance.reports import github
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -72,13 +64,25 @@ def version_option(
 def verify(
     impl: Implementations = None,
     profile: Annotated[
-        str, typer.Option(help="smoke (under 10 s), standard or exhaustive.")
+        str, typer.Option(help="smoke (for the loop of edit and run), standard or exhaustive.")
     ] = "smoke",
     require: Annotated[
         str, typer.Option(help="Fail if a function up to this level is missing.")
     ] = "",
     dialect: Annotated[str, typer.Option(help="Judge as declared by this preset.")] = "",
-    only: Annotated[str, typer.Option(help="Rules, check ids or patterns, by commas.")] = "",
+    only: Annotated[
+        str,
+        typer.Option(
+            help="Rules, levels, functions, check ids, patterns, by commas: l0,S7,S5/*/full."
+        ),
+    ] = "",
+    stop_early: Annotated[bool, typer.Option("-x", help="Stop at the first failure.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", help="Print every failure whole, every function and rule.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Judge again when the file changes, until Ctrl-C.")
+    ] = False,
     seed: Annotated[str, typer.Option(help="A number, or 'random'.")] = "0",
     known: Annotated[Path | None, typer.Option(help="File of known failures (TOML).")] = None,
     diff: Annotated[Path | None, typer.Option(help="Compare with an older report.json.")] = None,
@@ -93,23 +97,24 @@ def verify(
     processes: Annotated[
         str, typer.Option("--processes", "-n", help="Functions judged at once.")
     ] = "1",
-    limit: Annotated[float, typer.Option(help="Seconds that one call may take.")] = 20.0,
+    limit: Annotated[
+        float, typer.Option(help="Seconds that one call may take: after them it fails.")
+    ] = opening.LIMIT,
     spec: Annotated[
         str, typer.Option(help="Version of the specification.")
     ] = qloracle.SPEC_VERSION,
 ) -> None:
     """Judge implementations and print their verdicts.
 
-    Exit code: 0 every function offered passed within its printed scope; 1 a failure; 2 usage;
-    3 nothing was compared; 4 a crash or a time-out.
+    Exit code: 0 every function offered passed within its printed scope; 1 a failure, or a call that
+    took longer than --limit; 2 usage; 3 nothing was compared; 4 a crash.
     """
     if find_spec("hypothesis") is None:
         typer.echo("qloracle verify needs Hypothesis: pip install 'qloracle[verify]'", err=True)
         raise typer.Exit(2)
-    from qloracle_conformance import reports
-    from qloracle_conformance.reports import differences, github
-    from qloracle_conformance.running import verify as verification
+    from qloracle_conformance.commands import verify as command
     from qloracle_conformance.running.known import read
+    from qloracle_conformance.running.verify import found_here
 
     _one_of("--profile", profile, PROFILES)
     _one_of("--spec", spec, (qloracle.SPEC_VERSION,))
@@ -117,25 +122,24 @@ def verify(
         _one_of("--require", require, LEVELS)
     if write_known and only:
         raise UsageError(f"--write-known needs a whole run; --only is {only!r}")
-    old = differences.read(diff) if diff else None
-    places: dict[str, github.Places] = {}
-    with github.commands_off():
-        with Watcher() as watch:
-            result = verification.verify(
-                impl or verification.found_here(), profile=profile, seed=_seed(seed),
-                require=require, dialect=dialects.preset(dialect) if dialect else None, only=only,
-                device=device, known=read(known) if known else (), limit=limit, watch=watch,
-                processes=_count("--processes", processes), opened=places.__setitem__,
-            )  # fmt: skip
-        data = result.to_dict()
-        reports.show(data, console, _write_reports(report, result) if report else {})
-        if old is not None:
-            _print_difference(differences.lines(old, data))
-        if write_known:
-            _write_known(write_known, result)
-    if github.here():
-        _tell_github(data, places)
-    raise typer.Exit(reports.exit_code(data))
+    if write_known and stop_early:
+        raise UsageError("--write-known needs a whole run, and -x ends it early")
+    if watch and (report or diff or write_known or len(impl or []) != 1):
+        raise UsageError("--watch takes one IMPL, and no --report, --diff or --write-known")
+    options = {
+        "profile": profile, "seed": _seed(seed), "require": require, "only": only,
+        "dialect": presets.preset(dialect) if dialect else None, "device": device,
+        "known": read(known) if known else (), "limit": limit, "stop_early": stop_early,
+        "processes": _count("--processes", processes),
+    }  # fmt: skip
+    if watch:
+        raise typer.Exit(command.again_and_again((impl or [])[0], options))
+    files = command.Files(report, diff, write_known)
+    hints = () if impl else command.next_steps()
+    raise typer.Exit(
+        command.once(impl or found_here(), options, files, console, errors,
+                     verbose=verbose, hints=hints)
+    )  # fmt: skip
 
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -157,86 +161,6 @@ def _count(option: str, text: str) -> int:
     return int(text)
 
 
-def _print_difference(lines: list[str]) -> None:
-    console.print("\nCompared with the older report:", style="bold")
-    for line in lines or ["no difference"]:
-        console.print(f"  {line}", markup=False, highlight=False)
-
-
-def _write_reports(directory: Path, result: Report) -> dict[str, Path]:
-    """Write the reports in place of an older run's; name the script of each failing check."""
-    from qloracle_conformance import reports
-    from qloracle_conformance.reports import files
-
-    files.remove_old_scripts(directory)
-    return reports.write_all(directory, result)
-
-
-def _write_known(path: Path, result: Report) -> None:
-    """Write the file of known failures, unless the run was interrupted."""
-    from qloracle_conformance.reports import files
-    from qloracle_conformance.running import known
-
-    if any(judgement.partial for judgement in result.judgements):
-        typer.echo(f"qloracle: {path} is not written: the run was interrupted", err=True)
-        return
-    entries = known.failing(result.judgements)
-    files.write(path, known.text(entries))
-    missing = sum(not entry.link for entry in entries)
-    typer.echo(f"\n{path}: {len(entries)} known failures, {missing} of them without a link")
-
-
-def _tell_github(data: Mapping[str, Any], places: Mapping[str, github.Places]) -> None:
-    """Annotate the run, and add to the step's summary."""
-    from qloracle_conformance.reports import github
-
-    for line in github.commands(data, places):
-        typer.echo(line)
-    problem = github.write_summary(data)
-    if problem:
-        typer.echo(f"qloracle: no step summary: {problem}", err=True)
-
-
-class Watcher:
-    """A progress bar for each implementation, and the first failure of each rule as it is found."""
-
-    def __init__(self) -> None:
-        name, count = TextColumn("{task.description}"), MofNCompleteColumn()
-        columns = name, BarColumn(), count, TimeElapsedColumn()
-        self._progress = Progress(*columns, console=errors, transient=True)
-        self._tasks: dict[str, Any] = {}
-        self._planned: dict[str, int] = {}
-        self._told: set[tuple[str, str, str]] = set()
-
-    def __enter__(self) -> Any:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, name: str, planned: int, run: Any) -> None:
-        """Take note of a check's result, or of the number of checks to come."""
-        if run is None:
-            self._plan(name, planned)
-            return
-        if run.rule not in ("P1", "P2", "P3", "P4"):  # they were not planned apart
-            self._progress.advance(self._tasks[name])
-        first = (name, run.rule, run.function) not in self._told
-        if run.status in BAD + BROKEN and first:
-            self._told.add((name, run.rule, run.function))
-            line = f"{run.status} {run.id}: {run.message}"
-            errors.print(line, style="red", markup=False, highlight=False, no_wrap=True,
-                         overflow="ellipsis")  # fmt: skip
-
-    def _plan(self, name: str, planned: int) -> None:
-        """With several processes each of them says what it has planned."""
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=0)
-        self._planned[name] = self._planned.get(name, 0) + planned
-        self._progress.update(self._tasks[name], total=self._planned[name])
-
-
 @app.command()
 def probe(
     impl: Annotated[str, typer.Argument(metavar="IMPL")],
@@ -249,30 +173,13 @@ def probe(
 
 
 @app.command()
-def explain(rule: Annotated[str, typer.Argument(metavar="RULE")]) -> None:
-    """Print a rule: what it demands, why, and by which checks it is tried."""
-    name = next((room for room in families.ROOMS if room.lower() == rule.lower()), rule)
-    if name not in families.ROOMS:
-        raise UsageError(f"no rule {rule!r}; there are {', '.join(families.ROOMS)}")
-    console.print(families.statement(name), markup=False, highlight=False, soft_wrap=True)
-    tried = [check for check in all_checks() if check.rule == name]
-    fields = [f for f in dialects.FIELDS if f.rule == name]
-    if tried:
-        console.print("\nTried by:", style="bold")
-    for check in tried:
-        tables = f"[{', '.join(check.tables)}]" if check.tables else ""
-        doc = (check.search or check.cases).__doc__ or ""
-        console.print(
-            f"  {name}/{check.function}{tables}/{check.layer}: {' '.join(doc.split())}",
-            markup=False, highlight=False,
-        )  # fmt: skip
-    if fields:
-        console.print("\nDialect fields:", style="bold")
-    for field in fields:
-        console.print(
-            f"  {field.name} ({field.kind}): {', '.join(field.values)}. {field.meaning}",
-            markup=False, highlight=False,
-        )  # fmt: skip
+def explain(
+    name: Annotated[str, typer.Argument(metavar="[RULE | LEVEL | FUNCTION]")] = "",
+) -> None:
+    """Print what a rule, a level or a function demands; without a name, list them all."""
+    from qloracle_conformance.commands.explain import explain
+
+    explain(name, console)
 
 
 @app.command()
@@ -300,12 +207,14 @@ def memory(
         float | None,
         typer.Option(help="GB of the card; none: the smallest common one that holds QLoRA."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for memory.png and timeline.png.")] = Path(),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Draw memory.png and timeline.png in this folder; none: no pictures."),
+    ] = None,
 ) -> None:
-    """Tell where the memory of a fine-tuning goes, and what paging does about a spike.
+    """Show where the memory of a fine-tuning goes, and what paging does about a spike.
 
     Prints the bytes by part, the papers' numbers beside ours, and a timeline.
-    Draws memory.png and timeline.png.
     """
     from qloracle_conformance.commands.memory import run
 

@@ -1,4 +1,4 @@
-"""The `memory` command: bytes by part, the papers' numbers, a timeline, and both as pictures."""
+"""The `memory` command: bytes by part, the papers' numbers, a timeline; pictures where asked."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PICTURES = ("memory.png", "timeline.png")
 WITHOUT_PICTURES = "No pictures: matplotlib is not installed; pip install 'qloracle[examples]'"
 
 
-def run(model: str, seq: int, capacity_gb: float | None, out: Path, console: Console) -> int:
-    """Print the tables, draw the pictures in a folder, and return 0.
+def run(model: str, seq: int, capacity_gb: float | None, out: Path | None, console: Console) -> int:
+    """Print the tables, draw the pictures in a folder if one is given, and return 0.
 
-    capacity_gb: None for the smallest common card that holds what QLoRA keeps all the time. Where
-    matplotlib is missing a line says so in place of the pictures.
+    capacity_gb: None for the smallest common card that holds what QLoRA always keeps in memory.
+    Where matplotlib is missing, a line says so in place of the pictures.
     """
     _check(model, seq, capacity_gb)
-    drawn = _make_folder(out)
+    drawn = out is not None and _make_folder(out)
     config = memory.MODELS[model]
     parts = {method: memory.memory_parts(config, method, tokens=seq) for method in memory.METHODS}
     card = _smallest_card(parts["qlora"].static) if capacity_gb is None else round(capacity_gb * GB)
@@ -42,13 +42,15 @@ def run(model: str, seq: int, capacity_gb: float | None, out: Path, console: Con
     _show(head, _parts_table(config, seq, parts), console)
     _show("Published numbers", _claims_table(), console)
     _show(f"QLoRA, products fused, {spike}", _timeline_table(plain, paged), console)
-    for line in (*_verdicts(plain, paged), _longest(config, card)):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    titles = f"{model}, {seq} tokens: bytes by part", f"{model}, QLoRA: {spike}"
-    if drawn:
+    lines = [*_verdicts(plain, paged), _longest(config, card)]
+    if out is not None and drawn:
+        titles = f"{model}, {seq} tokens: bytes by part", f"{model}, QLoRA: {spike}"
         _draw(titles, parts, plain, paged, card, out)
-    told = f"{out / PICTURES[0]}\n{out / PICTURES[1]}" if drawn else WITHOUT_PICTURES
-    console.print(told, markup=False, highlight=False, soft_wrap=True)
+        lines += [str(out / name) for name in PICTURES]
+    elif out is not None:
+        lines.append(WITHOUT_PICTURES)
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

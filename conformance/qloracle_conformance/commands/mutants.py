@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
 
-from qloracle_conformance.families import ROOMS
+from qloracle_conformance.families import RULES
 from qloracle_conformance.mutants import LAWFUL, MUTANTS, here
 from qloracle_conformance.mutants.matrix import Row, kind_of, load_from, problems, run_matrix
 from qloracle_conformance.reports import files
@@ -25,6 +26,7 @@ def run(from_file: Path | None, matrix: Path | None, console: Console, errors: C
     def show(row: Row) -> None:
         console.print(line(row), markup=False, highlight=False, soft_wrap=True)
 
+    start = time.perf_counter()
     console.print(header(), markup=False, highlight=False, style="bold", soft_wrap=True)
     rows = run_matrix(watch=show) if specs is None else run_matrix(specs, watch=show)
     console.print(kills(rows), markup=False, highlight=False, soft_wrap=True)
@@ -35,7 +37,8 @@ def run(from_file: Path | None, matrix: Path | None, console: Console, errors: C
     found = problems(rows, whole=specs is None)
     for problem in found:
         errors.print(problem, style="bold red", markup=False, highlight=False)
-    console.print(summary(rows), highlight=False, soft_wrap=True)
+    text = f"{summary(rows)}, in {time.perf_counter() - start:.0f} s"
+    console.print(text, highlight=False, soft_wrap=True)
     if matrix is not None:
         files.write(matrix, table(rows))
     return 1 if found else 0
@@ -44,13 +47,13 @@ def run(from_file: Path | None, matrix: Path | None, console: Console, errors: C
 def header() -> str:
     """The rules as columns, the largest error over its bound, and what the marks mean."""
     marks = "K killed by the rule that it names, x by another one, A accepted, ! a surprise"
-    return f"{'':2}{'':24} {' '.join(ROOMS)} {'err/bound':>10}  ({marks})"
+    return f"{'':2}{'':24} {' '.join(RULES)} {'err/bound':>10}  ({marks})"
 
 
 def line(row: Row) -> str:
     """A mutant as a row of the matrix: one mark a rule, then its story."""
     marks = {rule: "K" if rule == row.kills else "x" for rule in row.rules}
-    cells = " ".join(f"{marks.get(rule, '.'):{len(rule)}}" for rule in ROOMS)
+    cells = " ".join(f"{marks.get(rule, '.'):{len(rule)}}" for rule in RULES)
     use = f"{row.use:.3g}" if row.use else ""
     end = f"A[{row.adopts or 'as specified'}] " if row.lawful and row.as_expected else ""
     mark = " " if row.as_expected else "!"
@@ -84,5 +87,14 @@ def summary(rows: list[Row]) -> str:
     accepted = sum(row.as_expected for row in lawful)
     return (
         f"{killed} of {len(faulty)} faulty mutants killed by the rule that they name, "
-        f"{accepted} of {len(lawful)} lawful variants accepted"
+        f"{accepted} of {len(lawful)} lawful variants accepted{times(faulty)}"
     )
+
+
+def times(faulty: list[Row]) -> str:
+    """Seconds from the first call to the first failing check of the rule that a mutant names."""
+    found = sorted((row.first_kill, row.name) for row in faulty if row.first_kill >= 0)
+    if not found:
+        return ""
+    middle, (worst, slowest) = found[len(found) // 2][0], found[-1]
+    return f"; first kill after {middle:.2f} s (median), {worst:.2f} s (the worst, {slowest})"

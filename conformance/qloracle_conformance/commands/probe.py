@@ -9,7 +9,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from qloracle_conformance.calling.callers import ChildCaller
+from qloracle_conformance.calling import opening
 from qloracle_conformance.calling.loading import parse
 from qloracle_conformance.contract import dialects
 from qloracle_conformance.contract.errors import CannotRun, LoadError, UsageError
@@ -24,7 +24,7 @@ def show_dialect(impl: str, device: str, console: Console) -> int:
     """
     parse(impl)
     try:
-        caller = ChildCaller(impl, environment={"QLORACLE_DEVICE": device} if device else {})
+        caller = opening.open(impl, device)
     except CannotRun as error:
         console.print(f"NOT_RUN {impl}: {error}", markup=False, highlight=False, soft_wrap=True)
         return 3

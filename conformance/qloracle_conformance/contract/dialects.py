@@ -1,6 +1,6 @@
 """Dialect fields: the lawful ways in which implementations differ, each a closed list of values.
 
-A *format* field decides whether bytes can be exchanged.  One that differs from the specification
+A *format* field decides whether bytes can be exchanged.  A value other than the specification's
 must be declared; undeclared it fails, and judging goes on under what was found.  A *rounding*
 field is found by the probe, adopted and printed, as in ``PASS[full: reciprocal]``.
 
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from qloracle_conformance.contract.errors import UsageError
+from qloracle_conformance.contract.protocol import TABLE
 
 
 class Field(NamedTuple):
@@ -36,18 +37,13 @@ class Field(NamedTuple):
 QUANTIZERS = ("quantize_4bit", "quantize_blockwise")
 DECODERS = ("dequantize_4bit", "dequantize_blockwise")
 CODERS = (*QUANTIZERS, "quantize_absmax", "quantize_nested")
-LINEAR = ("matmul_4bit", "matmul_4bit_backward")
-PACKED = (*LINEAR, "qlora_forward", "qlora_backward")
-ADAPTERS = ("lora_forward", "lora_backward", "qlora_forward", "qlora_backward")
-OPTIMIZERS = ("adam_step", "adam_step_8bit")
+LINEAR = tuple(f.name for f in TABLE if f.family == "products")
+LORA = tuple(f.name for f in TABLE if f.family == "lora" and "x" in f.arrays)
+PACKED = (*LINEAR, *(f.name for f in TABLE if f.name in LORA and "packed" in f.arrays))
+OPTIMIZERS = tuple(f.name for f in TABLE if f.family == "adam")
 NORMALISATIONS = (
-    "divide",
-    "reciprocal",
-    "approx(rcp)",
-    "approx(div)",
-    "approx(div2.5)",
-    "approx(rcp2.5)",
-)
+    "divide", "reciprocal", "approx(rcp)", "approx(div)", "approx(div2.5)", "approx(rcp2.5)",
+)  # fmt: skip
 BANDS = {"approx(rcp)": 2, "approx(div)": 2, "approx(div2.5)": 3, "approx(rcp2.5)": 5}
 
 FIELDS = (
@@ -149,9 +145,9 @@ FIELDS = (
         "a float32 bias is added as it is, or rounded to the type of x first",
     ),
     Field(
-        "accumulate", "rounding", ("float32", "truncated"), (*PACKED, *ADAPTERS[:2]),
+        "accumulate", "rounding", ("float32", "truncated"), (*PACKED, *LORA[:2]),
         "S9/weights",
-        "sums in float32, each addition rounded to nearest, or cut off as tensor cores do",
+        "sums in float32, each addition rounded to nearest, or truncated, as tensor cores do",
     ),
     Field(
         "order", "rounding",
@@ -161,7 +157,7 @@ FIELDS = (
         "the order of summation; one that is declared has a tighter bound, and is not probed",
     ),
     Field(
-        "lora_rounding", "rounding", ("once", "hidden", "separate"), ADAPTERS,
+        "lora_rounding", "rounding", ("once", "hidden", "separate"), LORA,
         "S10/rounding",
         "what is rounded to a 16-bit type: the result alone, also the hidden h, or the result of "
         "every step",
@@ -207,73 +203,6 @@ OF_TABLE = {"fp4_ties": "fp4", "codebook": "nf4"}  # fields of one 4-bit type on
 BY_NAME = {field.name: field for field in FIELDS}
 
 Dialect = dict[str, str]
-
-
-class Preset(NamedTuple):
-    """A named declaration: a library's dialect, as it is known."""
-
-    name: str
-    meaning: str
-    declared: Mapping[str, Any]
-
-
-# bnb-default and torchao are checked on the libraries by tests.  The others cannot be: there is no
-# adapter for onnxruntime 1.32.0 and openvino 2026.4.1, whose quantizers were run by hand and passed
-# as declared; bnb-triton was read in the code that Triton 3.9.0 compiles from bitsandbytes 0.50.2's
-# kernels (division is `div.full`, and Python's floats round to the midpoints); bnb-cuda was read in
-# its sources.  What is not known is not here: how flush-to-zero shows in CUDA, what its 8-bit codes
-# of zeros are, and what Triton makes of 0 / 0.
-PRESETS = (
-    Preset("spec", "as specified: every field has its first value", {}),
-    Preset(
-        "bnb-default",
-        "bitsandbytes without CUDA: multiplies by 1 / absmax in full blocks, divides in short ones",
-        {
-            "normalisation": ["reciprocal", "divide"],
-            "quantize_4bit[fp4]": {"fp4_ties": "lower_signed"},
-        },
-    ),
-    Preset(
-        "bnb-cuda",
-        "bitsandbytes' CUDA kernels: approximate reciprocals, published decimals, zeros as code 0",
-        {
-            "normalisation": "approx(rcp)",
-            "quantize_4bit": {"zero_block": "first"},
-            "quantize_4bit[nf4]": {"thresholds": "literal"},
-            "quantize_4bit[fp4]": {"thresholds": "cuda"},
-        },
-    ),
-    Preset(
-        "bnb-triton",
-        "bitsandbytes' Triton kernels: approximate quotients; for FP4, published decimals",
-        {"normalisation": "approx(div)", "quantize_4bit[fp4]": {"thresholds": "cuda"}},
-    ),
-    Preset(
-        "onnxruntime",
-        "ONNX Runtime's MatMulBnb4: multiplies by 1 / absmax, published decimals",
-        {
-            "normalisation": "reciprocal",
-            "quantize_4bit[nf4]": {"thresholds": "literal"},
-            "quantize_4bit[fp4]": {"thresholds": "cuda"},
-        },
-    ),
-    Preset(
-        "openvino",
-        "OpenVINO's type nf4: low nibble first, published decimals; the caller scales",
-        {"nibble_order": "low_first", "quantize_4bit[nf4]": {"thresholds": "literal"}},
-    ),
-    Preset(
-        "torchao",
-        "torchao's NF4Tensor: four decimals, all in the type of x, scales in 256 equal steps",
-        {
-            "codebook": "four_decimals",
-            "nested_scale": "linear",
-            "thresholds": "nearest",
-            "input_type": "own",
-            "decode": "output_type",
-        },
-    ),
-)
 
 
 def fields_of(function: str, quant_type: str = "") -> list[Field]:
@@ -341,19 +270,6 @@ def _spread(part: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from zip(("normalisation_full", "normalisation_partial"), pair, strict=True)
         else:
             yield name, value
-
-
-def preset(name: str) -> dict[str, Any]:
-    """Return a named dialect; UsageError, with the meaning of each, if there is none of that name.
-
-    >>> preset("openvino")["nibble_order"]
-    'low_first'
-    """
-    found = {preset.name: preset for preset in PRESETS}
-    if name not in found:
-        known = "; ".join(f"{preset.name} ({preset.meaning})" for preset in PRESETS)
-        raise UsageError(f"no dialect preset {name!r}; there are {known}")
-    return dict(found[name].declared)
 
 
 def label(dialect: Dialect, function: str, quant_type: str = "") -> str:

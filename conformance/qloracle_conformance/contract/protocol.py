@@ -1,14 +1,14 @@
 """The protocol as one table: which functions exist, what they take, what they return.
 
-An implementation offers any subset of these names.  The table is read by everything else: the
-child process knows from it which arguments are positional, `explain` and the reports know the
-level, and `due_results` states the shape and the type of every result.
+An implementation offers any subset of these names.  Everything else reads this table: the child
+process learns from it which arguments are positional and what a result looks like, the reports and
+`explain` learn the level, the kit the family in whose folder the function's rules stand.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,22 +24,45 @@ FLOAT_TYPES: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
 
+Arrays = Mapping[str, np.ndarray]
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ResultForm:
+    """The type and shape that one result must have."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}{list(self.shape)}"
+
+
+Forms = Callable[[tuple[str, ...], Arrays, Options], tuple[ResultForm, ...]]
+
 
 @dataclass(frozen=True)
 class Function:
-    """One row of the protocol: positional arrays, keyword options with their defaults, results.
+    """One row of the protocol: positional arrays, results and their forms, options with defaults.
 
-    An `optional` function is another road to its level: nobody is told that it is missing.  What is
-    `lasting` can be read again later (rule P3).
+    `family` names the folder of its rules.  An `optional` function is another way to reach its
+    level: it is never reported as missing.  A result that is an opaque state is made readable by
+    the implementation's `decoder`.  A `tool` returns no array: a program runs on it, and the
+    results are what was read on the way.
     """
 
     level: str
+    family: str
     name: str
     arrays: tuple[str, ...]
     results: tuple[str, ...]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    forms: Forms
+    options: Options = field(default_factory=dict)
     optional: bool = False
-    lasting: bool = True
+    decoder: str = ""
+    tool: bool = False
 
     @property
     def signature(self) -> str:
@@ -47,83 +70,10 @@ class Function:
         options = [k if v is ... else f"{k}={v!r}" for k, v in self.options.items()]
         return f"{self.name}({', '.join([*self.arrays, '*', *options])})"
 
-
-BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-GROUP_SIZES = (64, 63, 65, 255, 257, 100)  # of scales: no library groups by an odd number
-
-FOUR_BIT = {"blocksize": 64, "quant_type": "nf4"}
-
-TABLE = (
-    Function("L0", "quantize_4bit", ("x",), ("packed", "absmax"), FOUR_BIT),
-    Function(
-        "L0", "dequantize_4bit", ("packed", "absmax"), ("values",),
-        {"shape": ..., **FOUR_BIT, "dtype": "float32"},
-    ),
-    Function(
-        "L0", "quantize_blockwise", ("x", "codebook"), ("codes", "absmax"), {"blocksize": 256},
-    ),
-    Function(
-        "L0", "dequantize_blockwise", ("codes", "absmax", "codebook"), ("values",),
-        {"shape": ..., "blocksize": 256, "dtype": "float32"},
-    ),
-    Function(
-        "L1", "quantize_absmax", ("absmax",), ("codes", "nested_absmax", "offset"),
-        {"codebook": None, "blocksize": 256},
-    ),
-    Function(
-        "L1", "dequantize_absmax", ("codes", "nested_absmax", "offset"), ("absmax",),
-        {"codebook": None, "blocksize": 256},
-    ),
-    Function(  # its state is opaque: `dequantize_nested(state, dtype)` makes the values of it
-        "L1", "quantize_nested", ("x",), ("values",), {**FOUR_BIT, "dtype": "float32"},
-        optional=True,
-    ),
-    Function(
-        "L2", "matmul_4bit", ("x", "packed", "absmax"), ("y",),
-        {"shape": ..., **FOUR_BIT, "bias": None},
-    ),
-    Function(
-        "L2", "matmul_4bit_backward", ("dy", "packed", "absmax"), ("dx",),
-        {"shape": ..., **FOUR_BIT},
-    ),
-    Function(
-        "L3", "lora_forward", ("x", "w", "a", "b"), ("y",),
-        {"scaling": ..., "dropout_mask": None},
-    ),
-    Function(
-        "L3", "lora_backward", ("dy", "x", "w", "a", "b"), ("dx", "da", "db"),
-        {"scaling": ..., "dropout_mask": None},
-    ),
-    Function(
-        "L3", "qlora_forward", ("x", "packed", "absmax", "a", "b"), ("y",),
-        {"shape": ..., "scaling": ..., **FOUR_BIT, "dropout_mask": None},
-    ),
-    Function(
-        "L3", "qlora_backward", ("dy", "x", "packed", "absmax", "a", "b"), ("dx", "da", "db"),
-        {"shape": ..., "scaling": ..., **FOUR_BIT, "dropout_mask": None},
-    ),
-    Function(
-        "L4", "adam_step", ("param", "grad", "m", "v"), ("param", "m", "v"),
-        {"step": ..., "lr": ..., "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0,
-         "decoupled_weight_decay": True},
-    ),
-    Function(
-        "L4", "adam_step_8bit", ("param", "grad", "m_codes", "m_absmax", "v_codes", "v_absmax"),
-        ("param", "m_codes", "m_absmax", "v_codes", "v_absmax"),
-        {"step": ..., "lr": ..., "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0,
-         "blocksize": 256, "m_codebook": None, "v_codebook": None},
-    ),
-    Function(  # a tool: its results are what `programs` says of a program that runs on it
-        "L5", "make_pager", (), ("read", "log", "words", "plain"),
-        {"capacity_bytes": None, "page_bytes": None}, lasting=False,
-    ),
-)  # fmt: skip
-
-SAVING = ("save_paged", "load_paged")  # of L5; where one is missing, the kit saves by the host
-
-FUNCTIONS = {function.name: function for function in TABLE}
-
-JUDGED_LEVELS = LEVELS  # those whose rules this version of the kit can judge: all
+    @property
+    def lasting(self) -> bool:
+        """Whether its results can be read again later (rule P3): a tool's arrays change."""
+        return not self.tool
 
 
 def element_count(shape: tuple[int, ...]) -> int:
@@ -144,68 +94,163 @@ def block_count(n: int, blocksize: int) -> int:
     return -(-n // blocksize)
 
 
-@dataclass(frozen=True)
-class Due:
-    """The form that one result must have."""
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.dtype}{list(self.shape)}"
+# ---- the forms of results: type and shape, from the arrays and options of a call -----------------
 
 
-def due_results(
-    name: str, arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]
-) -> tuple[Due, ...]:
+def form(name: str, dtype: DTypeLike, shape: tuple[int, ...]) -> ResultForm:
+    """Make a ResultForm, accepting the protocol's type names."""
+    known = FLOAT_TYPES.get(dtype) if isinstance(dtype, str) else None
+    return ResultForm(name, known or np.dtype(dtype), shape)
+
+
+def alike(results: tuple[str, ...], arrays: Arrays, _: Options) -> tuple[ResultForm, ...]:
+    """Each result is like the array of its name, and a gradient dz like z."""
+    like = [arrays[name if name in arrays else name.removeprefix("d")] for name in results]
+    return tuple(ResultForm(n, a.dtype, a.shape) for n, a in zip(results, like, strict=True))
+
+
+def _coded(results: tuple[str, ...], arrays: Arrays, options: Options) -> tuple[ResultForm, ...]:
+    """Codes, two of them in a byte where they are packed, and an absmax a block."""
+    codes, absmax = results
+    n = arrays["x"].size
+    bytes_ = (n + 1) // 2 if codes == "packed" else n
+    blocks = block_count(n, options["blocksize"])
+    return form(codes, np.uint8, (bytes_,)), form(absmax, np.float32, (blocks,))
+
+
+def _decoded(results: tuple[str, ...], arrays: Arrays, options: Options) -> tuple[ResultForm, ...]:
+    """The type and shape that were asked for, or the shape of x."""
+    shape = options["shape"] if "shape" in options else arrays["x"].shape
+    return (form(results[0], options["dtype"], tuple(shape)),)
+
+
+def _coded_scales(
+    results: tuple[str, ...], arrays: Arrays, options: Options
+) -> tuple[ResultForm, ...]:
+    codes, nested, offset = results
+    n = arrays["absmax"].size
+    return (
+        form(codes, np.uint8, (n,)),
+        form(nested, np.float32, (block_count(n, options["blocksize"]),)),
+        form(offset, np.float32, ()),
+    )
+
+
+def _decoded_scales(results: tuple[str, ...], arrays: Arrays, _: Options) -> tuple[ResultForm, ...]:
+    return (form(results[0], np.float32, arrays["codes"].shape),)
+
+
+def _applied(results: tuple[str, ...], arrays: Arrays, options: Options) -> tuple[ResultForm, ...]:
+    """y has x's type and leading axes, and as many columns as W has rows."""
+    out, _ = arrays["w"].shape if "w" in arrays else options["shape"]
+    x = arrays["x"]
+    return (ResultForm(results[0], x.dtype, (*x.shape[:-1], out)),)
+
+
+def _gradients(
+    results: tuple[str, ...], arrays: Arrays, options: Options
+) -> tuple[ResultForm, ...]:
+    """dx has dy's type and leading axes; gradients of adapters are like the adapters."""
+    _, into = arrays["w"].shape if "w" in arrays else options["shape"]
+    dy = arrays["dy"]
+    dx = ResultForm(results[0], dy.dtype, (*dy.shape[:-1], into))
+    return (dx, *alike(results[1:], arrays, options))
+
+
+def _read(*_: Any) -> tuple[ResultForm, ...]:
+    """A tool returns no array."""
+    return ()
+
+
+BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+GROUP_SIZES = (64, 63, 65, 255, 257, 100)  # of scales: no library groups by an odd number
+
+FOUR_BIT = {"blocksize": 64, "quant_type": "nf4"}
+
+TABLE = (
+    Function(
+        "L0", "codes", "quantize_4bit", ("x",), ("packed", "absmax"), _coded, FOUR_BIT,
+    ),
+    Function(
+        "L0", "codes", "dequantize_4bit", ("packed", "absmax"), ("values",), _decoded,
+        {"shape": ..., **FOUR_BIT, "dtype": "float32"},
+    ),
+    Function(
+        "L0", "codes", "quantize_blockwise", ("x", "codebook"), ("codes", "absmax"), _coded,
+        {"blocksize": 256},
+    ),
+    Function(
+        "L0", "codes", "dequantize_blockwise", ("codes", "absmax", "codebook"), ("values",),
+        _decoded, {"shape": ..., "blocksize": 256, "dtype": "float32"},
+    ),
+    Function(
+        "L1", "nested", "quantize_absmax", ("absmax",), ("codes", "nested_absmax", "offset"),
+        _coded_scales, {"codebook": None, "blocksize": 256},
+    ),
+    Function(
+        "L1", "nested", "dequantize_absmax", ("codes", "nested_absmax", "offset"), ("absmax",),
+        _decoded_scales, {"codebook": None, "blocksize": 256},
+    ),
+    Function(
+        "L1", "nested", "quantize_nested", ("x",), ("values",), _decoded,
+        {**FOUR_BIT, "dtype": "float32"}, optional=True, decoder="dequantize_nested",
+    ),
+    Function(
+        "L2", "products", "matmul_4bit", ("x", "packed", "absmax"), ("y",), _applied,
+        {"shape": ..., **FOUR_BIT, "bias": None},
+    ),
+    Function(
+        "L2", "products", "matmul_4bit_backward", ("dy", "packed", "absmax"), ("dx",), _gradients,
+        {"shape": ..., **FOUR_BIT},
+    ),
+    Function(
+        "L3", "lora", "lora_forward", ("x", "w", "a", "b"), ("y",), _applied,
+        {"scaling": ..., "dropout_mask": None},
+    ),
+    Function(
+        "L3", "lora", "lora_backward", ("dy", "x", "w", "a", "b"), ("dx", "da", "db"), _gradients,
+        {"scaling": ..., "dropout_mask": None},
+    ),
+    Function(
+        "L3", "lora", "qlora_forward", ("x", "packed", "absmax", "a", "b"), ("y",), _applied,
+        {"shape": ..., "scaling": ..., **FOUR_BIT, "dropout_mask": None},
+    ),
+    Function(
+        "L3", "lora", "qlora_backward", ("dy", "x", "packed", "absmax", "a", "b"),
+        ("dx", "da", "db"), _gradients,
+        {"shape": ..., "scaling": ..., **FOUR_BIT, "dropout_mask": None},
+    ),
+    Function(
+        "L4", "adam", "adam_step", ("param", "grad", "m", "v"), ("param", "m", "v"), alike,
+        {"step": ..., "lr": ..., "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0,
+         "decoupled_weight_decay": True},
+    ),
+    Function(
+        "L4", "adam", "adam_step_8bit",
+        ("param", "grad", "m_codes", "m_absmax", "v_codes", "v_absmax"),
+        ("param", "m_codes", "m_absmax", "v_codes", "v_absmax"), alike,
+        {"step": ..., "lr": ..., "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0,
+         "blocksize": 256, "m_codebook": None, "v_codebook": None},
+    ),
+    Function(
+        "L5", "paging", "make_pager", (), ("read", "log", "words", "plain"), _read,
+        {"capacity_bytes": None, "page_bytes": None}, tool=True,
+    ),
+)  # fmt: skip
+
+SAVING = ("save_paged", "load_paged")  # of L5; where one is missing, the kit saves by the host
+
+FUNCTIONS = {function.name: function for function in TABLE}
+
+JUDGED_LEVELS = LEVELS  # those whose rules this version of the kit can judge: all
+
+
+def result_forms(name: str, arrays: Arrays, options: Options) -> tuple[ResultForm, ...]:
     """State type and shape of every result of a call (flat layout, as the protocol fixes it).
 
     >>> x = np.zeros((3, 5), np.float32)
-    >>> [str(due) for due in due_results("quantize_4bit", {"x": x}, {"blocksize": 64})]
+    >>> [str(form) for form in result_forms("quantize_4bit", {"x": x}, {"blocksize": 64})]
     ['packed uint8[8]', 'absmax float32[1]']
     """
-    blocksize = options.get("blocksize", FUNCTIONS[name].options.get("blocksize"))
-    if name in ("dequantize_4bit", "dequantize_blockwise"):
-        return (due("values", options.get("dtype", "float32"), tuple(options["shape"])),)
-    if name == "dequantize_absmax":
-        return (due("absmax", np.float32, arrays["codes"].shape),)
-    if name == "quantize_absmax":
-        n = arrays["absmax"].size
-        groups = block_count(n, blocksize)
-        return (
-            due("codes", np.uint8, (n,)),
-            due("nested_absmax", np.float32, (groups,)),
-            due("offset", np.float32, ()),
-        )
-    if name == "quantize_nested":
-        return (due("values", options.get("dtype", "float32"), arrays["x"].shape),)
-    if name.startswith("adam_step"):
-        return tuple(Due(f, arrays[f].dtype, arrays[f].shape) for f in FUNCTIONS[name].results)
-    if "matmul" in name or "lora" in name:
-        return _due_products(name, arrays, options)
-    n = arrays["x"].size
-    absmax = due("absmax", np.float32, (block_count(n, blocksize),))
-    if name == "quantize_4bit":
-        return (due("packed", np.uint8, ((n + 1) // 2,)), absmax)
-    return (due("codes", np.uint8, (n,)), absmax)
-
-
-def _due_products(
-    name: str, arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]
-) -> tuple[Due, ...]:
-    """y has x's type and leading axes, dx those of dy; da and db are like a and b."""
-    out, into = arrays["w"].shape if "w" in arrays else options["shape"]
-    if not name.endswith("backward"):
-        x = arrays["x"]
-        return (Due("y", x.dtype, (*x.shape[:-1], out)),)
-    dy = arrays["dy"]
-    dx = Due("dx", dy.dtype, (*dy.shape[:-1], into))
-    adapter = [side for side in "ab" if side in arrays]
-    return (dx, *(Due(f"d{side}", arrays[side].dtype, arrays[side].shape) for side in adapter))
-
-
-def due(name: str, dtype: DTypeLike, shape: tuple[int, ...]) -> Due:
-    """Make a Due, accepting the protocol's type names."""
-    known = FLOAT_TYPES.get(dtype) if isinstance(dtype, str) else None
-    return Due(name, known or np.dtype(dtype), shape)
+    function = FUNCTIONS[name]
+    return function.forms(function.results, arrays, {**function.options, **options})

@@ -46,7 +46,7 @@ class Scope:
         if taken is None:
             return case
         options = {k: v for k, v in case.options.items() if k in taken or k in ("shape", "program")}
-        return replace(case, options=options)
+        return case if len(options) == len(case.options) else replace(case, options=options)
 
     def choose(self, function: str, key: str, wishes: tuple[Any, ...]) -> Any:
         """Pick the first wish that the limits allow (else the first allowed value)."""
@@ -108,9 +108,9 @@ def check_limits(limits: Any) -> None:
 
 
 def _limits_of(limits: Mapping[str, Any], function: str) -> dict[str, Any]:
-    """A function's own limits and those of all, which are not meant for a pager: it has bytes."""
-    common = {k: v for k, v in limits.items() if k not in FUNCTIONS and function != "make_pager"}
-    merged = common | dict(limits.get(function, {}))
+    """A function's own limits and those of all functions, which are about arrays: no tool's."""
+    own, common = limits.get(function, {}), {} if FUNCTIONS[function].tool else limits
+    merged = {**{k: v for k, v in common.items() if k not in FUNCTIONS}, **own}
     return {k: v if k in NUMBERS or isinstance(v, list | tuple) else [v] for k, v in merged.items()}
 
 
@@ -126,7 +126,7 @@ def _shape(case: Case) -> tuple[int, ...]:
 
 def _outside(case: Case, key: str, allowed: Any) -> str:
     """Compare one limit with a case."""
-    if case.function == "make_pager":
+    if FUNCTIONS[case.function].tool:  # of what a program on it reads and writes, the types
         types = {array.dtype.name for array in case.arrays.values()}
         return ", ".join(sorted(types - set(allowed))) if key == "dtype" else ""
     first = next(iter(case.arrays.values()))
@@ -138,22 +138,16 @@ def _outside(case: Case, key: str, allowed: Any) -> str:
             return "" if value is None or value in allowed else f"{key} {value}"
         case "dtype":
             value = case.options.get("dtype", first.dtype.name)
-            return (
-                ""
-                if value in allowed or (first.dtype == np.uint8 and "dtype" not in case.options)
-                else str(value)
-            )
+            coded = first.dtype == np.uint8 and "dtype" not in case.options
+            return "" if value in allowed or coded else str(value)
         case "multiple":
             return "" if element_count(shape) % allowed == 0 else f"n {element_count(shape)}"
         case "row_multiple":
             row = shape[-1] if shape else 1
             return "" if row % allowed == 0 else f"rows of {row}"
         case "ndim":
-            return (
-                ""
-                if len(shape) in allowed or not case.function.endswith(("bit", "wise"))
-                else f"{len(shape)} dimensions"
-            )
+            meant = case.function.endswith(("bit", "wise"))
+            return f"{len(shape)} dimensions" if meant and len(shape) not in allowed else ""
         case "max_elements":
             return "" if element_count(shape) <= allowed else f"n {element_count(shape)}"
         case "codebook":

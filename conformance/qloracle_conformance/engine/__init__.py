@@ -11,7 +11,10 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from qloracle_conformance.calling.callers import Caller
 from qloracle_conformance.contract.cases import Answer, Case
@@ -21,17 +24,20 @@ from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.contract.scope import Scope, check_limits
 from qloracle_conformance.engine import ledger as ledgers
 from qloracle_conformance.engine import probe, reduce
+from qloracle_conformance.engine.ahead import Ahead
 from qloracle_conformance.engine.examining import Examination
 from qloracle_conformance.engine.ledger import Ledger
 from qloracle_conformance.engine.runs import CheckRun, Failure
-from qloracle_conformance.families import all_checks
+from qloracle_conformance.families import MEMBERS, all_checks
 from qloracle_conformance.judging.checks import Check, Plan
 from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
 from qloracle_conformance.judging.views import View
 
+NO_LEVELS = np.zeros(0, np.float32)  # of a view of which nothing but the name is asked
 TROUBLES = 2  # crashes or time-outs of one function after which it is left alone
-MAIN_TABLES = ("nf4", "signed", "")
-EXAMPLES = {"smoke": 60, "standard": 1000, "exhaustive": 10_000}  # that Hypothesis draws a check
+# Examples that Hypothesis draws a check.  In smoke there are none: no fault is known that only a
+# drawn case has found, neither among the mutants nor among the kernels that were judged.
+EXAMPLES = {"standard": 1000, "exhaustive": 10_000}
 
 
 class Engine:
@@ -39,8 +45,8 @@ class Engine:
 
     `second` is another oracle that offers the protocol, for judging the reference itself;
     `searching` and `reducing` switch off what a run over many mutants does not need; `functions`
-    are those whose checks are run (all that are offered are probed).  UsageError
-    if the implementation declares limits or a dialect that mean nothing.
+    are those whose checks are run, and `only` says which checks.  What these do not need is not
+    probed.  UsageError if the implementation declares limits or a dialect that mean nothing.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class Engine:
         self._ledgers: dict[str, Ledger] = {}
         self._only, self._searching, self._reducing = only, searching, reducing
         self._small: dict[str, list[Case]] = {}
+        self._expected: dict[int, Case] = {}  # by the identity of a case: the call that was sent
         self._function_of: dict[int, str] = {}
 
     # ---- calls ---------------------------------------------------------------------------------
@@ -76,15 +83,29 @@ class Engine:
         ledger = self._ledgers.setdefault(case.function, Ledger())
         if ledger.troubles >= TROUBLES:
             return Answer(ledger.last_trouble[0], message=f"after: {ledger.last_trouble[1]}")
-        answer = self._bare_call(case)
-        ledger.enter(self.scope.accepted(case), answer, self._view_of(case))
+        accepted = self._expected.pop(id(case), None) or self.scope.accepted(case)
+        answer = self._bare_call(accepted)
+        ledger.enter(accepted, answer, self._view_of(case))
         return answer
 
-    def _bare_call(self, case: Case) -> Answer:
+    def _bare_call(self, accepted: Case) -> Answer:
         """Call without an entry in the ledger; a second reading still counts."""
-        answer = self.caller.call(self.scope.accepted(case))
-        self._function_of[answer.call] = case.function
+        answer = self.caller.call(accepted)
+        self._function_of[answer.call] = accepted.function
         return answer
+
+    def _expect(self, case: Case) -> None:
+        """Let a case be called before its turn, if it will be called."""
+        ledger = self._ledgers.get(case.function)
+        if self.scope.outside(case) or (ledger is not None and ledger.troubles >= TROUBLES):
+            return
+        self._expected[id(case)] = self.scope.accepted(case)
+        self.caller.expect(self._expected[id(case)])
+
+    def _forget(self, case: Case) -> None:
+        accepted = self._expected.pop(id(case), None)
+        if accepted is not None:
+            self.caller.forget(accepted)
 
     def _view_of(self, case: Case) -> View | None:
         fitting = [view for view in self.views if view.function == case.function]
@@ -95,8 +116,17 @@ class Engine:
 
     def probe(self) -> list[View]:
         """Find the dialect; the views are what everything else is judged under."""
-        self.views = probe.views(self.call, self.caller.offers, self.scope, self.declared)
+        wanted = [name for name in MEMBERS if self._wants(name)]
+        self.views = probe.views(self.call, self.caller.offers, self.scope, self.declared, wanted)
         return self.views
+
+    def _wants(self, function: str) -> bool:
+        """Whether any check of a function is asked for."""
+        if function not in self.functions:
+            return False
+        views = [View(function, table, {}, NO_LEVELS) for table in MEMBERS[function].tables]
+        checks = (c.id(view) for c in all_checks() for view in views if self.fits(c, view))
+        return any(map(self._only, (*checks, *(f"{rule}/{function}" for rule in ledgers.RULES))))
 
     def planned(self) -> list[tuple[Check, View]]:
         """Every check on every table that it applies to and that was asked for."""
@@ -115,39 +145,51 @@ class Engine:
             return False
         if check.profiles and self.profile not in check.profiles:
             return False
-        if check.search is not None:  # in the smoke profile only the main tables are searched
-            return self._searching and (view.table in MAIN_TABLES or self.profile != "smoke")
+        if check.search is not None:
+            return self._searching and self.profile in EXAMPLES
         return not check.form or check.form in self.caller.forms.get(check.function, ())
 
     def run(self) -> Iterator[CheckRun]:
         """Yield the result of each check as it ends; the P rules come last, from the ledgers."""
-        yield from (self.run_check(check, view) for check, view in self.planned())
+        planned = self.planned()
+        sources = [partial(self._cases, check, view) for check, view in planned]
+        ahead = Ahead(sources, self._expect, self._forget)
+        for number, (check, view) in enumerate(planned):
+            yield self.run_check(check, view, ahead.of(number))
         yield from (run for run in self.ledger_runs(self.functions) if self._only(run.id))
 
-    def run_check(self, check: Check, view: View) -> CheckRun:
-        """Run one check to its end."""
+    def _cases(self, check: Check, view: View) -> Iterator[Case]:
+        """The directed cases of a check."""
+        if view.unsupported:
+            return
+        for case in check.cases(self.plan(check, view)):
+            yield replace(case, form=check.form)
+
+    def run_check(self, check: Check, view: View, cases: Iterator[Case] | None = None) -> CheckRun:
+        """Run one check to its end; its own directed cases by default."""
         start = time.perf_counter()
         run = CheckRun(check.id(view), check.rule, check.function, view.table)
+        if cases is None:
+            own = Ahead([partial(self._cases, check, view)], self._expect, self._forget)
+            cases = own.of(0)
         try:
-            self._examine(check, view, run)
+            self._examine(check, view, run, cases)
         except LoadError as error:
             run.status, run.message = "CRASH", str(error)
         run.seconds = time.perf_counter() - start
         return run
 
-    def _examine(self, check: Check, view: View, run: CheckRun) -> None:
+    def _examine(self, check: Check, view: View, run: CheckRun, cases: Iterator[Case]) -> None:
         if view.unsupported:
             run.status, run.message, run.unsupported = "UNSUPPORTED", view.unsupported, 1
             return
         examination = Examination(check, view, run, self)
-        plan = self.plan(check, view)
         if check.search is not None:
-            self._search(check, plan, examination)
-        else:
-            for case in check.cases(plan):
-                examination.take(replace(case, form=check.form))
-                if examination.enough:
-                    break
+            self._search(check, self.plan(check, view), examination)
+        for case in cases:
+            examination.take(case)
+            if examination.enough:
+                break
         examination.conclude()
 
     def plan(self, check: Check, view: View) -> Plan:
@@ -174,7 +216,8 @@ class Engine:
         again, late = self.caller.settle()
         for calls, kind in ((again, "again"), (late, "late")):
             for call in calls:
-                getattr(self._ledgers[self._function_of[call]], kind).append(call)
+                if call in self._function_of:  # else it was made early, and dropped
+                    getattr(self._ledgers[self._function_of[call]], kind).append(call)
         for name, ledger in used.items():
             if "P3" in ledgers.rules_of(name):
                 yield ledgers.lasting(name, ledger)
@@ -196,7 +239,7 @@ class Engine:
         def fails(candidate: Case) -> int | None:
             if self.scope.outside(candidate):
                 return None
-            answer = self._bare_call(candidate)
+            answer = self._bare_call(self.scope.accepted(candidate))
             outcome = judge(candidate, answer.values) if answer.status == "OK" else Outcome(0)
             if outcome.first is None:
                 return None

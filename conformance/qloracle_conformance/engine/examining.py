@@ -15,12 +15,12 @@ from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.contract.scope import Scope
 from qloracle_conformance.engine.maps import ErrorMap, error_map
 from qloracle_conformance.engine.runs import CheckRun, Failure
+from qloracle_conformance.families import MEMBERS
 from qloracle_conformance.judging.checks import Check
 from qloracle_conformance.judging.compare import Mismatch, Outcome, Values, exact
 from qloracle_conformance.judging.views import Finding, View
 
 FAILING_CASES = 6  # after so many failing cases a check has said enough
-PRODUCTS = ("S9", "S10")  # rules whose fields belong to one of their layers
 FAKES = ("zeros", "constant", "shuffled")
 
 
@@ -207,15 +207,5 @@ class Examination:
 
 def finding_for(check: Check, view: View) -> Finding | None:
     """The finding that fails this very check: the layer that owns the field."""
-    return next((finding for finding in view.findings if _owned(check, finding)), None)
-
-
-def _owned(check: Check, finding: Finding) -> bool:
-    if check.rule == "S8":  # nested scales keep all their fields in one room, but for the tables
-        return BY_NAME[finding.field].rule != "S1"
-    owner = BY_NAME[finding.field].layer
-    if check.rule in PRODUCTS:  # a product shows its nibbles, its blocks and its weights at once
-        return check.layer == ("rounding" if finding.field.startswith("lora") else "weights")
-    if check.rule == "S11b":  # the 8-bit Adam shares fields with S11
-        owner = owner.replace("S11/moments", "S11b/states").replace("S11/", "S11b/")
-    return owner in (check.rule, f"{check.rule}/{check.layer}") and check.layer != "spare"
+    owns = MEMBERS[check.function].owns
+    return next((f for f in view.findings if owns(check, BY_NAME[f.field])), None)

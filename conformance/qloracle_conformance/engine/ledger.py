@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qloracle_conformance.contract import programs
-from qloracle_conformance.contract.cases import Answer, Case, digest
+from qloracle_conformance.contract.cases import Answer, Bits, Case, bits
 from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine.runs import CheckRun, Failure
-from qloracle_conformance.families.calls.p1_form import wrong_form
+from qloracle_conformance.families import MEMBERS, wrong_form
 from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
 from qloracle_conformance.judging.views import View
 
@@ -99,8 +99,8 @@ def _form(ledger: Ledger, run: CheckRun, reduced: Reduce) -> None:
         return Outcome(1, int(wrong is not None), wrong)
 
     failure = reduced(case, values, mismatch, judge)
-    told = failure.mismatch
-    text = f"{told.result} is {told.got}, due {told.expected}"
+    first = failure.mismatch
+    text = f"{first.result} is {first.got}, expected {first.expected}"
     run.fail(text, failure, ledger.wrong_forms)
 
 
@@ -131,9 +131,9 @@ def _repeat(ledger: Ledger, run: CheckRun, call: Callable[[Case], Answer], seed:
         run.status = "PASS"
 
 
-def _bits(case: Case, answer: Answer) -> str:
-    """What must come again: all results, but of a pager only what was read, not how it moved."""
-    return digest(answer.values[:1]) if case.function == "make_pager" else answer.digest
+def _bits(case: Case, answer: Answer) -> Bits:
+    """The results that an equal call must give again."""
+    return bits(answer.values[: MEMBERS[case.function].repeats])
 
 
 def _numbers(case: Case) -> int:

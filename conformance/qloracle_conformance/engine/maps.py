@@ -19,7 +19,7 @@ from qloracle_conformance.judging.expected import Blocks
 from qloracle_conformance.judging.views import View
 
 ROWS, CELLS = 64, 64  # of a map: more blocks are cut off, wider blocks are binned
-FLIPS = 24  # pairs of codes that are told
+FLIPS = 24  # pairs of codes that are listed
 BY_ELEMENT = ("code", "codes", "values")  # results with a place in a block; others have plain rows
 
 
@@ -28,7 +28,7 @@ class ErrorMap:
     """The wrong elements of one result of a call.
 
     `rows` is a text for each block from block `first` on: "x" for a cell that holds a wrong
-    element, "." for one that holds none; a cell is `lanes` elements.  `flips` are (due, got,
+    element, "." for one that holds none; a cell is `lanes` elements.  `flips` are (expected, got,
     count), the most frequent first.
     """
 
@@ -67,8 +67,8 @@ def _rows(blocks: Blocks, at: NDArray[np.intp], first: int, lanes: int) -> list[
 
 
 def _flips(wrong: Wrong, view: View) -> list[tuple[int, int, int]]:
-    if wrong.due is None or wrong.got is None:
+    if wrong.expected is None or wrong.got is None:
         return []
-    due = view.coder.codes_of(wrong.due)
-    counts = Counter(zip(due.tolist(), wrong.got.astype(int).tolist(), strict=True))
-    return [(due, got, count) for (due, got), count in counts.most_common(FLIPS)]
+    expected_codes = view.coder.codes_of(wrong.expected)
+    counts = Counter(zip(expected_codes.tolist(), wrong.got.astype(int).tolist(), strict=True))
+    return [(right, got, count) for (right, got), count in counts.most_common(FLIPS)]

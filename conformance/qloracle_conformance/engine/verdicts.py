@@ -37,32 +37,55 @@ FLOORS = {
 
 @dataclass
 class Judgement:
-    """All that is known of one implementation after its run."""
+    """All that is known of one implementation after its run.
+
+    `away`: this machine cannot run it, so that it is not counted beside others.  `partial`: Ctrl-C
+    came before the end; `stopped`: it was left at its first failure, as asked for.
+    """
 
     name: str
     status: str = "OK"
     message: str = ""
+    away: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)
     declared: Mapping[str, Any] = field(default_factory=dict)
     device: str = ""  # on which its arrays lay; '' for NumPy's
     offers: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)  # from which it was loaded
     scopes: Mapping[str, str] = field(default_factory=dict)
     views: list[View] = field(default_factory=list)
     checks: list[CheckRun] = field(default_factory=list)
     partial: bool = False
+    stopped: bool = False
     profile: str = ""  # '' for a run that was narrowed: it has no floor
     seconds: float = 0.0
     import_seconds: float = 0.0
     compile_seconds: float = 0.0
 
+    @property
+    def whole(self) -> bool:
+        """True if everything that was asked for was run."""
+        return not (self.partial or self.stopped)
+
+    @property
+    def failed(self) -> bool:
+        """True if a check failed, or it could not be judged for a reason of its own."""
+        wrong = any(check.status in BAD + BROKEN for check in self.checks)
+        return wrong or self.status in BAD + BROKEN
+
 
 def nothing_compared(judgement: Judgement) -> bool:
     """No element was compared, or a function that is offered was not compared at all."""
-    if not any(check.comparisons for check in judgement.checks if check.rule[0] == "S"):
+    if not any_compared(judgement):
         return True
     rows = [row for row in function_rows(judgement) if row["level"] in JUDGED_LEVELS]
-    whole = bool(judgement.profile) and not judgement.partial
+    whole = bool(judgement.profile) and judgement.whole
     return whole and any(row["status"] == "NOT_RUN" for row in rows)
+
+
+def any_compared(judgement: Judgement) -> bool:
+    """Whether a value was compared: P1 to P4 look at calls that were made for other checks."""
+    return any(check.comparisons for check in judgement.checks if check.rule[0] == "S")
 
 
 def function_rows(judgement: Judgement) -> list[dict[str, Any]]:
@@ -84,7 +107,7 @@ def _function_row(judgement: Judgement, name: str) -> dict[str, Any]:
     if status == "PASS" and comparisons < max(floor, 1):  # P1 to P4 alone judge no value
         status = "NOT_RUN"
     if name not in judgement.offers:  # of what could not run, nobody knows what it offers
-        status = "NOT_RUN" if judgement.status == "NOT_RUN" else "MISSING"
+        status = "NOT_RUN" if judgement.away else "MISSING"
     labels = {view.name: view.label for view in judgement.views if view.function == name}
     return {
         "name": name,
@@ -105,6 +128,16 @@ def _all_but(checks: Sequence[CheckRun]) -> str:
     judged = {check.rule for check in checks if check.comparisons}
     idle = [c for c in checks if c.status == "UNSUPPORTED" and c.rule in judged and not c.table]
     return f"all but {', '.join(c.id.rpartition('/')[2] for c in idle)}" if idle else ""
+
+
+def verdict(judgement: Judgement) -> str:
+    """One word for an implementation: what kept it from being judged, or the worst it offers."""
+    if judgement.status != "OK":
+        return judgement.status
+    seen = {check.function for check in judgement.checks}
+    narrowed = not (judgement.profile and judgement.whole)
+    offered = [row for row in function_rows(judgement) if row["status"] != "MISSING"]
+    return worst(row["status"] for row in offered if row["name"] in seen or not narrowed)
 
 
 def worst(statuses: Iterable[str]) -> str:

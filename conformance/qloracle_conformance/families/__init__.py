@@ -1,51 +1,39 @@
-"""One rule, one room: each module's docstring is the rule, its `checks` are how it is tried.
+"""The families of functions, each in a folder: its rules, their checks, its members.
 
-A new rule is a new module here and one more entry in ROOMS.
+A rule is a module: its docstring is the rule with its derivation, its `CHECKS` are how it is tried.
+A member is one function: all that the rest of the kit asks of it.  A new function is one more
+member of its family, a new family one more name in FAMILIES.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from types import ModuleType
-
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.families import adam, calls, codes, lora, nested, paging, products
 from qloracle_conformance.judging.checks import Check
+from qloracle_conformance.judging.compare import Mismatch, Values
+from qloracle_conformance.judging.views import View
 
-ROOMS = {
-    "P1": "calls.p1_form",
-    "P2": "calls.p2_inputs",
-    "P3": "calls.p3_lasting",
-    "P4": "calls.p4_repeatable",
-    "S1": "codes.s01_codebook",
-    "S2": "codes.s02_thresholds",
-    "S3": "codes.s03_blocks",
-    "S4": "codes.s04_absmax",
-    "S5": "codes.s05_code",
-    "S6": "codes.s06_packing",
-    "S7": "codes.s07_decode",
-    "S8": "nested.s08_nested",
-    "S9": "products.s09_products",
-    "S10": "lora.s10_lora",
-    "S11": "adam.s11_adam",
-    "S11b": "adam.s11b_adam_8bit",
-    "S12": "paging.s12_paging",
-    "S12b": "paging.s12b_books",
-    "P5": "calls.p5_arrays",  # last: it asks again, in other forms, for what was judged before
-}
-
-
-def room(rule: str) -> ModuleType:
-    """Import the module of a rule."""
-    return import_module(f"qloracle_conformance.families.{ROOMS[rule]}")
+FAMILIES = (codes, nested, products, lora, adam, paging, calls)
+MEMBERS = {member.function: member for family in FAMILIES for member in family.MEMBERS}
+RULES = {rule: module for family in FAMILIES for rule, module in family.RULES.items()}
 
 
 def statement(rule: str) -> str:
     """The rule in words: its module's docstring."""
-    return (room(rule).__doc__ or "").strip()
+    return (RULES[rule].__doc__ or "").strip()
 
 
 def all_checks() -> list[Check]:
-    """List every check of every rule, in the order in which they run."""
-    found: list[Check] = []
-    for rule in ROOMS:
-        found += getattr(room(rule), "CHECKS", ())
-    return found
+    """List every check of every rule, in the order in which they run.
+
+    P5 is the last: it asks again, in other forms, for what was judged before.
+    """
+    order = list(RULES)
+    found = [check for family in FAMILIES for check in family.CHECKS]
+    return sorted(found, key=lambda check: order.index(check.rule))
+
+
+def wrong_form(case: Case, values: Values, view: View) -> Mismatch | None:
+    """Rule P1: the first result of a call whose form is wrong."""
+    own = MEMBERS[case.function].wrong_form
+    return calls.p1_form.wrong_form(case, values, view) if own is None else own(case, values)

@@ -1,14 +1,10 @@
-"""Bounds that somebody derived: how far a lawful result may lie from the exact value.
+"""Derived error bounds: how far a lawful result may lie from the exact value.
 
-    products   S9, the 4-bit linear layer
-    lora       S10, the adapter beside it
-    adam       S11 and S11b, the optimizers
-
-Everything stands on one line of analysis.  A floating-point operation returns its exact result
-times (1 + d), |d| <= u, or is off by half a subnormal step where it underflows.  So a chain of k
-roundings, in any order, is off by at most gamma_k = k u / (1 - k u) of the sum of magnitudes
-(Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, section 3.1).  What remains is
-to count.  A result of type T is then rounded once more::
+Rules S8 to S11 derive them, all from one line of analysis.  A floating-point operation returns its
+exact result times (1 + d), |d| <= u, or is off by half a subnormal step where it underflows.  So a
+chain of k roundings, in any order, is off by at most gamma_k = k u / (1 - k u) of the sum of
+magnitudes (Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, section 3.1).  What
+remains is to count.  A result of type T is then rounded once more::
 
     bound = E + u_T (|exact| + E) + tiny_T
 
@@ -25,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
-from qloracle_conformance.judging.compare import NOTHING, Mismatch, Outcome, Wrong, show
+from qloracle_conformance.judging.compare import NOTHING, Mismatch, Outcome, Wrong
+from qloracle_conformance.judging.text import show
 
 Float64 = NDArray[np.float64]
 
@@ -60,22 +57,22 @@ def rounded(exact: Float64, error: Float64, dtype: str) -> Bounded:
 def nearest(exact: Float64, dtype: str) -> Bounded:
     """Exact values that have one lawful result: the nearest number of the type, bound 0."""
     with np.errstate(all="ignore"):
-        due = exact.astype(np.float32).astype(FLOAT_TYPES[dtype])
-    return Bounded(due.astype(np.float64), np.zeros(exact.shape))
+        expected = exact.astype(np.float32).astype(FLOAT_TYPES[dtype])
+    return Bounded(expected.astype(np.float64), np.zeros(exact.shape))
 
 
 @np.errstate(all="ignore")
 def within(
-    name: str, got: NDArray[Any], due: Bounded, why: Callable[[int], str] = lambda _: ""
+    name: str, got: NDArray[Any], expected: Bounded, why: Callable[[int], str] = lambda _: ""
 ) -> Outcome:
     """Every element within its bound, or infinite where float16 may lawfully overflow.
 
-    Of several wrong elements the worst is told, and `why` says what stands at its flat index.
+    Of several wrong elements the worst is shown; `why` describes the element at its flat index.
     """
-    if got.size != due.exact.size:
+    if got.size != expected.exact.size:
         return NOTHING  # the form check (P1) reports it; nothing here can be compared
-    own, exact = got.reshape(-1).astype(np.float64), due.exact.reshape(-1)
-    bound = due.bound.reshape(-1)
+    own, exact = got.reshape(-1).astype(np.float64), expected.exact.reshape(-1)
+    bound = expected.bound.reshape(-1)
     error = np.abs(own - exact)
     if got.dtype == np.float16:
         beyond = np.isinf(own) & (np.sign(own) == np.sign(exact))

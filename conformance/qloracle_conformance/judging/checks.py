@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.forms import FORMS
 from qloracle_conformance.judging.compare import Judge
 from qloracle_conformance.judging.views import View
 
@@ -45,7 +46,7 @@ class Check:
     `judged` are the results whose values it judges: the self-control replaces them by zeros,
     constants and shuffled values, and a check that would accept those on its own data is no check.
     `search` marks cases drawn by Hypothesis, which shrinks its own failures.  `form` is the form in
-    which all its cases are called (rule P5): it answers only for what is right in the plain form.
+    which all its cases are called (rule P5): what is wrong in the plain form does not count.
     """
 
     rule: str
@@ -92,3 +93,20 @@ def layers(
         edits = (rule, "edits", function, no_cases, judge, judged, tables)
         found.append(Check(*edits, search=search, directed=False))
     return tuple(found)
+
+
+def in_every_form(
+    function: str,
+    cases: Callable[[Plan], Iterator[Case]],
+    judge: Judge,
+    judged: tuple[int, ...] = (0,),
+    tables: tuple[str, ...] = (),
+    *,
+    axes: bool = True,
+) -> tuple[Check, ...]:
+    """Rule P5 on one function: a check a form; arrays without `axes` have no transpose."""
+    found = (
+        Check("P5", form, function, cases, judge, judged, tables, directed=False, form=form)
+        for form in FORMS
+    )
+    return tuple(check for check in found if axes or check.form != "transposed")

@@ -1,14 +1,15 @@
-"""What each rule demands, under any dialect: the expected values that the judges compare with.
+"""Expected values: what each rule demands, under any dialect.
 
-Written apart from the reference's own functions (whose tables it uses), because the reference is
-itself judged.  `rational` is the third, exact voice.
+Written independently of the reference, of which only the tables are used: the reference is judged,
+too.  `exact` is a second opinion that shares nothing with either.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from qloracle_conformance.contract.dialects import BANDS, Dialect
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 
 Float32 = NDArray[np.float32]
+SMALL = 1 << 13  # elements of a shape whose blocks are kept
 SMALLEST_NORMAL = np.float32(2.0**-126)
 
 # ulps by which published decimals, rounded once by a C compiler, miss the float32 midpoints
@@ -39,7 +41,7 @@ class Blocks:
     sizes: NDArray[np.int64]
     blocksize: int
 
-    @property
+    @cached_property
     def full(self) -> NDArray[np.bool_]:
         """True for each element of a full block."""
         full: NDArray[np.bool_] = self.sizes == self.blocksize
@@ -52,7 +54,12 @@ def blocks_of(shape: tuple[int, ...], blocksize: int, layout: str = "flat") -> B
     >>> blocks_of((2, 5), 4).index.tolist(), blocks_of((2, 5), 4, "per_row").index.tolist()
     ([0, 0, 0, 0, 1, 1, 1, 1, 2, 2], [0, 0, 0, 0, 1, 2, 2, 2, 2, 3])
     """
-    n = int(np.prod(shape, dtype=np.int64))
+    small = math.prod(shape) < SMALL
+    return (_kept_blocks if small else _blocks)(shape, blocksize, layout)
+
+
+def _blocks(shape: tuple[int, ...], blocksize: int, layout: str) -> Blocks:
+    n = math.prod(shape)
     if layout == "flat":
         sizes = np.full(-(-n // blocksize), blocksize)
         if n % blocksize:
@@ -63,6 +70,9 @@ def blocks_of(shape: tuple[int, ...], blocksize: int, layout: str = "flat") -> B
     per_row = -(-row // blocksize) if row else 0
     index = place // max(row, 1) * per_row + place % max(row, 1) // blocksize
     return Blocks(index, np.bincount(index), blocksize)
+
+
+_kept_blocks = lru_cache(maxsize=512)(_blocks)  # a shape comes back for each table and each fake
 
 
 def round_to(values: NDArray[Any], dtype: str) -> Float32:
@@ -106,15 +116,15 @@ def scaled(x: NDArray[Any], absmax: Float32, blocks: Blocks, dialect: Dialect) -
 
 @dataclass(frozen=True, eq=False)
 class Coder:
-    """Sorted distinct levels, the cuts between them, and the level (rank) that each code names."""
+    """Sorted distinct levels, the thresholds between them, and the level (rank) of each code."""
 
     levels: Float32
-    cuts: Float32
+    thresholds: Float32
     rank_of_code: NDArray[np.int64]
 
     def ranks(self, q: Float32) -> NDArray[np.int64]:
-        """S5: the number of cuts that lie below q."""
-        return np.searchsorted(self.cuts, q, side="left").astype(np.int64)
+        """S5: the number of thresholds below q."""
+        return np.searchsorted(self.thresholds, q, side="left").astype(np.int64)
 
     def ranks_of(self, codes: NDArray[Any]) -> NDArray[np.int64]:
         """The level that each code names, -1 for a code outside the table."""
@@ -147,21 +157,23 @@ def coder(levels: Float32, dialect: Dialect, quant_type: str = "") -> Coder:
 def _coder(table: bytes, kind: str, quant_type: str, ties: str) -> Coder:
     levels = np.frombuffer(table, np.float32)
     distinct, rank_of_code = np.unique(levels, return_inverse=True)
-    cuts = named_cuts(table, quant_type, ties)[kind]
-    return Coder(distinct, cuts, rank_of_code.astype(np.int64))
+    thresholds = named_thresholds(table, quant_type, ties)[kind]
+    return Coder(distinct, thresholds, rank_of_code.astype(np.int64))
 
 
 @lru_cache(maxsize=256)
-def named_cuts(table: bytes, quant_type: str, ties: str) -> Mapping[str, Float32]:
-    """Give every named threshold set of a table; a code is the number of cuts strictly below q."""
+def named_thresholds(table: bytes, quant_type: str, ties: str) -> Mapping[str, Float32]:
+    """Give every named threshold set of a table; a code is the number of thresholds below q."""
     levels = np.unique(np.frombuffer(table, np.float32))
     middle = qloracle.thresholds(levels)
-    sets = {"midpoint": middle, "nearest": nearest_cuts(levels)}
+    sets = {"midpoint": middle, "nearest": nearest_thresholds(levels)}
     if quant_type == "nf4" and middle.size == 15:
         sets["literal"] = shift(middle, [LITERAL_ULPS.get(i, 0) for i in range(15)])
     if quant_type == "fp4" and middle.size == 14:
         sets["cuda"] = shift(middle, [*(-u for u in CUDA_FP4_ULPS[::-1]), *CUDA_FP4_ULPS])
-        if ties == "toward_zero":  # on the negative side a tie goes up: the cut moves below it
+        if (
+            ties == "toward_zero"
+        ):  # on the negative side a tie goes up: the threshold moves below it
             sets = {name: np.where(c < 0, shift(c, [-1] * 14), c) for name, c in sets.items()}
     return sets
 
@@ -174,8 +186,8 @@ def nearest_ranks(q: Float32, levels: Float32, dtype: str) -> NDArray[np.int64]:
     return first
 
 
-def nearest_cuts(levels: Float32) -> Float32:
-    """Find the cuts that argmin over float32 distances has, by bisection over float32's order."""
+def nearest_thresholds(levels: Float32) -> Float32:
+    """Find the thresholds of argmin over float32 distances, by bisection over float32's order."""
     low, high = ordered(levels[:-1]), ordered(levels[1:])
     with np.errstate(all="ignore"):
         while (high - low > 1).any():
@@ -211,8 +223,8 @@ def shift(values: NDArray[Any], ulps: Any) -> Float32:
     return unordered(ordered(values) + np.asarray(ulps, np.int64))
 
 
-def band(q: Float32, cuts: Float32, blocks: Blocks, dialect: Dialect) -> NDArray[np.bool_]:
-    """Mark elements so near a cut that an approximate normalisation may take either side."""
+def band(q: Float32, thresholds: Float32, blocks: Blocks, dialect: Dialect) -> NDArray[np.bool_]:
+    """Mark elements so near a threshold that an approximate normalisation may take either side."""
     width = np.where(
         blocks.full,
         BANDS.get(dialect["normalisation_full"], 0),
@@ -220,9 +232,9 @@ def band(q: Float32, cuts: Float32, blocks: Blocks, dialect: Dialect) -> NDArray
     )
     if not width.any():
         return np.zeros(q.shape, np.bool_)
-    right = np.clip(np.searchsorted(cuts, q), 0, cuts.size - 1)
-    near = [cuts[np.maximum(right - 1, 0)], cuts[right]]
-    with np.errstate(all="ignore"):  # beside a cut at 0 the spacing is so small that this overflows
+    right = np.clip(np.searchsorted(thresholds, q), 0, thresholds.size - 1)
+    near = [thresholds[np.maximum(right - 1, 0)], thresholds[right]]
+    with np.errstate(all="ignore"):  # beside a threshold at 0 the spacing is tiny: this overflows
         distance = [np.abs(q - t) / np.spacing(np.abs(t)) for t in near]
     return np.asarray(np.minimum(*distance) <= width)
 

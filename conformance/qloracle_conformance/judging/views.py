@@ -1,4 +1,4 @@
-"""A view: one function under one table, the dialect found for it, and what was found undeclared."""
+"""A view: one function under one table, its dialect, and what the probe found undeclared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qloracle_conformance.contract.dialects import BY_NAME, Dialect
 from qloracle_conformance.judging import expected as oracle
 from qloracle_conformance.judging.expected import Coder, Float32
 
-QUANT_TYPES = ("nf4", "fp4", "int4", "notes")
+QUANT_TYPES = ("nf4", "fp4")
 MAPS = ("signed", "unsigned")
 
 
@@ -62,7 +62,7 @@ class View:
 
     @property
     def coder(self) -> Coder:
-        """Levels and cuts that codes are judged by."""
+        """Levels and thresholds that codes are judged by."""
         return oracle.coder(self.levels, self.dialect, self.quant_type)
 
     @property

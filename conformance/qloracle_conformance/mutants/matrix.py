@@ -12,16 +12,18 @@ import math
 import multiprocessing
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 from qloracle_conformance.calling import loading
-from qloracle_conformance.calling.callers import LocalCaller
+from qloracle_conformance.calling.callers import Caller, ChildCaller, LocalCaller
 from qloracle_conformance.calling.calls import declarations, offered
 from qloracle_conformance.contract.cases import digest
+from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine import Engine
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.mutants import LAWFUL, MUTANTS, here, story
@@ -46,6 +48,7 @@ class Row:
     fingerprint: str
     use: float
     seconds: float
+    first_kill: float = math.nan  # seconds until a check of the rule that it names has failed
 
     @property
     def failing(self) -> list[str]:
@@ -115,34 +118,60 @@ def run_matrix(
     profile: str = "smoke",
     processes: int = 2,
     watch: Callable[[Row], None] = lambda _: None,
+    judging: Callable[[str, str], Row] | None = None,
 ) -> list[Row]:
     """Judge every mutant, in processes of their own and in the order given; `watch` sees each row.
 
     The processes are spawned, not forked: a mutant that remembers its calls starts afresh.
+    `judging` is `judge` or `judge_in_child`.
     """
     rows = []
     specs = [spec_of(m) for m in mutants if isinstance(m, str) or here(m)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        for row in pool.map(judge, specs, [profile] * len(specs)):
+        for row in pool.map(judging or judge, specs, [profile] * len(specs)):
             rows.append(row)
             watch(row)
     return rows
 
 
 def judge(spec: str, profile: str = "smoke") -> Row:
-    """Run the directed checks on one mutant."""
-    start = time.perf_counter()
+    """Run the directed checks on one mutant, in this process."""
     mutant = loading.load(spec)
-    caller = LocalCaller(own_part(mutant))
-    engine = Engine(caller, profile=profile, searching=False, reducing=False)
-    views = engine.probe()
-    runs = list(engine.run())
+    return _judge(spec, mutant, LocalCaller(own_part(mutant)), profile)
+
+
+def judge_in_child(spec: str, profile: str = "smoke") -> Row:
+    """The same, called as a stranger's code is: in a child process, some cases ahead.
+
+    A faulty mutant is tried by the checks of the rule that it names, a lawful one by all.
+    """
+    mutant = loading.load(spec)
+    own = offered(own_part(mutant))
+    kills = "" if getattr(mutant, "lawful", False) else getattr(mutant, "kills", "")
+    with closing(ChildCaller(spec)) as caller:
+        return _judge(spec, mutant, caller, profile, list(own), f"{kills}/" if kills else "")
+
+
+def _judge(
+    spec: str, mutant: object, caller: Caller, profile: str,
+    functions: Collection[str] = tuple(FUNCTIONS), only: str = "",
+) -> Row:  # fmt: skip
+    start, kills, first = time.perf_counter(), getattr(mutant, "kills", ""), math.nan
+    engine = Engine(
+        caller, profile=profile, searching=False, reducing=False, functions=functions,
+        only=lambda check: check.startswith(only),
+    )  # fmt: skip
+    views, runs = engine.probe(), list[CheckRun]()
+    for run in engine.run():
+        runs.append(run)
+        if math.isnan(first) and run.status in WRONG and kills in ("", run.rule):
+            first = time.perf_counter() - start
     return Row(
         name=spec.rpartition(":")[2],
         story=story(mutant),
-        kills=getattr(mutant, "kills", ""),
-        lawful=mutant in LAWFUL or bool(getattr(mutant, "lawful", False)),
+        kills=kills,
+        lawful=bool(getattr(mutant, "lawful", False)),
         adopts=getattr(mutant, "adopts", ""),
         statuses={run.id: run.status for run in runs},
         messages={run.id: run.message for run in runs if run.message},
@@ -150,6 +179,7 @@ def judge(spec: str, profile: str = "smoke") -> Row:
         fingerprint=fingerprint(runs),
         use=largest_use(runs),
         seconds=time.perf_counter() - start,
+        first_kill=first,
     )
 
 
@@ -161,7 +191,7 @@ def own_part(mutant: object) -> object:
     """
     right = {name for name in offered(Right) if getattr(mutant, name, None) is getattr(Right, name)}
     own = [name for name in offered(mutant) if name not in right]
-    own += ["dequantize_nested"] * ("quantize_nested" in own)
+    own += [FUNCTIONS[name].decoder for name in own if FUNCTIONS[name].decoder]
     own += [name for name in ("save_paged", "load_paged") if hasattr(mutant, name)]
     return SimpleNamespace(**{name: getattr(mutant, name) for name in own}, **declarations(mutant))
 

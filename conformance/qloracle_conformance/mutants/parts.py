@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVarTuple, overload
 
 import ml_dtypes
 import numpy as np
@@ -20,11 +21,24 @@ import qloracle
 from qloracle.codebook import FP4_CODES, FP4_MAGNITUDES
 
 Array = NDArray[Any]
+Shape = tuple[int, ...]
+Parts = TypeVarTuple("Parts")
 Step = Callable[..., Any]
+Widen = Callable[[Array], Array]  # any input -> flat
+Peak = Callable[[Array, int], Array]  # flat, block size -> absmax
+Scale = Callable[[Array, Array, int], Array]  # flat, absmax, block size -> q
+Thresholds = Callable[[Array], Array]  # levels in their order -> what lies between them
+Count = Callable[[Array, Array], Array]  # q, thresholds -> ranks
+Pack = Callable[[Array], Array]  # codes -> bytes
+Levels = Callable[[str], Array]  # quant type -> table
+Unpack = Callable[[Array, Shape], Array]  # bytes, shape -> codes
+Index = Callable[[Shape, int], Array]  # shape, block size -> the block of each element
+Multiply = Callable[[Array, Array, DTypeLike], Array]  # level and absmax of each element, type
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 NF4 = qloracle.nf4_codebook()
 MAGNITUDES = np.array(FP4_MAGNITUDES, np.float32)
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Right:
@@ -52,27 +66,57 @@ class Right:
     adam_step_8bit: ClassVar[Any] = staticmethod(qloracle.adam_step_8bit)
 
 
-def fault(kills: str, story: str, **functions: Step) -> type[Right]:
+def fault(
+    kills: str, story: str, declared: Mapping[str, Any] = NOTHING, /, **functions: Step
+) -> type[Right]:
     """A faulty implementation as one row: the rule that kills it, its story, what it replaces.
 
-    The story says in one sentence what is wrong and ends in its source.  The row gets its name
-    from the variable that holds it (`catalogue`).
+    The story says in one sentence what is wrong and ends in its source; `declared` holds arrays,
+    dialect, limits.  The row gets its name from the variable that holds it (`catalogue`).
 
     >>> fault("S8", "The offset is lost.", dequantize_absmax=lambda codes, *_: codes).kills
     'S8'
     """
-    return _row(story, functions, kills=kills)
+    return _row(story, functions, {"kills": kills, **declared})
 
 
-def variant(adopts: str, story: str, **functions: Step) -> type[Right]:
+def variant(
+    adopts: str, story: str, declared: Mapping[str, Any] = NOTHING, /, **functions: Step
+) -> type[Right]:
     """A lawful implementation as one row: what the kit must print, its story, its functions."""
-    return _row(story, functions, adopts=adopts, lawful=True)
+    return _row(story, functions, {"adopts": adopts, "lawful": True, **declared})
 
 
-def _row(story: str, functions: Mapping[str, Step], **facts: Any) -> type[Right]:
+def _row(story: str, functions: Mapping[str, Step], facts: Mapping[str, Any]) -> type[Right]:
     body = {name: staticmethod(function) for name, function in functions.items()}
     where = sys._getframe(2).f_globals["__name__"]  # the module that writes the row
     return type("Row", (Right,), {"__doc__": story, "__module__": where, **body, **facts})
+
+
+# ---- changes around a whole function -------------------------------------------------------------
+
+
+@overload
+def then(function: Callable[..., tuple[*Parts]], change: Callable[[*Parts], Any]) -> Step: ...
+
+
+@overload
+def then(function: Callable[..., Array], change: Callable[[Array], Any]) -> Step: ...
+
+
+def then(function: Step, change: Step) -> Step:
+    """The function, its result changed before it is returned; several results come one by one."""
+
+    def changed(*arrays: Array, **options: Any) -> Any:
+        result = function(*arrays, **options)
+        return change(*result) if isinstance(result, tuple) else change(result)
+
+    return changed
+
+
+def insisting(function: Step, **fixed: Any) -> Step:
+    """The function with some options fixed, whatever the caller asks for."""
+    return lambda *arrays, **options: function(*arrays, **{**options, **fixed})
 
 
 # ---- the steps of a quantizer --------------------------------------------------------------------
@@ -107,9 +151,9 @@ def inverted(flat: Array, absmax: Array, blocksize: int) -> Array:
     return np.where(scale == 0, np.float32(0), flat * (np.float32(1) / scale))
 
 
-def counted(q: Array, cuts: Array) -> Array:
+def counted(q: Array, thresholds: Array) -> Array:
     """S5: the number of thresholds below q; a NaN lies above none."""
-    return np.where(np.isnan(q), 0, np.searchsorted(cuts, q, side="left"))
+    return np.where(np.isnan(q), 0, np.searchsorted(thresholds, q, side="left"))
 
 
 def packed_pairs(codes: Array) -> Array:
@@ -118,19 +162,19 @@ def packed_pairs(codes: Array) -> Array:
     return np.asarray(pairs[:, 0] << 4 | pairs[:, 1])
 
 
-def coded(q: Array, table: Array, quant_type: str, cuts: Step, count: Step) -> Array:
+def coded(q: Array, table: Array, quant_type: str, thresholds: Thresholds, count: Count) -> Array:
     """S5 for a 4-bit type: FP4 by sign and magnitude, others by the rank of a level."""
     if quant_type == "fp4":
-        size = np.array(FP4_CODES)[count(np.abs(q), cuts(MAGNITUDES))]
+        size = np.array(FP4_CODES)[count(np.abs(q), thresholds(MAGNITUDES))]
         return np.asarray(size | (q < 0) << 3, np.uint8)
     order = np.argsort(table)
-    return order[count(q, cuts(table[order]))].astype(np.uint8)
+    return order[count(q, thresholds(table[order]))].astype(np.uint8)
 
 
 def encoder(
-    *, widen: Step = widened, peak: Step = peaks, scale: Step = divided,
-    levels: Step = qloracle.codebook, cuts: Step = qloracle.thresholds, count: Step = counted,
-    pack: Step = packed_pairs,
+    *, widen: Widen = widened, peak: Peak = peaks, scale: Scale = divided,
+    levels: Levels = qloracle.codebook, thresholds: Thresholds = qloracle.thresholds,
+    count: Count = counted, pack: Pack = packed_pairs,
 ) -> Step:  # fmt: skip
     """Build quantize_4bit from its steps."""
 
@@ -141,14 +185,14 @@ def encoder(
         flat = widen(x)
         absmax = peak(flat, blocksize)
         q = scale(flat, absmax, blocksize)
-        return pack(coded(q, levels(quant_type), quant_type, cuts, count)), absmax
+        return pack(coded(q, levels(quant_type), quant_type, thresholds, count)), absmax
 
     return quantize_4bit
 
 
 def encoder_8bit(
-    *, widen: Step = widened, peak: Step = peaks, scale: Step = divided,
-    cuts: Step = qloracle.thresholds, count: Step = counted,
+    *, peak: Peak = peaks, scale: Scale = divided, thresholds: Thresholds = qloracle.thresholds,
+    count: Count = counted,
 ) -> Step:  # fmt: skip
     """Build quantize_blockwise from its steps."""
 
@@ -156,23 +200,31 @@ def encoder_8bit(
     def quantize_blockwise(
         x: Array, codebook: Array, *, blocksize: int = 256
     ) -> tuple[Array, Array]:
-        flat = widen(x)
+        flat = widened(x)
         absmax = peak(flat, blocksize)
         q = scale(flat, absmax, blocksize)
-        return count(q, cuts(codebook)).astype(np.uint8), absmax
+        return count(q, thresholds(codebook)).astype(np.uint8), absmax
 
     return quantize_blockwise
+
+
+def encoders(*, peak: Peak = peaks, scale: Scale = divided) -> dict[str, Step]:
+    """Both quantizers of L0 out of the same steps."""
+    return {
+        "quantize_4bit": encoder(peak=peak, scale=scale),
+        "quantize_blockwise": encoder_8bit(peak=peak, scale=scale),
+    }
 
 
 # ---- the steps of a decoder ----------------------------------------------------------------------
 
 
-def unpacked(packed: Array, shape: tuple[int, ...]) -> Array:
+def unpacked(packed: Array, shape: Shape) -> Array:
     """S6: the codes of all elements, the high nibble first."""
     return np.stack([packed >> 4, packed & 15], axis=1).reshape(-1)[: math.prod(shape)]
 
 
-def block_index(shape: tuple[int, ...], blocksize: int) -> Array:
+def block_index(shape: Shape, blocksize: int) -> Array:
     """S3: the block of each element, whatever the shape."""
     return np.arange(math.prod(shape)) // blocksize
 
@@ -183,14 +235,14 @@ def product(levels: Array, scale: Array, dtype: DTypeLike) -> Array:
 
 
 def decoder(
-    *, levels: Step = qloracle.codebook, unpack: Step = unpacked, index: Step = block_index,
-    multiply: Step = product,
+    *, levels: Levels = qloracle.codebook, unpack: Unpack = unpacked, index: Index = block_index,
+    multiply: Multiply = product,
 ) -> Step:  # fmt: skip
     """Build dequantize_4bit from its steps; an index beyond the end reads the last scale."""
 
     @np.errstate(all="ignore")
     def dequantize_4bit(
-        packed: Array, absmax: Array, *, shape: tuple[int, ...], blocksize: int = 64,
+        packed: Array, absmax: Array, *, shape: Shape, blocksize: int = 64,
         quant_type: str = "nf4", dtype: DTypeLike = np.float32,
     ) -> Array:  # fmt: skip
         scale = absmax.take(index(shape, blocksize), mode="clip")
@@ -200,33 +252,32 @@ def decoder(
     return dequantize_4bit
 
 
-def decoder_8bit(*, index: Step = block_index, multiply: Step = product) -> Step:
+def decoder_8bit(
+    *, levels: Callable[[Array], Array] = np.asarray, index: Index = block_index,
+    multiply: Multiply = product,
+) -> Step:  # fmt: skip
     """Build dequantize_blockwise from its steps."""
 
     @np.errstate(all="ignore")
     def dequantize_blockwise(
-        codes: Array, absmax: Array, codebook: Array, *, shape: tuple[int, ...],
-        blocksize: int = 256, dtype: DTypeLike = np.float32,
+        codes: Array, absmax: Array, codebook: Array, *, shape: Shape, blocksize: int = 256,
+        dtype: DTypeLike = np.float32,
     ) -> Array:  # fmt: skip
         scale = absmax.take(index(shape, blocksize), mode="clip")
-        return np.asarray(multiply(codebook[codes], scale, dtype)).reshape(shape)
+        return np.asarray(multiply(levels(codebook)[codes], scale, dtype)).reshape(shape)
 
     return dequantize_blockwise
 
 
+def decoders(*, index: Index = block_index, multiply: Multiply = product) -> dict[str, Step]:
+    """Both decoders of L0 out of the same steps."""
+    return {
+        "dequantize_4bit": decoder(index=index, multiply=multiply),
+        "dequantize_blockwise": decoder_8bit(index=index, multiply=multiply),
+    }
+
+
 # ---- small tools ---------------------------------------------------------------------------------
-
-
-def nf4_as(table: Array) -> Step:
-    """Levels by name, with another table under the name nf4."""
-    return lambda quant_type: table if quant_type == "nf4" else qloracle.codebook(quant_type)
-
-
-def with_entry(table: Array, place: int, value: float) -> Array:
-    """Copy a table and replace one entry."""
-    changed = table.copy()
-    changed[place] = value
-    return changed
 
 
 def rounded(values: Array, dtype: DTypeLike) -> Array:
@@ -234,22 +285,8 @@ def rounded(values: Array, dtype: DTypeLike) -> Array:
     return values.astype(dtype).astype(np.float32)
 
 
-def nested_codes(
-    absmax: Array, offset: Any, codebook: Array | None, blocksize: int
-) -> tuple[Array, Array, np.float32]:
-    """S8 with an offset of one's own choice."""
-    levels = qloracle.dynamic_codebook() if codebook is None else codebook
-    mean = np.float32(offset)
-    return (*qloracle.quantize_blockwise(absmax - mean, levels, blocksize=blocksize), mean)
-
-
-def rows_and_columns(shape: tuple[int, ...]) -> tuple[Array, Array, int]:
+def rows_and_columns(shape: Shape) -> tuple[Array, Array, int]:
     """Row and column of each element, and the length of a row."""
     length = max(shape[-1] if shape else 1, 1)
     place = np.arange(math.prod(shape))
     return place // length, place % length, length
-
-
-def cut_to_bfloat16(values: Array) -> Array:
-    """Keep bfloat16's bits of float32 and drop the others."""
-    return (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from qloracle_conformance.reports import files, html, json_file, junit, markdown, repro
+from qloracle_conformance.reports.details import show
 from qloracle_conformance.reports.failures import exit_code, key
 from qloracle_conformance.reports.report import Report
-from qloracle_conformance.reports.terminal import show
 
 __all__ = ["FILES", "exit_code", "show", "write_all"]
 

@@ -14,10 +14,12 @@ from qloracle_conformance.calling.calls import keywords
 from qloracle_conformance.contract import programs
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.forms import FORMS
+from qloracle_conformance.contract.protocol import FUNCTIONS
+from qloracle_conformance.engine.faults import Fault, faults
 from qloracle_conformance.engine.maps import ErrorMap
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.engine.verdicts import Judgement, function_rows, level_rows
-from qloracle_conformance.judging.compare import show
+from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 REPORT_VERSION = "1"
@@ -44,6 +46,15 @@ def implementation(judgement: Judgement) -> dict[str, Any]:
         "functions": function_rows(judgement),
         "dialects": [_dialect(view) for view in judgement.views],
         "checks": [_check(check) for check in judgement.checks],
+        "faults": [_fault(fault) for fault in faults(judgement)],
+    }
+
+
+def _fault(fault: Fault) -> dict[str, list[str]]:
+    """The ids of the checks of one fault, the one that speaks for all first."""
+    return {
+        "checks": [check.id for check in fault.checks],
+        "consequences": [check.id for check in fault.consequences],
     }
 
 
@@ -141,7 +152,7 @@ def call_text(case: Case) -> str:
     'quantize_4bit(x=[1.0, 0.0] float32[2], blocksize=64)'
     """
     parts = [f"{name}={_array_text(array)}" for name, array in case.arrays.items()]
-    if case.function == "make_pager":
+    if FUNCTIONS[case.function].tool:
         return programs.text_of_case(case) + (f"; {', '.join(parts)}" if parts else "")
     for name, value in keywords(case).items():
         parts.append(f"{name}={getattr(value, '__name__', None) or repr(value)}")

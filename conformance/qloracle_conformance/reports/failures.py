@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from qloracle_conformance import families
@@ -20,7 +21,7 @@ MEANINGS = {
     0: "every function offered passed within its printed scope",
     1: "a failure, an unexpected pass or an unmet requirement",
     3: "nothing was compared",
-    4: "a crash or a time-out",
+    4: "a crash",
     130: "interrupted; what was judged until then passed",
 }
 
@@ -31,9 +32,21 @@ def key(implementation: str, check: str) -> str:
 
 
 def exit_code(report: Mapping[str, Any]) -> int:
-    """The code with which the command ends: an interrupted run is never 0."""
+    """The code with which the command ends: an interrupted run is neither 0 nor 3."""
     code = int(report["exit_code"])
-    return 130 if report["partial"] and code == 0 else code
+    return 130 if report["partial"] and code in (0, 3) else code
+
+
+def meaning(report: Mapping[str, Any]) -> str:
+    """The exit code in words; failures that were expected are no passes."""
+    code = exit_code(report)
+    checks = (check for one in report["implementations"] for check in one["checks"])
+    known = [check["id"] for check in checks if check["status"] == "XFAIL"]
+    if code or not known:
+        return MEANINGS[code]
+    some = ", ".join(known[:3]) + (f" and {len(known) - 3} more" if len(known) > 3 else "")
+    head = "1 expected failure" if len(known) == 1 else f"{len(known)} expected failures"
+    return f"{head} failed as expected: {some}; the rest passed within its printed scope"
 
 
 def versions(implementation: Mapping[str, Any]) -> list[str]:
@@ -43,9 +56,38 @@ def versions(implementation: Mapping[str, Any]) -> list[str]:
     return [*found, *([f"on {device}"] if device else [])]
 
 
+def outcome(report: Mapping[str, Any]) -> str:
+    """How a run ended, in one sentence with its exit code."""
+    code, implementations = exit_code(report), report["implementations"]
+    judged = [one for one in implementations if one["status"] != "NOT_RUN"]
+    failing = [one for one in judged if one["status"] != "OK" or faults(one)]
+    if code == 1 and failing and not report["unmet"] and not report["known_problems"]:
+        of = f"{len(failing)} of {len(judged)} " if len(judged) > 1 else ""
+        names = "" if of else f"{failing[0]['name']} "
+        has = "have faults" if len(failing) > 1 else "has a fault"
+        return f"{of}{names}{has}: exit code 1"
+    return f"{meaning(report)}: exit code {code}"
+
+
+def view(fault: Fault) -> str:
+    """The function that is wrong, with its tables where it has several."""
+    tables = dict.fromkeys(check["table"] for check in fault.checks if check["table"])
+    listed = f"[{', '.join(tables)}]" if tables else ""
+    return f"{fault.first.first['function']}{listed}"
+
+
+def scripts(name: str, entry: Entry, files: Mapping[str, Path]) -> list[Path]:
+    """The scripts of an entry, seen from the current folder if they lie in it."""
+    keys = [key(name, check["id"]) for check in entry.checks]
+    paths, here = dict.fromkeys(files[k] for k in keys if k in files), Path.cwd()
+    return [p.relative_to(here) if p.is_relative_to(here) else p for p in paths]
+
+
 def limits(report: Mapping[str, Any]) -> list[str]:
     """Why the report is less than a verdict, in words that nobody overlooks."""
     found = ["PARTIAL: the run was interrupted; this is no verdict"] if report["partial"] else []
+    if report.get("stopped"):
+        found.append("PARTIAL: stopped at the first failure; what was not run is not judged")
     only = report.get("only")
     return [*found, *([f"PARTIAL: only {only} was run; nothing else is judged"] if only else [])]
 
@@ -86,7 +128,7 @@ class Entry:
         failure = self.first["failure"]
         if failure is None or failure["result"] == "call":
             return str(self.first["message"])
-        text = f"{_place(self.first)} is {failure['got']}, due {failure['expected']}"
+        text = f"{_place(self.first)} is {failure['got']}, expected {failure['expected']}"
         form = failure["input"].get("form", "")
         return f"{text} ({form.replace('_', ' ')})" if form else text
 
@@ -120,6 +162,45 @@ def _identity(check: Check) -> str:
     where = [failure[name] for name in ("input", "result", "index", "got", "expected")]
     where[0] = {name: value for name, value in where[0].items() if name != "note"}
     return json.dumps([check["status"], where], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong, as a reader meets it.
+
+    The entries that show it, the plainest first; checks that fail because of it; and a function
+    that fails as well and that this one builds on, '' if there is none.
+    """
+
+    entries: list[Entry]
+    consequences: list[Check]
+    after: str
+
+    @property
+    def first(self) -> Entry:
+        """The entry that speaks for all."""
+        return self.entries[0]
+
+    @property
+    def checks(self) -> list[Check]:
+        """Every failing check that shows this fault."""
+        return [check for entry in self.entries for check in entry.checks]
+
+
+def faults(implementation: Mapping[str, Any]) -> list[Fault]:
+    """The faults of an implementation, causes first; what builds on a faulty function is last."""
+    entry_of = {c["id"]: entry for entry in entries(implementation) for c in entry.checks}
+    check_of = {check["id"]: check for check in implementation["checks"]}
+    broken = {check["function"] for check in check_of.values() if check["status"] in BAD + BROKEN}
+    found = []
+    for fault in implementation["faults"]:
+        own = [entry_of[name] for name in fault["checks"]]
+        distinct = [entry for i, entry in enumerate(own) if entry not in own[:i]]
+        consequences = [check_of[name] for name in fault["consequences"]]
+        bases = families.MEMBERS[own[0].first["function"]].builds_on
+        after = next((base for base in bases if base in broken), "")
+        found.append(Fault(distinct, consequences, after))
+    return sorted(found, key=lambda fault: bool(fault.after))
 
 
 def entry(implementation: Mapping[str, Any], check: Check) -> Entry:

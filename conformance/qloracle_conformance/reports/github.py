@@ -69,7 +69,7 @@ def commands(report: Data, places: Mapping[str, Places]) -> list[str]:
         if len(lines) > SHOWN
     ]
     code = failures.exit_code(report)
-    text = "\n".join([f"exit code {code}: {failures.MEANINGS[code]}", *left])
+    text = "\n".join([f"exit code {code}: {failures.meaning(report)}", *left])
     verdict = command("error" if code and not errors else "notice", text, title="qloracle verify")
     return [*errors[:SHOWN], *warnings[:SHOWN], verdict]
 

@@ -64,7 +64,7 @@ def _head(report: Data, subjects: list[Subject]) -> Markup:
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=_policy()),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"exit code {failures.exit_code(report)}: {names} (qloracle)"),
+        tag("title", f"{failures.outcome(report)} ({names}; qloracle)"),
         tag("style", _part("page.css")),
     )
 
@@ -113,8 +113,7 @@ def _times(data: Data) -> Markup:
 
 def fragment(report: Data) -> str:
     """Verdicts and counterexamples for a notebook's cell: own styles, no script, its colours."""
-    code = failures.exit_code(report)
-    head = tag("p", tag("strong", f"Exit code {code}"), f": {failures.MEANINGS[code]}")
+    head = tag("p", tag("strong", failures.outcome(report)))
     notes = [tag("p", tag("strong", note)) for note in overview.notes(report)]
     subjects = [Subject(data, n) for n, data in enumerate(report["implementations"])]
     style = tag("style", _part("fragment.css"))
@@ -130,8 +129,9 @@ def _piece(subject: Subject) -> Markup:
         parts.append(tag("p", status(data["status"]), f" {data['message']}"))
     if subject.judged:
         head = ("function", "level", "verdict", counted("comparisons"), "scope and dialect")
-        rows = [_function(function) for function in data["functions"]]
-        parts.append(table(f"Verdict on {subject.name}", head, [rows]))
+        rows = [_function(f) for f in data["functions"] if f["status"] != "MISSING"]
+        parts.append(table(f"Verdict on {subject.name}", head, [rows]) if rows else Markup())
+        parts.append(verdicts.missing(subject.missing))
     return join(*parts, *(_counterexample(entry, n) for n, entry in enumerate(subject.entries)))
 
 

@@ -20,7 +20,7 @@ Data = Mapping[str, Any]
 def text(report: Data) -> str:
     """The report as Markdown."""
     code = failures.exit_code(report)
-    lines = [f"## qloracle: exit code {code}, {failures.MEANINGS[code]}", ""]
+    lines = [f"## qloracle: exit code {code}, {_inline(failures.meaning(report))}", ""]
     for limit in failures.limits(report):
         lines += [f"**{_inline(limit)}**", ""]
     for problem in (*report["unmet"], *report["known_problems"]):
@@ -38,7 +38,7 @@ def _implementation(implementation: Data) -> list[str]:
     lines += [_inline(versions), ""] if versions else []
     if implementation["message"]:
         lines += [f"**{implementation['status']}** {_inline(implementation['message'])}", ""]
-    if implementation["status"] == "NOT_RUN":
+    if implementation["status"] == "NOT_RUN" and not implementation["checks"]:
         return lines
     lines += [f"- {_inline(line)}" for line, _ in level_lines(implementation["levels"])]
     lines += ["", *_table(implementation), ""]

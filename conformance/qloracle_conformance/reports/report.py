@@ -17,8 +17,6 @@ import numpy as np
 import qloracle
 from qloracle_conformance.contract.protocol import LEVELS
 from qloracle_conformance.engine.verdicts import (
-    BAD,
-    BROKEN,
     UNJUDGED,
     Judgement,
     function_rows,
@@ -64,17 +62,19 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """4 crash or time-out, 1 failure, 3 nothing compared, 0 otherwise; never 0 for a skip.
+        """4 a crash, 1 a failure, 3 nothing compared, 0 otherwise; never 0 for a skip.
+
+        A call that takes too long is a failure: a larger limit may let it pass.
 
         What cannot run on this machine is not counted, unless nothing else was asked for.
         """
-        checks = [check for j in self.judgements for check in j.checks]
-        if any(check.status in BROKEN for check in checks) or _any_status(self, BROKEN):
+        statuses = {check.status for j in self.judgements for check in j.checks}
+        if "CRASH" in statuses | {j.status for j in self.judgements}:
             return 4
-        failed = any(check.status in BAD for check in checks) or _any_status(self, ("ERROR",))
+        failed = any(judgement.failed for judgement in self.judgements)
         if failed or self.known_problems or self.unmet:
             return 1
-        judged = [j for j in self.judgements if j.status != "NOT_RUN"]
+        judged = [j for j in self.judgements if not j.away]
         if not judged or any(nothing_compared(j) for j in judged):
             return 3
         return 0
@@ -100,6 +100,7 @@ class Report:
             "seed": self.seed,
             "started": self.started,
             "partial": any(j.partial for j in self.judgements),
+            "stopped": any(j.stopped for j in self.judgements),
             "require": self.require,
             "only": self.only,
             "unmet": self.unmet,
@@ -114,7 +115,3 @@ class Report:
             },
             "implementations": [implementation(j) for j in self.judgements],
         }
-
-
-def _any_status(report: Report, statuses: tuple[str, ...]) -> bool:
-    return any(judgement.status in statuses for judgement in report.judgements)

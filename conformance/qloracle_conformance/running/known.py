@@ -18,11 +18,12 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from qloracle_conformance.contract.errors import UsageError
+from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement
 
 ANOTHER = " (known with another message: "  # what is added to a message that was not expected
@@ -66,31 +67,11 @@ def _entry(path: str | Path, i: int, entry: dict[str, str]) -> Known:
     return Known(**entry)
 
 
-def apply(
-    entries: Sequence[Known], judgements: Sequence[Judgement], selected: Callable[[str], bool]
-) -> list[str]:
-    """Mark the listed checks XFAIL or XPASS; return the problems: entries that match nothing."""
-    problems = []
+def mark(check: CheckRun, entries: Iterable[Known]) -> None:
+    """Make a check that an entry lists XFAIL or XPASS; another message stays a failure."""
     for entry in entries:
-        if not selected(entry.check):
+        if entry.check != check.id:
             continue
-        hits = [_mark(entry, judgement) for judgement in judgements]
-        if not any(hits) and not any(_unseen(entry, judgement) for judgement in judgements):
-            problems.append(f"known failure {entry.check} matches no check of this run")
-    return problems
-
-
-def _unseen(entry: Known, judgement: Judgement) -> bool:
-    """Tell whether an entry may hold all the same: not all was run, or nothing could be."""
-    meant = entry.implementation in ("", judgement.name)
-    return judgement.partial or (judgement.status == "NOT_RUN" and meant)
-
-
-def _mark(entry: Known, judgement: Judgement) -> bool:
-    if entry.implementation and entry.implementation != judgement.name:
-        return False
-    found = [check for check in judgement.checks if check.id == entry.check]
-    for check in found:
         if check.status in BAD + BROKEN and check.message.startswith(entry.message):
             check.status, check.known = "XFAIL", entry.link
         elif check.status == "PASS":
@@ -98,7 +79,30 @@ def _mark(entry: Known, judgement: Judgement) -> bool:
             check.message = f"listed as a known failure ({entry.link}), but passes"
         elif check.status in BAD + BROKEN:
             check.message += f"{ANOTHER}{entry.message!r}, {entry.link})"
-    return bool(found)
+
+
+def stale(
+    entries: Iterable[Known], judgements: Sequence[Judgement], selected: Callable[[str], bool]
+) -> list[str]:
+    """Name the entries that match no check, each in a sentence."""
+    return [
+        f"known failure {entry.check} matches no check of this run"
+        for entry in entries
+        if selected(entry.check) and not any(_may_hold(entry, one) for one in judgements)
+    ]
+
+
+def about(name: str, entries: Iterable[Known]) -> list[Known]:
+    """The entries that speak of an implementation: those that name it, or none."""
+    return [entry for entry in entries if entry.implementation in ("", name)]
+
+
+def _may_hold(entry: Known, judgement: Judgement) -> bool:
+    """Whether an entry matches a check, or may do so: not all was run, or nothing could be."""
+    if not judgement.whole:
+        return True
+    hit = judgement.away or any(check.id == entry.check for check in judgement.checks)
+    return hit and entry.implementation in ("", judgement.name)
 
 
 def failing(judgements: Sequence[Judgement]) -> list[Known]:

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
-from qloracle_conformance.calling.worker import receive, send
+from qloracle_conformance.calling.wire import receive, send
 
 T = TypeVar("T")
 Send = Callable[[Any], None]

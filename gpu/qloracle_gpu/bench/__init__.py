@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from qloracle_gpu.bench import goals
 from qloracle_gpu.bench.timing import Clock, compare, ratio, self_ratio
-from qloracle_gpu.cupy_backend.launching import unavailable
+from qloracle_gpu.devices.launching import unavailable
 
 if TYPE_CHECKING:
     from qloracle_gpu.bench.cases import Case, Prepared

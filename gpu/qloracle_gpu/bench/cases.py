@@ -15,8 +15,8 @@ import numpy as np
 from qloracle_gpu import operations
 from qloracle_gpu.bench import peers
 from qloracle_gpu.bench.timing import Call
-from qloracle_gpu.cupy_backend import CupyDevice
-from qloracle_gpu.device import Array
+from qloracle_gpu.devices import Array
+from qloracle_gpu.devices.on_cupy import CupyDevice
 
 BLOCK = 64
 SIDE = 16384  # of the matrix that is coded: 2^28 elements

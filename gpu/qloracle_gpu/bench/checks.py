@@ -21,7 +21,7 @@ import numpy as np
 import qloracle
 from qloracle_gpu import operations
 from qloracle_gpu.bench.cases import MACHINE, normal
-from qloracle_gpu.device import Array
+from qloracle_gpu.devices import Array
 
 LONG = 2**31 + 2**12  # elements: more than a signed 32-bit number counts
 LATE = 50_000_000  # bytes copied in front of late inputs, again and again
@@ -43,7 +43,7 @@ class Result(NamedTuple):
 
 
 def run(checks: dict[str, Callable[[], None]]) -> list[Result]:
-    """Run checks, one after the other, whatever becomes of them.
+    """Run all checks, one after another, whether or not they pass.
 
     >>> def missing():
     ...     raise Missing("no second GPU")
@@ -178,8 +178,8 @@ def two_streams_do_not_meet() -> None:
             with stream:
                 found.append(ours.quantize_4bit(x))
     cupy.cuda.Device().synchronize()
-    for found, due in zip(got, expected, strict=True):
-        assert all(bits(each) == due for each in found), "other bits beside another stream"
+    for found, alone in zip(got, expected, strict=True):
+        assert all(bits(each) == alone for each in found), "other bits beside another stream"
 
 
 def long_arrays_are_whole() -> None:
@@ -197,8 +197,8 @@ def long_arrays_are_whole() -> None:
     assert bits(packed[: some // 2]) == bits(packed[-some // 2 :]) == bits(few), "codes"
     assert bits(absmax[: some // 64]) == bits(absmax[-some // 64 :]) == bits(scales), "absmax"
     y = ours.dequantize_4bit(packed, absmax, shape=(LONG,), dtype="float16")
-    due = bits(ours.dequantize_4bit(few, scales, shape=(some,), dtype="float16"))
-    assert bits(y[:some]) == bits(y[-some:]) == due, "decoded values"
+    expected = bits(ours.dequantize_4bit(few, scales, shape=(some,), dtype="float16"))
+    assert bits(y[:some]) == bits(y[-some:]) == expected, "decoded values"
     assert not y[some : LONG - some].any(), "zeros are not zero between the ends"
 
 
@@ -209,10 +209,10 @@ def the_reference_agrees() -> None:
         x = normal(100_003, dtype=dtype)
         packed, absmax = ours.quantize_4bit(x)
         host = _host(x)
-        due = qloracle.quantize_4bit(host)
-        assert bits((packed, absmax)) == b"".join(part.tobytes() for part in due), dtype
+        expected = qloracle.quantize_4bit(host)
+        assert bits((packed, absmax)) == b"".join(part.tobytes() for part in expected), dtype
         y = ours.dequantize_4bit(packed, absmax, shape=x.shape, dtype=dtype)
-        back = qloracle.dequantize_4bit(*due, shape=host.shape, dtype=host.dtype.type)
+        back = qloracle.dequantize_4bit(*expected, shape=host.shape, dtype=host.dtype.type)
         assert bits(y) == back.tobytes(), dtype
 
 

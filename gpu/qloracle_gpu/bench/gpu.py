@@ -22,7 +22,7 @@ import numpy as np
 
 from qloracle_gpu import kernels
 from qloracle_gpu.bench.timing import Call, Reading, compare
-from qloracle_gpu.device import Array
+from qloracle_gpu.devices import Array
 
 THREADS = 256
 WORD = 16  # bytes

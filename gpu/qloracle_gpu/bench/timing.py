@@ -1,8 +1,8 @@
 """Times of several calls, fairly: interleaved, from a cold cache, by the device's own clock.
 
 A clock measures one call.  `compare` goes round the calls many times, in an order that changes, and
-enters the first of them twice: what that pair differs by is what the measurement cannot tell apart.
-Before that each is called once: the first call compiles, allocates and sends tables.
+enters the first of them twice: a difference as small as that pair's cannot be resolved.  Before
+that each is called once: the first call compiles, allocates and sends tables.
 
 >>> times = iter([9.0, 9.0, 2.0, 1.6, 2.0, 2.0, 1.6, 2.0])
 >>> class Stopped:
@@ -41,7 +41,7 @@ class Clock(Protocol):
 class Timing(NamedTuple):
     """Seconds of a call: the median, and the quartiles.
 
-    `cold` tells that every round was queued before it began, so that no gap of the host is in it.
+    `cold`: every round was queued before it began, so that it holds no gap of the host's.
     """
 
     median: float

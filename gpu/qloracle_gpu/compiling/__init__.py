@@ -24,9 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from qloracle_gpu import cache as built
 from qloracle_gpu import kernels
-from qloracle_gpu.compiling import nvcc, nvrtc
+from qloracle_gpu.compiling import nvcc, nvrtc, store
 from qloracle_gpu.compiling.errors import CompileError, NoCompiler
 
 __all__ = ["CompileError", "Compiler", "NoCompiler", "compiler", "ptx", "read_log", "resources"]
@@ -42,7 +41,7 @@ class Compiler(Protocol):
         """The compiler and its version: "NVRTC 13.0"."""
 
     def ptx(self, source: str, options: Sequence[str]) -> str:
-        """Return the PTX of a text; CompileError if it is none."""
+        """Return the PTX of a text; CompileError if it does not compile."""
 
     def log(self, source: str, options: Sequence[str]) -> str:
         """Compile to machine code and return what ptxas said of it; CompileError."""
@@ -65,11 +64,11 @@ def compiler(wanted: str | None = None) -> Compiler:
     first that is found.
     """
     name = wanted or os.environ.get("QLORACLE_COMPILER", "")
-    roads: dict[str, Callable[[], Compiler]] = {"nvrtc": nvrtc.find, "nvcc": nvcc.find}
-    if name and name not in roads:
+    finders: dict[str, Callable[[], Compiler]] = {"nvrtc": nvrtc.find, "nvcc": nvcc.find}
+    if name and name not in finders:
         raise NoCompiler(f"a compiler is 'nvrtc' or 'nvcc', got {name!r}")
     reasons = []
-    for find in [roads[name]] if name else roads.values():
+    for find in [finders[name]] if name else finders.values():
         try:
             return find()
         except NoCompiler as reason:
@@ -89,7 +88,7 @@ def ptx(
     """
     compiler_ = by or compiler()
     flags = [*options, "-lineinfo", f"-arch=compute_{arch}"]
-    digest = built.digest_of("ptx", compiler_.name, *flags, source)
+    digest = store.digest_of("ptx", compiler_.name, *flags, source)
     return _kept(digest, lambda: compiler_.ptx(source, flags))
 
 
@@ -105,13 +104,13 @@ def resources(
     """
     compiler_ = by or compiler()
     flags = [*options, "-lineinfo", f"-arch=sm_{arch}"]
-    digest = built.digest_of("log", compiler_.name, *flags, source)
+    digest = store.digest_of("log", compiler_.name, *flags, source)
     return read_log(_kept(digest, lambda: compiler_.log(source, flags)))
 
 
 def _kept(digest: str, make: Callable[[], str]) -> str:
     """Return a text of the cache, made if it is not there."""
-    folder = built.kept("compiled", digest, lambda aside: _write(aside, make()))
+    folder = store.kept("compiled", digest, lambda aside: _write(aside, make()))
     return (folder / TEXT).read_text("utf-8")
 
 

@@ -20,7 +20,7 @@ class Nvcc:
         self.name = f"nvcc {version}"
 
     def ptx(self, source: str, options: Sequence[str]) -> str:
-        """Return the PTX of a text; CompileError if it is none."""
+        """Return the PTX of a text; CompileError if it does not compile."""
         return self._run(source, [*options, "-ptx"])[0].decode()
 
     def log(self, source: str, options: Sequence[str]) -> str:
@@ -44,8 +44,8 @@ def find() -> Nvcc:
     program = shutil.which("nvcc")
     if program is None:
         raise NoCompiler("no nvcc on PATH")
-    told = subprocess.run([program, "--version"], check=False, capture_output=True, text=True)
-    version = re.search(r"release ([\d.]+)", told.stdout)
+    done = subprocess.run([program, "--version"], check=False, capture_output=True, text=True)
+    version = re.search(r"release ([\d.]+)", done.stdout)
     if version is None:
         raise NoCompiler(f"{program} tells no version")
     return Nvcc(program, version[1])

@@ -26,7 +26,7 @@ class Nvrtc:
         self.name = f"NVRTC {major.value}.{minor.value}"
 
     def ptx(self, source: str, options: Sequence[str]) -> str:
-        """Return the PTX of a text; CompileError if it is none."""
+        """Return the PTX of a text; CompileError if it does not compile."""
         program = self._compile(source, options)
         try:
             return self._text("PTX", program)

@@ -62,8 +62,8 @@ def _implementation() -> SimpleNamespace:
         pager: Callable[..., Pager] = make_pager
         what, missing = f"cuda:{found.device}, {found.runtime}", cupy_backend.unavailable
     else:
+        from qloracle_gpu.devices.gcc import Host
         from qloracle_gpu.managed import standin
-        from qloracle_gpu.runners.host import Host
 
         steps, arrays = operations.implementation(Host()), "numpy"
         pager = standin.make_pager

@@ -5,7 +5,7 @@
 
 The parameters are changed in place. A step is rule S11 by the kernels of this package, and its bits
 do not depend on where m and v lie. Their pages are fetched before it on CuPy's current stream, and
-stay until something else needs the room. Where nothing pages, m and v are CuPy's own arrays, with
+stay until something else needs the memory. Where nothing pages, m and v are CuPy's own arrays, with
 one warning that says why.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from qloracle_gpu import operations
-from qloracle_gpu.cupy_backend import CupyDevice
+from qloracle_gpu.devices.on_cupy import CupyDevice
 from qloracle_gpu.managed.memory import Memory, PlainMemory, best, in_cupy
 
 MOMENTS = ("m", "v")
@@ -86,7 +86,7 @@ class PagedAdamW:
         self.step_count = int(state["step"])
 
     def _room(self, param: Any) -> Any:
-        """Return room for a moment: in managed memory a NumPy array, else CuPy's."""
+        """Allocate a moment: in managed memory a NumPy array, else CuPy's."""
         if isinstance(self.memory, PlainMemory):
             import cupy
 

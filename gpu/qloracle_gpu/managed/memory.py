@@ -9,7 +9,7 @@ memory has one address for host and device, so CuPy and torch get it without a c
     in_cupy(m), in_torch(m)                    # the same bytes
     cupy.cuda.set_allocator(memory.cupy_malloc)    # all of CuPy, if one likes
 
-It is freed when the last array dies that leads to it, whatever library that array belongs to.
+It is freed with the last array that leads to it, whichever library that array belongs to.
 
 The bytes are undefined until they are written. There is never more of it than the device has free:
 what is wanted is that state makes room when something else needs the memory later, and a request
@@ -31,8 +31,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array
+from qloracle import arguments as check
+from qloracle.arguments import Array
 from qloracle_gpu.managed import capability
 from qloracle_gpu.managed import runtime as cuda
 from qloracle_gpu.managed.runtime import HOST, Runtime
@@ -95,7 +95,7 @@ class ManagedMemory:
         """ValueError where all managed memory would be more than is free without any of it."""
         key = self.runtime, self.device
         room, taken = self.runtime.room(self.device), _live[key]
-        # Of what was handed out, nobody tells how much lies on the device and is missing in `free`.
+        # How much of what was handed out lies on the device, and is missing in `free`, is unknown.
         free = max(room.free, _free_at_first[key] if taken else 0)
         if nbytes + taken > free:
             raise ValueError(
@@ -123,7 +123,7 @@ class ManagedMemory:
         pointer, nbytes = self._range(array)
         if preferred is not None:
             check.choice("preferred", preferred, SIDES)
-        mostly = check.truth("read_mostly", read_mostly)
+        mostly = check.boolean("read_mostly", read_mostly)
         place = HOST if preferred == "host" else self.device
         if nbytes:
             advice = cuda.READ_MOSTLY if mostly else cuda.NOT_READ_MOSTLY
@@ -132,11 +132,11 @@ class ManagedMemory:
             self.runtime.advise(pointer, nbytes, advice, place)
 
     def kernel(self) -> AbstractContextManager[None]:
-        """Tell that kernels run in this context; a GPU needs not be told."""
+        """Say that kernels run in this context; a GPU does not need to know."""
         return nullcontext()
 
     def host(self) -> AbstractContextManager[None]:
-        """Tell that the host touches memory in this context while a kernel may run."""
+        """Say that the host touches memory in this context while a kernel may run."""
         return nullcontext()
 
     def synchronize(self) -> None:
@@ -155,7 +155,7 @@ class ManagedMemory:
         return _cupy_memory(cupy, self.empty((nbytes,), np.uint8))
 
     def _range(self, array: Array) -> tuple[int, int]:
-        """Return where an array begins, and its bytes; ValueError if it is none of this memory."""
+        """Return where an array begins, and its bytes; ValueError if it is not in this memory."""
         block = block_of(array)
         if block is None or block.owner is not self or not array.flags.c_contiguous:
             raise ValueError("array must be a contiguous one in this managed memory")
@@ -190,7 +190,7 @@ class PlainMemory:
         """Do nothing."""
         if preferred is not None:
             check.choice("preferred", preferred, SIDES)
-        check.truth("read_mostly", read_mostly)
+        check.boolean("read_mostly", read_mostly)
 
     def kernel(self) -> AbstractContextManager[None]:
         """Do nothing."""

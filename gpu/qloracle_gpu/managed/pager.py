@@ -1,9 +1,9 @@
 """The pager of the protocol on managed memory: one address, two processors, pages that follow.
 
 `make_pager` takes managed memory where the machine has it and ordinary memory elsewhere, with one
-warning that says why. A GPU cannot be told how much of itself to use nor how large its pages are,
-and does not tell what moves. So both numbers of `make_pager` are checked and then left at that,
-and this pager shows no counters: rule S12 asks of it equal bits (L5a). The stand-in shows all.
+warning that says why. A GPU lets nobody set its capacity or its page size, and it
+reports no page moves, so both arguments of `make_pager` are validated and ignored, and this
+pager has no counters: rule S12 demands equal bits of it (L5a). The stand-in has them all.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array
+from qloracle import arguments as check
+from qloracle.arguments import Array
 from qloracle_gpu.managed.memory import ManagedMemory, Memory, best, in_cupy
 
 Where: TypeAlias = slice | EllipsisType

@@ -6,7 +6,7 @@
 
 A step is `adam_step` of `torch_backend`, rule S11, and its bits do not depend on where m and v lie.
 Before it the pages of m and v are fetched on torch's current stream; afterwards they stay until
-something else needs the room. The moments are float32, whatever the parameter's type.
+something else needs the memory. The moments are float32, whatever the parameter's type.
 
 What is saved are copies on the CPU, so a checkpoint can be written while pages are away, and holds
 what `torch.optim.AdamW` would hold. What is loaded, deep-copied or unpickled pages again.
@@ -31,12 +31,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array
+from qloracle import arguments as check
+from qloracle.arguments import Array
 from qloracle_gpu.managed.capability import warn_once
 from qloracle_gpu.managed.memory import Memory, PlainMemory, best, in_torch
+from qloracle_gpu.operations import arguments
 from qloracle_gpu.torch_backend import adam_step
-from qloracle_gpu.torch_backend._arguments import numbers
+from qloracle_gpu.torch_backend.values import beside
 
 CHUNK = 2**20  # elements that are stepped at a time: the new ones are made beside the old
 MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch.optim names them
@@ -66,7 +67,7 @@ class PagedAdamW(torch.optim.Optimizer):
         for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
             check.at_least(name, value, 0)
         for i, beta in enumerate(betas):
-            check.share(f"betas[{i}]", beta)
+            check.fraction(f"betas[{i}]", beta)
         self.memory = memory
         self._memories: dict[torch.device, Memory] = {}
         self._paged: dict[Tensor, Moments] = {}
@@ -90,7 +91,7 @@ class PagedAdamW(torch.optim.Optimizer):
         work = [(param, param.grad, group) for param, group in groups if param.grad is not None]
         for param, grad, _ in work:
             _check_numbers(param, grad)
-        for param, _, _ in work:  # room first: a lack of it must change no parameter
+        for param, _, _ in work:  # allocate first: a failure must change no parameter
             if not self.state[param]:
                 self._begin(param)
         for param, grad, group in work:
@@ -139,7 +140,7 @@ class PagedAdamW(torch.optim.Optimizer):
         self.state[param] = {"step": step, **dict(zip(MOMENTS, moments, strict=True))}
 
     def _room(self, param: Tensor, i: int) -> Tensor:
-        """Return room for the i-th moment: what there is of it already, or new."""
+        """Return memory for the i-th moment: what it has already, or new."""
         memory = self._memory_of(param)
         if isinstance(memory, PlainMemory):
             return torch.empty(param.shape, dtype=torch.float32, device=param.device)
@@ -175,7 +176,7 @@ class PagedAdamW(torch.optim.Optimizer):
         found = {p: states[n] for p, n in zip(params, keys, strict=False) if n in states}
         if len(keys) == len(params):  # else it is for torch to say so
             _check(found, groups)
-        for param in found:  # room first: a lack of it must change nothing
+        for param in found:  # allocate first: a failure must change nothing
             self._room(param, 0)
         groups_alone = {**state_dict, "state": {}}  # torch would copy m and v to plain memory first
         super().load_state_dict(groups_alone)
@@ -203,8 +204,8 @@ class PagedAdamW(torch.optim.Optimizer):
 def _check_numbers(param: Tensor, grad: Tensor) -> None:
     if grad.is_sparse:
         raise ValueError("grad must be dense, got a sparse one")
-    numbers("param", param)
-    numbers("grad", grad)
+    arguments.floats(beside(param), "param", param)
+    arguments.floats(beside(grad), "grad", grad)
 
 
 def _beside(place: torch.device, memory: Memory) -> Memory:
@@ -228,7 +229,7 @@ def _copied(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(found: dict[Tensor, dict[str, Any]], groups: list[dict[str, Any]]) -> None:
-    """Refuse states that are none of these parameters, or of another method than this."""
+    """Refuse states of other parameters, or of another method than this."""
     for group in groups:
         for name in OTHER_METHODS:
             if group.get(name):

@@ -16,9 +16,9 @@ from __future__ import annotations
 from functools import partial
 from types import SimpleNamespace
 
-from qloracle_gpu.device import Device
+from qloracle_gpu.devices import Device
 from qloracle_gpu.operations import adam, blockwise, lora, nested, products
-from qloracle_gpu.operations._arguments import BLOCKSIZES
+from qloracle_gpu.operations.arguments import BLOCKSIZES
 
 FUNCTIONS = (
     blockwise.quantize_4bit,

@@ -1,6 +1,6 @@
 """Adam for many tensors in one launch, moments in 32 bits or in 8: L4.
 
-The rules are told in `qloracle.adam`, the kernels in `kernels/adam.cu`; the results are the
+The rules are those of `qloracle.adam`, the kernels in `kernels/adam.cu`; the results are the
 reference's bits. The constants of a step are formed here, in float64, and rounded once each.
 
 `adam_step` and `adam_step_8bit` are the protocol's, for one tensor. `adam_steps` and
@@ -20,14 +20,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qloracle import _arguments as plain
-from qloracle_gpu.device import Addresses, Argument, Array, Device, type_name
-from qloracle_gpu.operations import _arguments as check
+from qloracle import arguments as plain
+from qloracle_gpu.devices import Addresses, Argument, Array, Arrays, Device, type_name
+from qloracle_gpu.operations import arguments as check
 from qloracle_gpu.operations.blockwise import blocks, levels, log2, map_of
 
 THREADS = 256
@@ -36,7 +36,7 @@ STRETCHES, LEAST = 64, 256  # 8 bits: a block of threads has stretches, of a blo
 LAST_STEP = 2**24  # the last count that float32 holds exactly
 
 Names: TypeAlias = tuple[str, ...]
-Arrays: TypeAlias = tuple[Array, ...]  # of one tensor, as the kernel takes them
+Parts: TypeAlias = tuple[Array, ...]  # of one tensor, as the kernel takes them
 Lists: TypeAlias = tuple[Sequence[Array], ...]  # of many tensors, one list for each argument
 
 STATE = ("param", "grad", "m", "v")
@@ -57,7 +57,7 @@ def adam_step(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     decoupled_weight_decay: bool = True,
-) -> Arrays:
+) -> Parts:
     """Return the new param in its type, and the new m and v, float32; the old ones stay.
 
     param: float32, float16 or bfloat16 of any shape; grad: the same shape, param's type or float32;
@@ -66,11 +66,11 @@ def adam_step(
 
     Source: rule S11; `qloracle.adam_step`.
     """
-    decoupled = plain.truth("decoupled_weight_decay", decoupled_weight_decay)
-    constants = _constants(step, lr, beta1, beta2, eps, weight_decay, decoupled)
-    old = _state(device, STATE, (param, grad, m, v))
+    decoupled = plain.boolean("decoupled_weight_decay", decoupled_weight_decay)
+    k = constants(step, lr, beta1, beta2, eps, weight_decay, decoupled)
+    old = state(device, (param, grad, m, v))
     new = _fresh(device, old)
-    _launch(device, "adam_step", [old], [new], CHUNK, *constants)
+    _launch(device, "adam_step", [old], [new], CHUNK, *k)
     return new
 
 
@@ -97,12 +97,12 @@ def adam_steps(
 
     Source: rule S11.
     """
-    decoupled = plain.truth("decoupled_weight_decay", decoupled_weight_decay)
-    constants = _constants(step, lr, beta1, beta2, eps, weight_decay, decoupled)
+    decoupled = plain.boolean("decoupled_weight_decay", decoupled_weight_decay)
+    k = constants(step, lr, beta1, beta2, eps, weight_decay, decoupled)
     tensors = _tensors(("params", "grads", "ms", "vs"), (params, grads, ms, vs))
-    old = [_state(device, names, arrays) for names, arrays in tensors]
+    old = [state(device, arrays, names) for names, arrays in tensors]
     new = _results(device, old, out, 3)
-    _launch(device, "adam_step", old, new, CHUNK, *constants)
+    _launch(device, "adam_step", old, new, CHUNK, *k)
     return _lists(new, 3)
 
 
@@ -124,7 +124,7 @@ def adam_step_8bit(
     blocksize: int = 256,
     m_codebook: Array | None = None,
     v_codebook: Array | None = None,
-) -> Arrays:
+) -> Parts:
     """Return the new param in its type, and the new codes and scales of m and of v.
 
     m_codes, v_codes: uint8[n], n the elements of param; m_absmax, v_absmax: float32[ceil(n /
@@ -134,11 +134,11 @@ def adam_step_8bit(
 
     Source: rule S11b; `qloracle.adam_step_8bit`.
     """
-    constants = _constants(step, lr, beta1, beta2, eps, weight_decay, decoupled=True)
+    k = constants(step, lr, beta1, beta2, eps, weight_decay)
     maps, size = _maps(device, m_codebook, v_codebook), check.blocksize(blocksize)
-    old = _coded(device, CODED, (param, grad, m_codes, m_absmax, v_codes, v_absmax), size)
+    old = coded(device, (param, grad, m_codes, m_absmax, v_codes, v_absmax), size)
     new = _fresh(device, old)
-    _launch_8bit(device, [old], [new], size, *maps, log2(size), *constants)
+    _launch_8bit(device, [old], [new], size, *maps, log2(size), *k)
     return new
 
 
@@ -169,13 +169,13 @@ def adam_steps_8bit(
 
     Source: rule S11b.
     """
-    constants = _constants(step, lr, beta1, beta2, eps, weight_decay, decoupled=True)
+    k = constants(step, lr, beta1, beta2, eps, weight_decay)
     maps, size = _maps(device, m_codebook, v_codebook), check.blocksize(blocksize)
     lists = params, grads, m_codes, m_absmax, v_codes, v_absmax
     tensors = _tensors(("params", "grads", *CODED[2:]), lists)
-    old = [_coded(device, names, arrays, size) for names, arrays in tensors]
+    old = [coded(device, arrays, size, names) for names, arrays in tensors]
     new = _results(device, old, out, 5)
-    _launch_8bit(device, old, new, size, *maps, log2(size), *constants)
+    _launch_8bit(device, old, new, size, *maps, log2(size), *k)
     return _lists(new, 5)
 
 
@@ -183,7 +183,7 @@ def adam_steps_8bit(
 
 
 def _launch_8bit(
-    device: Device, old: list[Arrays], new: list[Arrays], size: int, *rest: Argument
+    device: Device, old: list[Parts], new: list[Parts], size: int, *rest: Argument
 ) -> None:
     _launch(device, "adam_step_8bit", old, new, STRETCHES * max(size, LEAST), *rest)
 
@@ -191,13 +191,13 @@ def _launch_8bit(
 def _launch(
     device: Device,
     kernel: str,
-    old: list[Arrays],
-    new: list[Arrays],
+    old: list[Parts],
+    new: list[Parts],
     length: int,
     *rest: Argument,
 ) -> None:
     """Step all tensors, in chunks of so many elements: a launch for each pair of types."""
-    alike: dict[str, list[Arrays]] = {}
+    alike: dict[str, list[Parts]] = {}
     for before, after in zip(old, new, strict=True):
         types = f"{type_name(before[0])}_{type_name(before[1])}"
         alike.setdefault(types, []).append(before + after)
@@ -222,19 +222,40 @@ def _layout(sizes: tuple[int, ...], length: int) -> tuple[NDArray[Any], ...]:
     return owners, np.cumsum(chunks) - chunks, np.array(sizes, np.int64)
 
 
-def _constants(
-    step: int, lr: float, beta1: float, beta2: float, eps: float, wd: float, decoupled: bool
-) -> tuple[np.float32, ...]:
-    """Return what the kernel multiplies, divides and adds, in its order, each rounded once."""
+class Constants(NamedTuple):
+    """What a step multiplies, divides and adds: each formed in float64, rounded to float32 once."""
+
+    b1: np.float32
+    one_minus_b1: np.float32
+    b2: np.float32
+    one_minus_b2: np.float32
+    c1: np.float32
+    c2: np.float32
+    lr: np.float32
+    eps: np.float32
+    coupled: np.float32
+    kept: np.float32
+
+
+def constants(
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool = True,
+) -> Constants:
+    """Check the numbers of a step, and return its constants in the kernel's order."""
     t = plain.integer("step", step, least=1)
     if t > LAST_STEP:
         raise ValueError(f"step must be at most 2**24, got {t}")
     rate, floor = plain.at_least("lr", lr, 0), plain.at_least("eps", eps, 0)
-    decay = plain.at_least("weight_decay", wd, 0)
-    b1, b2 = plain.share("beta1", beta1), plain.share("beta2", beta2)
+    decay = plain.at_least("weight_decay", weight_decay, 0)
+    b1, b2 = plain.fraction("beta1", beta1), plain.fraction("beta2", beta2)
     numbers = (b1, 1 - b1, b2, 1 - b2, 1 - b1**t, 1 - b2**t, rate, floor)
-    coupled, kept = (0.0, 1 - rate * decay) if decoupled else (decay, 1.0)
-    return tuple(np.array([*numbers, coupled, kept], np.float32))
+    decays = (0.0, 1 - rate * decay) if decoupled else (decay, 1.0)
+    return Constants(*np.array([*numbers, *decays], np.float32))
 
 
 def _maps(
@@ -249,13 +270,13 @@ def _maps(
 # ---- results -------------------------------------------------------------------------------------
 
 
-def _fresh(device: Device, old: Arrays) -> Arrays:
-    """Return room for the new of all but the gradient."""
+def _fresh(device: Device, old: Parts) -> Parts:
+    """Return arrays for the new state: all but the gradient."""
     kept = old[:1] + old[2:]
     return tuple(device.empty(tuple(array.shape), type_name(array)) for array in kept)
 
 
-def _results(device: Device, old: list[Arrays], out: Lists | None, width: int) -> list[Arrays]:
+def _results(device: Device, old: list[Parts], out: Lists | None, width: int) -> list[Parts]:
     """Return where the new arrays of each tensor go: `width` arrays of each."""
     if out is None:
         return [_fresh(device, arrays) for arrays in old]
@@ -266,19 +287,19 @@ def _results(device: Device, old: list[Arrays], out: Lists | None, width: int) -
     return [_taken(device, *to, before[:1] + before[2:]) for before, to in pairs]
 
 
-def _taken(device: Device, names: Names, arrays: Arrays, like: Arrays) -> Arrays:
+def _taken(device: Device, names: Names, arrays: Parts, like: Parts) -> Parts:
     """Return arrays to be written, of the shapes and types of `like`: none is a copy."""
     found = []
-    for name, array, due in zip(names, arrays, like, strict=True):
-        form = tuple(due.shape), "its argument", type_name(due)
-        once, again = (check.shaped(device, name, array, *form) for _ in range(2))
+    for name, array, old in zip(names, arrays, like, strict=True):
+        once, again = (check.typed(device, name, array, type_name(old)) for _ in range(2))
+        check.shaped(name, once, tuple(old.shape), "its argument")
         if device.address(once) != device.address(again):  # each is a copy
             raise ValueError(f"{name} must be contiguous, since it is to be written")
         found.append(once)
     return tuple(found)
 
 
-def _lists(new: list[Arrays], width: int) -> tuple[list[Array], ...]:
+def _lists(new: list[Parts], width: int) -> tuple[list[Array], ...]:
     """Turn the arrays of each tensor into a list for each result."""
     return tuple([arrays[i] for arrays in new] for i in range(width))
 
@@ -286,35 +307,29 @@ def _lists(new: list[Arrays], width: int) -> tuple[list[Array], ...]:
 # ---- what is checked -----------------------------------------------------------------------------
 
 
-def _tensors(
-    names: Names, lists: Lists, count: int | None = None
-) -> Iterator[tuple[Names, Arrays]]:
+def _tensors(names: Names, lists: Lists, count: int | None = None) -> Iterator[tuple[Names, Parts]]:
     """Yield the names and the arrays of each tensor, once the lists are of one length."""
     for name, arrays in zip(names, lists, strict=True):
         if not isinstance(arrays, tuple | list):
             raise TypeError(f"{name} must be a list of arrays, got {type(arrays).__name__}")
-        due = len(lists[0]) if count is None else count
-        if len(arrays) != due:
-            raise ValueError(f"{name} must hold {due} arrays, one a tensor, got {len(arrays)}")
+        expected = len(lists[0]) if count is None else count
+        if len(arrays) != expected:
+            raise ValueError(f"{name} must hold {expected} arrays, one a tensor, got {len(arrays)}")
     for i, arrays in enumerate(zip(*lists, strict=True)):
         yield tuple(f"{name}[{i}]" for name in names), arrays
 
 
-def _state(device: Device, names: Names, arrays: Arrays) -> Arrays:
-    """Return param, grad, m and v, contiguous."""
+def state(device: Arrays, arrays: Parts, names: Names = STATE) -> Parts:
+    """Return param, grad, m and v, once they fit each other."""
     param, grad = _param_and_grad(device, names, arrays)
-    shape = tuple(param.shape)
-    beside = f"{names[0]} of shape {shape}"
+    shape, beside = tuple(param.shape), f"{names[0]} of shape {tuple(param.shape)}"
     moments = zip(names[2:], arrays[2:], strict=True)
-    return (
-        param,
-        grad,
-        *(check.shaped(device, name, a, shape, beside, "float32") for name, a in moments),
-    )
+    known = [(name, check.typed(device, name, each, "float32")) for name, each in moments]
+    return param, grad, *(check.shaped(name, each, shape, beside) for name, each in known)
 
 
-def _coded(device: Device, names: Names, arrays: Arrays, blocksize: int) -> Arrays:
-    """Return param, grad, and codes and scales of m and of v, contiguous."""
+def coded(device: Arrays, arrays: Parts, blocksize: int, names: Names = CODED) -> Parts:
+    """Return param, grad, and codes and scales of m and of v, once they fit each other."""
     param, grad = _param_and_grad(device, names, arrays)
     n = math.prod(param.shape)
     forms = [("uint8", n), ("float32", blocks(n, blocksize))] * 2
@@ -322,8 +337,8 @@ def _coded(device: Device, names: Names, arrays: Arrays, blocksize: int) -> Arra
     return param, grad, *(check.vector(device, name, a, *form) for name, a, form in coded)
 
 
-def _param_and_grad(device: Device, names: Names, arrays: Arrays) -> tuple[Array, Array]:
+def _param_and_grad(device: Arrays, names: Names, arrays: Parts) -> tuple[Array, Array]:
     param = check.floats(device, names[0], arrays[0])
-    beside = f"{names[0]} of shape {tuple(param.shape)}"
-    types = type_name(param), "float32"
-    return param, check.shaped(device, names[1], arrays[1], tuple(param.shape), beside, *types)
+    grad = check.floats(device, names[1], arrays[1], type_name(param), "float32")
+    shape = tuple(param.shape)
+    return param, check.shaped(names[1], grad, shape, f"{names[0]} of shape {shape}")

@@ -1,6 +1,6 @@
 """A block, its absmax, and the nearest level: the launches of L0.
 
-The rules are told in `qloracle.blockwise`, the kernels in `kernels/quantize.cu` and
+The rules are those of `qloracle.blockwise`, the kernels in `kernels/quantize.cu` and
 `kernels/dequantize.cu`.  Where these functions differ from the reference's:
 
 * blocksize is a power of two from 32 to 4096;
@@ -17,13 +17,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from qloracle import _arguments as plain
+from qloracle import arguments as plain
 from qloracle import codebook as codebook_of
 from qloracle import dynamic_codebook
-from qloracle._arguments import Float32
+from qloracle.arguments import Float32
 from qloracle.codebook import FP4_CODES, FP4_MAGNITUDES, QUANT_TYPES
-from qloracle_gpu.device import Argument, Array, Device, type_name
-from qloracle_gpu.operations import _arguments as check
+from qloracle_gpu.devices import Argument, Array, Device, type_name
+from qloracle_gpu.operations import arguments as check
 
 THREADS = 256  # of a block; the kernels take any multiple of a warp up to this
 SPAN = THREADS * 8 * 4  # elements of a block: 4 octets a thread keep many bytes on their way

@@ -1,9 +1,9 @@
-"""LoRA beside a frozen weight, dense or packed: L3 in products of the machine.
+"""LoRA beside a frozen weight, dense or packed: L3 for all arrays, torch's on a CPU too.
 
-The rule and its gradients are told in `qloracle.lora`. Everything is float32: what is passed in is
-widened, the hidden h = s (x * mask) A' stays in float32, and each result is rounded once, to its
-type. W is met a few rows at a time; a packed one as `products` does it, in one launch where x has
-few rows. The adapter's own products are the machine's.
+The rule and its gradients are explained in `qloracle.lora`. Everything is float32: the arguments
+are widened, the hidden h = s (x * mask) A' stays in float32, and each result is rounded once, to
+its type. W is met a few rows at a time; where the kernels multiply and x has few rows, a packed W
+takes one launch. The adapter's own products are the machine's.
 
 Values are not looked at: a mask is taken as it is.
 """
@@ -16,29 +16,29 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from qloracle import _arguments as plain
-from qloracle_gpu.device import Array, Device, type_name
-from qloracle_gpu.operations import _arguments as check
+from qloracle import arguments as plain
+from qloracle_gpu.devices import Array, Arrays, Device, type_name
+from qloracle_gpu.operations import arguments as check
 from qloracle_gpu.operations import products
 from qloracle_gpu.operations.blockwise import Nested
-from qloracle_gpu.operations.products import Chunks, as_matrix, heights
+from qloracle_gpu.operations.products import CHUNK, Added, Chunks, as_matrix, heights
 
 Gradients: TypeAlias = tuple[Array, Array, Array]  # dx, da, db
-Through: TypeAlias = Callable[[Array], Array]  # float32 rows times W' or W
+Forward: TypeAlias = Callable[[Array, Added, str], Array]  # x, added, dtype -> x W' + added
+Backward: TypeAlias = Callable[[Array], Array]  # dy -> dy W, in float32
 
 
-class Operands(NamedTuple):
-    """What a layer is given, in float32: x [M, in], x * mask, A [r, in], B [out, r], the mask."""
+class Given(NamedTuple):
+    """What a layer is given, checked: x (..., in), A [r, in], B [out, r] and the mask, like x."""
 
     x: Array
-    masked: Array
     a: Array
     b: Array
     mask: Array | None
 
 
 def lora_forward(
-    device: Device,
+    device: Arrays,
     x: Array,
     w: Array,
     a: Array,
@@ -55,15 +55,14 @@ def lora_forward(
 
     Source: rule S10; `qloracle.lora_forward`.
     """
-    weight, dims = _dense(device, w)
-    given = _operands(device, x, a, b, dropout_mask, dims)
-    through = partial(_times_rows, device, weight)
-    y = _forward(device, given, through, plain.real("scaling", scaling))
-    return device.cast(y, type_name(x)).reshape((*x.shape[:-1], dims[0]))
+    weight = check.matrix(device, "w", w)
+    layer = given(device, x, a, b, dropout_mask, tuple(weight.shape))
+    through = partial(products.times_rows, device, widened(device, weight), weight.shape[0])
+    return forward(device, layer, through, plain.real("scaling", scaling))
 
 
 def lora_backward(
-    device: Device,
+    device: Arrays,
     dy: Array,
     x: Array,
     w: Array,
@@ -80,12 +79,12 @@ def lora_backward(
 
     Source: rule S10; `qloracle.lora_backward`.
     """
-    weight, dims = _dense(device, w)
-    given = _operands(device, x, a, b, dropout_mask, dims)
-    wide = _output_gradient(device, dy, x, dims)
-    back = partial(_times, device, weight)
-    gradients = _backward(device, wide, given, back, plain.real("scaling", scaling))
-    return _narrowed(device, gradients, x, a)
+    weight = check.matrix(device, "w", w)
+    dims = tuple(weight.shape)
+    layer = given(device, x, a, b, dropout_mask, dims)
+    known = output_gradient(device, dy, x, dims)
+    back = partial(products.times, device, widened(device, weight), dims[1])
+    return backward(device, known, layer, back, plain.real("scaling", scaling))
 
 
 def qlora_forward(
@@ -111,11 +110,10 @@ def qlora_forward(
     Source: rules S9, S10; `qloracle.qlora_forward`.
     """
     dims = plain.matrix_shape("shape", shape)
-    given = _operands(device, x, a, b, dropout_mask, dims)
+    layer = given(device, x, a, b, dropout_mask, dims)
     weight = products.weight_of(device, packed, absmax, dims, blocksize, quant_type, nested)
-    through = partial(products.forward, device, weight=weight)
-    y = _forward(device, given, through, plain.real("scaling", scaling))
-    return device.cast(y, type_name(x)).reshape((*x.shape[:-1], dims[0]))
+    through = partial(products.forward, device, weight)
+    return forward(device, layer, through, plain.real("scaling", scaling))
 
 
 def qlora_backward(
@@ -141,97 +139,83 @@ def qlora_backward(
     Source: rules S9, S10; `qloracle.qlora_backward`.
     """
     dims = plain.matrix_shape("shape", shape)
-    given = _operands(device, x, a, b, dropout_mask, dims)
-    wide = _output_gradient(device, dy, x, dims)
+    layer = given(device, x, a, b, dropout_mask, dims)
+    known = output_gradient(device, dy, x, dims)
     weight = products.weight_of(device, packed, absmax, dims, blocksize, quant_type, nested)
-    back = partial(products.backward, device, weight=weight)
-    gradients = _backward(device, wide, given, back, plain.real("scaling", scaling))
-    return _narrowed(device, gradients, x, a)
+    back = partial(products.backward, device, weight)
+    return backward(device, known, layer, back, plain.real("scaling", scaling))
 
 
 # ---- the two passes, for W in any form -----------------------------------------------------------
 
 
 @np.errstate(all="ignore")  # NumPy is one of the machines
-def _forward(device: Device, given: Operands, through: Through, scaling: float) -> Array:
-    """Return y, float32[M, out], before its rounding."""
-    h = device.product(given.masked, given.a.T) * scaling  # M, r
-    return through(given.x) + device.product(h, given.b.T)
+def forward(device: Arrays, layer: Given, through: Forward, scaling: float) -> Array:
+    """Return y of shape (..., out), in x's type: one rounding at the end."""
+    x, masked, _ = _inputs(device, layer)
+    a, b = device.cast(layer.a, "float32"), device.cast(layer.b, "float32")
+    h = device.product(masked, a.T) * scaling  # M, r
+    y = through(x, lambda rows: device.product(h, b[rows].T), type_name(layer.x))
+    return y.reshape((*layer.x.shape[:-1], b.shape[0]))
 
 
 @np.errstate(all="ignore")
-def _backward(
-    device: Device, dy: Array, given: Operands, back: Through, scaling: float
-) -> Gradients:
-    """Return dx [M, in], da and db in float32, before their roundings."""
-    dh = device.product(dy, given.b) * scaling  # M, r
-    h = device.product(given.masked, given.a.T) * scaling  # M, r
-    branch = device.product(dh, given.a)
-    dx = back(dy) + (branch if given.mask is None else branch * given.mask)
-    return dx, device.product(dh.T, given.masked), device.product(dy.T, h)
+def backward(device: Arrays, dy: Array, layer: Given, back: Backward, scaling: float) -> Gradients:
+    """Return dx in x's type, da and db in a's type."""
+    _, masked, mask = _inputs(device, layer)
+    a, b = device.cast(layer.a, "float32"), device.cast(layer.b, "float32")
+    dy32 = device.cast(as_matrix(dy), "float32")
+    dh = device.product(dy32, b) * scaling  # M, r
+    h = device.product(masked, a.T) * scaling  # M, r
+    branch = device.product(dh, a)
+    dx = back(dy32) + (branch if mask is None else branch * mask)
+    da, db = device.product(dh.T, masked), device.product(dy32.T, h)
+    dx = device.cast(dx, type_name(layer.x)).reshape(tuple(layer.x.shape))
+    return dx, device.cast(da, type_name(layer.a)), device.cast(db, type_name(layer.a))
 
 
-def _narrowed(device: Device, gradients: Gradients, x: Array, a: Array) -> Gradients:
-    """Round each gradient to its type."""
-    dx, da, db = gradients
-    own = type_name(a)
-    dx = device.cast(dx, type_name(x)).reshape(tuple(x.shape))
-    return dx, device.cast(da, own), device.cast(db, own)
+def widened(device: Arrays, w: Array, chunk: int = CHUNK) -> Chunks:
+    """Return a weight that is not packed, a few rows at a time."""
+    slices = heights(w.shape[0], w.shape[1], chunk)
+    return ((rows, device.cast(w[rows], "float32")) for rows in slices)
 
 
-def _times_rows(device: Device, w: Array, x: Array) -> Array:
-    return products.times_rows(device, x, _widened(device, w), w.shape[0])
-
-
-def _times(device: Device, w: Array, dy: Array) -> Array:
-    return products.times(device, dy, _widened(device, w), w.shape[1])
-
-
-def _widened(device: Device, w: Array) -> Chunks:
-    """Return W a few rows at a time."""
-    return ((some, device.cast(w[some], "float32")) for some in heights(*w.shape))
+def _inputs(device: Arrays, layer: Given) -> tuple[Array, Array, Array | None]:
+    """Return x [M, in], x * mask and the mask, in float32."""
+    x = device.cast(as_matrix(layer.x), "float32")
+    if layer.mask is None:
+        return x, x, None
+    mask = device.cast(as_matrix(layer.mask), "float32")
+    return x, x * mask, mask
 
 
 # ---- what is checked -----------------------------------------------------------------------------
 
 
-def _dense(device: Device, w: object) -> tuple[Array, tuple[int, int]]:
-    """Return a weight that is not packed, and its shape."""
-    known = check.floats(device, "w", w)
-    return known, plain.matrix_shape("the shape of w", tuple(known.shape))
-
-
-@np.errstate(all="ignore")
-def _operands(
-    device: Device, x: Array, a: Array, b: Array, mask: Array | None, dims: tuple[int, int]
-) -> Operands:
-    """Check what a layer of this shape is given, and widen it."""
+def given(
+    device: Arrays, x: Array, a: Array, b: Array, mask: Array | None, dims: tuple[int, ...]
+) -> Given:
+    """Check what a layer of this shape (out, in) is given."""
     (out, width), beside = dims, f"w of shape {dims}"
     own = check.rows(device, "x", x, width, beside)
-    kind = type_name(own)
-    rank = a.shape[0] if len(getattr(a, "shape", ())) else 0
-    known_a = check.shaped(device, "a", a, (rank, width), beside, kind, "float32")
-    near = f"a of shape {tuple(known_a.shape)} and {beside}"
-    known_b = check.shaped(device, "b", b, (out, rank), near, type_name(known_a))
-    if rank > min(dims):
+    kind, r = type_name(own), a.shape[0] if len(getattr(a, "shape", ())) else 0
+    known_a = check.typed(device, "a", a, kind, "float32")
+    known_b = check.typed(device, "b", b, type_name(known_a))
+    check.shaped("a", known_a, (r, width), beside)
+    check.shaped("b", known_b, (out, r), f"a of shape {tuple(known_a.shape)} and {beside}")
+    if r > min(dims):
         raise ValueError(
             f"the rank r must be at most min(out, in), got a of shape {tuple(known_a.shape)} and "
             f"b of shape {tuple(known_b.shape)} beside {beside}"
         )
-    wide = device.cast(as_matrix(own), "float32")
-    a32, b32 = device.cast(known_a, "float32"), device.cast(known_b, "float32")
-    if mask is None:
-        return Operands(wide, wide, a32, b32, None)
-    near = f"x of shape {tuple(own.shape)}"
-    known = check.shaped(device, "dropout_mask", mask, tuple(own.shape), near, kind)
-    mask32 = device.cast(as_matrix(known), "float32")
-    return Operands(wide, wide * mask32, a32, b32, mask32)
+    if mask is not None:
+        mask, shape = check.floats(device, "dropout_mask", mask, kind), tuple(own.shape)
+        check.shaped("dropout_mask", mask, shape, f"x of shape {shape}")
+    return Given(own, known_a, known_b, mask)
 
 
-def _output_gradient(device: Device, dy: object, x: Array, dims: tuple[int, int]) -> Array:
-    """Return dy in float32, [M, out], once it has the leading dimensions and the type of x."""
+def output_gradient(device: Arrays, dy: object, x: Array, dims: tuple[int, ...]) -> Array:
+    """Return dy, once it has the leading dimensions and the type of x."""
     beside = f"x of shape {tuple(x.shape)} and w of shape {dims}"
-    due = (*x.shape[:-1], dims[0])
-    return device.cast(
-        as_matrix(check.shaped(device, "dy", dy, due, beside, type_name(x))), "float32"
-    )
+    known = check.floats(device, "dy", dy, type_name(x))
+    return check.shaped("dy", known, (*x.shape[:-1], dims[0]), beside)

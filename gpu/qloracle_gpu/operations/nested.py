@@ -1,6 +1,6 @@
 """Double quantization, the scales of the scales: the launches of L1.
 
-The rule is told in `qloracle.nested`, the kernels in `kernels/nested.cu`.  The offset is a sum in
+The rule is that of `qloracle.nested`, the kernels in `kernels/nested.cu`.  The offset is a sum in
 float64 whose order depends on the number of scales only: the same scales give the same bits at
 every call, which need not be the reference's (it rounds the exact sum), but keep far within S8's
 bound.  The block size is a power of two from 32 to 4096, and values are not looked at.
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from qloracle_gpu.device import Array, Device
-from qloracle_gpu.operations import _arguments as check
+from qloracle_gpu.devices import Array, Device
+from qloracle_gpu.operations import arguments as check
 from qloracle_gpu.operations.blockwise import (
     CODED_SPAN,
     THREADS,

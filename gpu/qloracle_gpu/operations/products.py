@@ -1,6 +1,6 @@
 """The product with a packed weight that is never there as a whole: the launches of L2.
 
-The rule is told in `qloracle.linear4bit`, the kernel in `kernels/product.cu`.
+The rule is that of `qloracle.linear4bit`, the kernel in `kernels/product.cu`.
 
 * Up to 16 rows of x take one launch, which decodes W as it goes. The order of its sums depends on
   the shape of W alone: a row has the same bits in any company, and wherever the arrays begin.
@@ -13,15 +13,15 @@ The rule is told in `qloracle.linear4bit`, the kernel in `kernels/product.cu`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from qloracle import _arguments as plain
+from qloracle import arguments as plain
 from qloracle.codebook import QUANT_TYPES
-from qloracle_gpu.device import Argument, Array, Device, type_name
-from qloracle_gpu.operations import _arguments as check
+from qloracle_gpu.devices import Argument, Array, Arrays, Device, type_name
+from qloracle_gpu.operations import arguments as check
 from qloracle_gpu.operations import blockwise
 from qloracle_gpu.operations.blockwise import Nested, blocks, levels, log2
 from qloracle_gpu.operations.nested import dequantize_absmax
@@ -35,6 +35,7 @@ WIDEST = 1 << 30  # elements of a row that the kernel counts in 32 bits
 CHUNK = 1 << 20  # decoded weights held at a time; a single row may be longer
 
 Chunks: TypeAlias = Iterable[tuple[slice, Array]]  # rows of W, and W[rows] in float32
+Added: TypeAlias = Callable[[slice], Array]  # what joins x W' before it is rounded, for rows of W
 
 
 class Weight(NamedTuple):
@@ -72,9 +73,10 @@ def matmul_4bit(
     known = check.rows(device, "x", x, dims[1], f"shape {dims}")
     weight = weight_of(device, packed, absmax, dims, blocksize, quant_type, nested)
     if bias is not None:
-        types = type_name(known), "float32"
-        bias = check.shaped(device, "bias", bias, dims[:1], f"shape {dims}", *types)
-    y = forward(device, as_matrix(known), weight, bias)
+        bias = check.floats(device, "bias", bias, type_name(known), "float32")
+        check.shaped("bias", bias, dims[:1], f"shape {dims}")
+    x, few = as_matrix(known), math.prod(known.shape[:-1]) <= FEW
+    y = _few(device, x, weight, bias) if few else _many(device, x, weight, bias)
     return y.reshape((*known.shape[:-1], dims[0]))
 
 
@@ -98,7 +100,7 @@ def matmul_4bit_backward(
     dims = plain.matrix_shape("shape", shape)
     known = check.rows(device, "dy", dy, dims[0], f"shape {dims}")
     weight = weight_of(device, packed, absmax, dims, blocksize, quant_type, nested)
-    dx = backward(device, device.cast(as_matrix(known), "float32"), weight)
+    dx = backward(device, weight, device.cast(as_matrix(known), "float32"))
     return device.cast(dx, type_name(known)).reshape((*known.shape[:-1], dims[1]))
 
 
@@ -122,43 +124,36 @@ def weight_of(
     return Weight(known, scales, group, shape, step, quant_type)
 
 
-def forward(device: Device, x: Array, weight: Weight, bias: Array | None = None) -> Array:
-    """Return x W' + bias, [M, out] in x's type, of x [M, in]."""
+def forward(device: Device, weight: Weight, x: Array, added: Added, dtype: str) -> Array:
+    """Return x W' + added, dtype[M, out], of float32 x [M, in]."""
     if x.shape[0] <= FEW:
-        return _few(device, x, weight, bias)
-    wide = device.cast(x, "float32")
-    added = None if bias is None else device.cast(bias, "float32")
-    return times_rows(device, wide, decoded(device, weight), weight.shape[0], added, type_name(x))
+        return device.cast(_few(device, x, weight, None) + added(slice(None)), dtype)
+    return times_rows(device, decoded(device, weight), weight.shape[0], x, added, dtype)
 
 
-def backward(device: Device, dy: Array, weight: Weight) -> Array:
+def backward(device: Device, weight: Weight, dy: Array) -> Array:
     """Return dy W, float32[M, in], of float32 dy [M, out]."""
-    return times(device, dy, decoded(device, weight), weight.shape[1])
+    return times(device, decoded(device, weight), weight.shape[1], dy)
 
 
 @np.errstate(all="ignore")  # NumPy is one of the machines
 def times_rows(
-    device: Device,
-    x: Array,
-    chunks: Chunks,
-    out: int,
-    bias: Array | None = None,
-    dtype: str = "float32",
+    device: Arrays, chunks: Chunks, out: int, x: Array, added: Added | None, dtype: str
 ) -> Array:
-    """Return x W' + bias, dtype[M, out], of float32 x [M, in] and bias [out]."""
+    """Return x W' + added, dtype[M, out], of float32 x [M, in]: one rounding to dtype."""
     y = device.empty((x.shape[0], out), dtype)
-    for some, w in chunks:
+    for rows, w in chunks:
         part = device.product(x, w.T)
-        y[:, some] = device.cast(part if bias is None else part + bias[some], dtype)
+        y[:, rows] = device.cast(part if added is None else part + added(rows), dtype)
     return y
 
 
 @np.errstate(all="ignore")
-def times(device: Device, dy: Array, chunks: Chunks, width: int) -> Array:
+def times(device: Arrays, chunks: Chunks, width: int, dy: Array) -> Array:
     """Return dy W, float32[M, in], of float32 dy [M, out]."""
     dx = device.product(dy[:, :0], device.empty((0, width), "float32"))  # zeros
-    for some, w in chunks:
-        dx = dx + device.product(dy[:, some], w)
+    for rows, w in chunks:
+        dx += device.product(dy[:, rows], w)
     return dx
 
 
@@ -169,8 +164,8 @@ def decoded(device: Device, weight: Weight) -> Iterator[tuple[slice, Array]]:
     """
     width, step = weight.shape[1], weight.blocksize
     absmax = _plain_scales(device, weight)
-    for some in heights(*weight.shape):
-        start, stop = some.start * width, some.stop * width
+    for rows in heights(*weight.shape, CHUNK):
+        start, stop = rows.start * width, rows.stop * width
         first = start // step  # block
         flat = blockwise.dequantize_4bit(
             device,
@@ -180,16 +175,16 @@ def decoded(device: Device, weight: Weight) -> Iterator[tuple[slice, Array]]:
             blocksize=step,
             quant_type=weight.quant_type,
         )
-        yield some, flat[start - first * step :].reshape((some.stop - some.start, width))
+        yield rows, flat[start - first * step :].reshape((rows.stop - rows.start, width))
 
 
-def heights(out: int, width: int) -> list[slice]:
-    """Cut the rows of W into slices of about CHUNK elements.
+def heights(out: int, width: int, chunk: int) -> list[slice]:
+    """Cut the rows of W into slices of about `chunk` elements.
 
-    >>> heights(5, CHUNK // 2)
+    >>> heights(5, 50, chunk=100)
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
-    height = max(CHUNK // max(width, 1), 1)
+    height = max(chunk // max(width, 1), 1)
     return [slice(top, min(top + height, out)) for top in range(0, out, height)]
 
 
@@ -198,7 +193,15 @@ def as_matrix(x: Array) -> Array:
     return x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
 
 
-# ---- one launch for a few rows -------------------------------------------------------------------
+# ---- one launch for a few rows, or a few rows of W at a time -------------------------------------
+
+
+def _many(device: Device, x: Array, weight: Weight, bias: Array | None) -> Array:
+    """Return x W' + bias, [M, out] in x's type."""
+    wide = None if bias is None else device.cast(bias, "float32")
+    added = None if wide is None else wide.__getitem__
+    x32, out = device.cast(x, "float32"), weight.shape[0]
+    return times_rows(device, decoded(device, weight), out, x32, added, type_name(x))
 
 
 def _few(device: Device, x: Array, weight: Weight, bias: Array | None) -> Array:

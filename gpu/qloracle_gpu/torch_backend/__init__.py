@@ -7,7 +7,7 @@
     adam        the step, with moments in 32 bits or in 8
     tables      the codebooks, once for each device
     precision   float32 products that are float32
-    cuda        the kernels' road: CUDA tensors where CuPy is installed
+    cuda        which calls go to the kernels: CUDA tensors, where CuPy is installed
 
 The functions are those of `qloracle`, with tensors for arrays and torch's types for NumPy's. Codes,
 scales, offset, decoded values and Adam's steps equal the reference's in every bit. Products are

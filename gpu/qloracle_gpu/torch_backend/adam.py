@@ -1,6 +1,6 @@
 """Adam in the words of torch: the reference's operations in the reference's order, so its bits.
 
-The rules are told in `qloracle.adam`. What is particular here:
+The rules are those of `qloracle.adam`. What is particular here:
 
 * Each operation is one of torch's, so it rounds once: no `addcmul`, no `alpha`, which torch may
   carry out as fused multiply-add.
@@ -22,18 +22,23 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, library
 
-from qloracle import _arguments as plain
-from qloracle_gpu.torch_backend import _arguments as check
-from qloracle_gpu.torch_backend import cuda, tables
-from qloracle_gpu.torch_backend.blockwise import dequantize_by, edges_of, levels_of, quantize_by
+from qloracle import arguments as plain
+from qloracle_gpu.operations import adam
+from qloracle_gpu.operations.adam import Constants
+from qloracle_gpu.torch_backend import cuda, tables, values
+from qloracle_gpu.torch_backend.blockwise import (
+    dequantize_by,
+    levels_of,
+    quantize_by,
+    thresholds_of,
+)
 from qloracle_gpu.torch_backend.lora import like
+from qloracle_gpu.torch_backend.values import Checked
 
 ANY_BLOCK = 64  # where there are no blocks
-LAST_STEP = 2**24  # the last count that float32 holds exactly
 State: TypeAlias = tuple[Tensor, Tensor, Tensor]  # param, m, v
 Coded: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # m and v as codes and scales
 
@@ -65,15 +70,11 @@ def adam_step(
     >>> adam_step(p, g, m, v, step=1, lr=1.0, beta1=0.5, beta2=0.5, eps=0.0)
     (tensor([-0.1180]), tensor([1.2500]), tensor([2.5000]))
     """
-    decay = plain.truth("decoupled_weight_decay", decoupled_weight_decay)
-    numbers = _numbers(step, lr, beta1, beta2, eps, weight_decay)
-    p, g = _param_and_grad(param, grad)
-    beside = f"param of shape {tuple(p.shape)}"
-    states = []
-    for name, state in (("m", m), ("v", v)):
-        check.same_type(name, check.tensor(name, state, p.device), torch.float32)
-        states.append(check.shaped(name, state, tuple(p.shape), beside, p.device))
-    new: State = _step_op(p, g, *states, *numbers, decay)
+    decay = plain.boolean("decoupled_weight_decay", decoupled_weight_decay)
+    numbers = step, lr, beta1, beta2, eps, weight_decay
+    _check_numbers(*numbers)
+    state = adam.state(values.beside(param), (param, grad, m, v))
+    new: State = _step_op(*state, *numbers, decay)
     return new
 
 
@@ -110,11 +111,13 @@ def adam_step_8bit(
     >>> m_codes.tolist()
     [255, 127]
     """
-    numbers = _numbers(step, lr, beta1, beta2, eps, weight_decay)
-    p, g = _param_and_grad(param, grad)
-    m = _state("m", m_codes, m_absmax, m_codebook, p, blocksize)
-    v = _state("v", v_codes, v_absmax, v_codebook, p, blocksize)
-    new: Coded = _step_8bit_op(p, g, *m, *v, *numbers, blocksize, m_codebook, v_codebook)
+    numbers = step, lr, beta1, beta2, eps, weight_decay
+    _check_numbers(*numbers)
+    here, size = values.beside(param), values.integer("blocksize", blocksize, least=1)
+    state = adam.coded(here, (param, grad, m_codes, m_absmax, v_codes, v_absmax), size)
+    _check_codebook(here, "m", state[2], m_codebook, size)
+    _check_codebook(here, "v", state[4], v_codebook, size)
+    new: Coded = _step_8bit_op(*state, *numbers, blocksize, m_codebook, v_codebook)
     return new
 
 
@@ -135,13 +138,13 @@ def _step_op(
     weight_decay: float,
     decoupled_weight_decay: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    numbers = step, lr, beta1, beta2, eps
+    numbers = step, lr, beta1, beta2, eps, weight_decay
     if cuda.takes(param, ANY_BLOCK):
-        form = _named(*numbers, weight_decay) | {"decoupled_weight_decay": decoupled_weight_decay}
+        form = _named(*numbers) | {"decoupled_weight_decay": decoupled_weight_decay}
         new: State = cuda.on(param).adam_step(param, grad, m, v, **form)
         return new
-    decays = _decays(lr, weight_decay, decoupled_weight_decay)
-    p, m_new, v_new = _update(_flat(param), _flat(grad), _flat(m), _flat(v), *numbers, *decays)
+    k = adam.constants(*numbers, decoupled_weight_decay)
+    p, m_new, v_new = _update(_flat(param), _flat(grad), _flat(m), _flat(v), k)
     return p.to(param.dtype).view(param.shape), m_new.view(m.shape), v_new.view(v.shape)
 
 
@@ -163,54 +166,42 @@ def _step_8bit_op(
     m_codebook: Tensor | None,
     v_codebook: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    numbers = step, lr, beta1, beta2, eps, weight_decay
     if cuda.takes(param, blocksize):
-        form = _named(step, lr, beta1, beta2, eps, weight_decay) | {
+        form = _named(*numbers) | {
             "blocksize": blocksize, "m_codebook": m_codebook, "v_codebook": v_codebook,
         }  # fmt: skip
         moments = m_codes, m_absmax, v_codes, v_absmax
         new: Coded = cuda.on(param).adam_step_8bit(param, grad, *moments, **form)
         return new
-    m_map, m_edges = _map(m_codebook, "dynamic", param.device)
-    v_map, v_edges = _map(v_codebook, "unsigned", param.device)
-    m = dequantize_by(m_map, m_codes, m_absmax, blocksize, torch.float32)
-    v = dequantize_by(v_map, v_codes, v_absmax, blocksize, torch.float32)
-    numbers, decays = (step, lr, beta1, beta2, eps), _decays(lr, weight_decay, True)
-    p, m, v = _update(_flat(param), _flat(grad), m, v, *numbers, *decays)
-    coded_m, coded_v = quantize_by(m_edges, m, blocksize), quantize_by(v_edges, v, blocksize)
+    m_levels, m_thresholds = _map(m_codebook, "dynamic", param.device)
+    v_levels, v_thresholds = _map(v_codebook, "unsigned", param.device)
+    m = dequantize_by(m_levels, m_codes, m_absmax, blocksize, torch.float32)
+    v = dequantize_by(v_levels, v_codes, v_absmax, blocksize, torch.float32)
+    p, m, v = _update(_flat(param), _flat(grad), m, v, adam.constants(*numbers))
+    coded_m = quantize_by(m_thresholds, m, blocksize)
+    coded_v = quantize_by(v_thresholds, v, blocksize)
     return p.to(param.dtype).view(param.shape), *coded_m, *coded_v
 
 
-def _update(
-    p: Tensor,
-    g: Tensor,
-    m: Tensor,
-    v: Tensor,
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    coupled: float,
-    kept: float,
-) -> State:
-    """Carry out S11 on float32[n]: the new p, m and v, before p is rounded to its own type.
-
-    A number that meets a tensor is rounded to float32 once, which is what S11 asks.
-    """
+def _update(p: Tensor, g: Tensor, m: Tensor, v: Tensor, k: Constants) -> State:
+    """Carry out S11 on float32[n]: the new p, m and v, before p is rounded to its own type."""
     _not_negative(v)
-    if coupled:
-        g = g + p * coupled
-    m = m * beta1 + g * (1 - beta1)
-    v = v * beta2 + g * (1 - beta2) * g
-    c1, c2 = (p.new_full((), 1 - beta**step) for beta in (beta1, beta2))
-    denominator = _root(v / c2) + eps
-    _not_zero(denominator, eps)
-    return p * kept - m / c1 / denominator * lr, m, v
+    if k.coupled:
+        g = g + p * k.coupled.item()
+    m = m * k.b1.item() + g * k.one_minus_b1.item()
+    v = v * k.b2.item() + g * k.one_minus_b2.item() * g
+    c1, c2 = (p.new_full((), c.item()) for c in (k.c1, k.c2))
+    denominator = _root(v / c2) + k.eps.item()
+    if not k.eps:
+        _not_zero(denominator)
+    return p * k.kept.item() - m / c1 / denominator * k.lr.item(), m, v
 
 
 def _root(values: Tensor) -> Tensor:
     """Return the root, rounded to nearest.
 
+    >>> import numpy as np
     >>> numbers = torch.arange(1000.0)
     >>> bool((_root(numbers).numpy() == np.sqrt(numbers.numpy())).all())
     True
@@ -225,20 +216,16 @@ def _named(
     return {**numbers, "eps": eps, "weight_decay": weight_decay}
 
 
-def _decays(lr: float, weight_decay: float, decoupled: bool) -> tuple[float, float]:
-    """Return the share of p that joins the gradient, and the share of p that is kept."""
-    return (0.0, 1 - lr * weight_decay) if decoupled else (weight_decay, 1.0)
-
-
 def _flat(values: Tensor) -> Tensor:
     return values.reshape(-1).float()
 
 
 def _map(codebook: Tensor | None, name: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return levels and thresholds: of a codebook that was passed in, or of ours."""
+    """Return levels and thresholds: of the caller's codebook, or of a dynamic map."""
     if codebook is None:
-        return tables.levels(name, device), tables.edges(name, device)
-    return levels_of(codebook, device), edges_of(codebook, device)
+        return tables.levels(name, device), tables.thresholds(name, device)
+    here = values.beside(codebook)
+    return levels_of(here, name, codebook), thresholds_of(here, name, codebook)
 
 
 @_step_op.register_fake
@@ -262,56 +249,32 @@ def _(
 # ---- what is checked -----------------------------------------------------------------------------
 
 
-def _numbers(
-    step: int, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float
-) -> tuple[int, float, float, float, float, float]:
-    if torch.compiler.is_compiling():  # they may be symbols, of which nothing is known
-        return step, lr, beta1, beta2, eps, weight_decay
-    t = plain.integer("step", step, least=1)
-    if t > LAST_STEP:
-        raise ValueError(f"step must be at most 2**24, got {t}")
-    rate, floor = plain.at_least("lr", lr, 0), plain.at_least("eps", eps, 0)
-    decay = plain.at_least("weight_decay", weight_decay, 0)
-    return t, rate, plain.share("beta1", beta1), plain.share("beta2", beta2), floor, decay
+def _check_numbers(*numbers: Any) -> None:
+    """Check the numbers of a step, unless they are a compiler's symbols."""
+    if not torch.compiler.is_compiling():
+        adam.constants(*numbers)
 
 
-def _param_and_grad(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    p = check.numbers("param", param)
-    shape = tuple(p.shape)
-    g = check.shaped("grad", grad, shape, f"param of shape {shape}", p.device)
-    check.same_type("grad", g, p.dtype, torch.float32)
-    return p, g
-
-
-def _state(
-    name: str,
-    codes: Tensor,
-    absmax: Tensor,
-    codebook: Tensor | None,
-    param: Tensor,
-    blocksize: int,
-) -> tuple[Tensor, Tensor]:
-    """Return codes and scales, once they are those of a state of this parameter."""
-    n, device = param.numel(), param.device
-    known = check.vector(f"{name}_codes", codes, torch.uint8, n, device)
-    blocks = -(-n // check.integer("blocksize", blocksize, least=1))
-    scales = check.vector(f"{name}_absmax", absmax, torch.float32, blocks, device)
-    check.finite(f"{name}_absmax", scales)
-    if codebook is not None and cuda.takes(param, blocksize):
-        check.vector(f"{name}_codebook", codebook, torch.float32, None, device)
-    elif codebook is not None:
-        size = check.table(f"{name}_codebook", codebook, device).size
-        check.codes_below(f"{name}_codes", known, size)
-    return known, scales
+def _check_codebook(
+    here: Checked, moment: str, codes: Tensor, codebook: Tensor | None, blocksize: int
+) -> None:
+    """Refuse what is no codebook, and codes that name none of its levels."""
+    if codebook is None:
+        return
+    if cuda.takes(codes, blocksize):
+        here.array(f"{moment}_codebook", codebook)
+    else:
+        size = values.codebook(here, f"{moment}_codebook", codebook).size
+        values.codes_below(f"{moment}_codes", codes, size)
 
 
 def _not_negative(v: Tensor) -> None:
-    if check.can_wait(v) and (v < 0).any():
+    if values.can_wait(v) and (v < 0).any():
         first = int((v < 0).nonzero()[0])
         raise ValueError(f"v must not be negative, got {float(v[first])} at flat index {first}")
 
 
-def _not_zero(denominator: Tensor, eps: float) -> None:
-    if np.float32(eps) == 0 and check.can_wait(denominator) and not denominator.all():
+def _not_zero(denominator: Tensor) -> None:
+    if values.can_wait(denominator) and not denominator.all():
         first = int((denominator == 0).nonzero()[0])
         raise ValueError(f"eps must be above 0 in float32 where v' is 0, as at flat index {first}")

@@ -1,6 +1,6 @@
 """A block, its absmax, and the nearest level, in the words of torch.
 
-The rules are told in `qloracle.blockwise`; here is how tensors carry them out.
+The rules are those of `qloracle.blockwise`; here is how tensors carry them out.
 
 * Blocks are rows. The flat tensor is seen as a matrix of `blocksize` columns, so that a scale meets
   its block by broadcasting; a short last block is a matrix of one row. These are views: nothing is
@@ -13,7 +13,7 @@ The rules are told in `qloracle.blockwise`; here is how tensors carry them out.
 >>> rows = x.view(-1, 2)  # blocks of two
 >>> absmax = rows.abs().amax(dim=1)
 >>> q = (rows / absmax[:, None]).view(-1)
->>> torch.bucketize(q, tables.edges("nf4", x.device))
+>>> torch.bucketize(q, tables.thresholds("nf4", x.device))
 tensor([10,  0,  7, 15])
 
 Memory. Large tensors are handled in parts of whole blocks, about PART elements each, so that what
@@ -32,11 +32,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, library
 
-from qloracle import _arguments as plain
-from qloracle import thresholds
+import qloracle
+from qloracle import arguments as plain
 from qloracle.codebook import QUANT_TYPES
-from qloracle_gpu.torch_backend import _arguments as check
-from qloracle_gpu.torch_backend import cuda, tables
+from qloracle_gpu.devices.on_torch import Tensors
+from qloracle_gpu.operations import arguments as check
+from qloracle_gpu.torch_backend import cuda, tables, values
 
 PART = 1 << 20  # elements handled at a time
 Blocks: TypeAlias = tuple[Tensor, Tensor]  # codes, packed or not, and absmax
@@ -92,16 +93,17 @@ def dequantize_4bit(
     plain.choice("quant_type", quant_type, QUANT_TYPES)
     plain.integer("blocksize", blocksize, least=1)
     dims, n = plain.dimensions("shape", shape)
-    known = check.vector("packed", packed, torch.uint8, (n + 1) // 2)
+    here = values.beside(packed)
+    known = check.vector(here, "packed", packed, "uint8", (n + 1) // 2)
     if cuda.takes(known, blocksize):
-        scale = check.tensor("absmax", absmax, known.device)
-        form = list(dims), blocksize, quant_type, check.float_type("dtype", dtype)
-        values: Tensor = _dequantize_4bit_op(known, scale, *form)
-        return values
+        scale = here.array("absmax", absmax)
+        form = list(dims), blocksize, quant_type, values.float_type("dtype", dtype)
+        decoded: Tensor = _dequantize_4bit_op(known, scale, *form)
+        return decoded
     if quant_type == "int4" or blocksize % 2:  # a code names nothing; or two blocks share a byte
         codes = torch.stack([known >> 4, known & 15], dim=1).view(-1)[:n]
         levels = tables.levels(quant_type, known.device)
-        check.codes_below("packed codes", codes, len(levels))
+        values.codes_below("packed codes", codes, len(levels))
         return _decode(levels, codes, absmax, n, blocksize, dtype).view(dims)
     pairs = tables.pairs(quant_type, known.device)  # 256, each the two levels that a byte names
     return _decode(pairs, known, absmax, n, blocksize, dtype).view(dims)
@@ -121,12 +123,12 @@ def quantize_blockwise(
     >>> codes.tolist(), absmax.tolist()  # 2 / 4 is a tie
     ([2, 1, 0], [4.0])
     """
-    device = check.tensor("x", x).device
-    if cuda.takes(x, blocksize):
-        table = check.tensor("codebook", codebook, device)
-        coded: Blocks = _quantize_blockwise_op(x.detach(), table, blocksize)
+    here, known = values.beside(x), check.floats(Tensors(values.place_of(x)), "x", x)
+    if cuda.takes(known, blocksize):
+        table = here.array("codebook", codebook)
+        coded: Blocks = _quantize_blockwise_op(known, table, blocksize)
         return coded
-    return quantize_by(edges_of(codebook, device), x, blocksize)
+    return quantize_by(thresholds_of(here, "codebook", codebook), known, blocksize)
 
 
 def dequantize_blockwise(
@@ -147,39 +149,42 @@ def dequantize_blockwise(
     >>> dequantize_blockwise(codes, scale, levels, shape=(3,)).tolist()
     [4.0, 0.0, -4.0]
     """
-    device = check.tensor("codes", codes).device
+    here = values.beside(codes)
     if cuda.takes(codes, blocksize):
-        own = check.tensor("absmax", absmax, device), check.tensor("codebook", codebook, device)
+        own = here.array("absmax", absmax), here.array("codebook", codebook)
         form = list(plain.dimensions("shape", shape)[0]), blocksize
-        wanted = check.float_type("dtype", dtype)
-        values: Tensor = _dequantize_blockwise_op(codes.detach(), *own, *form, wanted)
-        return values
-    levels = levels_of(codebook, device)
+        wanted = values.float_type("dtype", dtype)
+        decoded: Tensor = _dequantize_blockwise_op(codes.detach(), *own, *form, wanted)
+        return decoded
+    here.array("codes", codes)
+    levels = levels_of(here, "codebook", codebook)
     dims, n = plain.dimensions("shape", shape)
-    known = check.vector("codes", codes, torch.uint8, n)
+    known = check.vector(here, "codes", codes, "uint8", n)
     return dequantize_by(levels, known, absmax, blocksize, dtype).view(dims)
 
 
-def levels_of(codebook: Tensor, device: torch.device) -> Tensor:
+def levels_of(here: Tensors, name: str, codebook: Tensor) -> Tensor:
     """Return a codebook that was passed in, checked as the reference checks it: in NumPy."""
-    return torch.from_numpy(check.table("codebook", codebook, device)).to(device)
+    known = values.codebook(here, name, codebook)
+    return torch.from_numpy(known).to(codebook.device)
 
 
-def edges_of(codebook: Tensor, device: torch.device) -> Tensor:
+def thresholds_of(here: Tensors, name: str, codebook: Tensor) -> Tensor:
     """Return the thresholds of a codebook that was passed in (S2)."""
-    return torch.from_numpy(thresholds(check.table("codebook", codebook, device))).to(device)
+    known = qloracle.thresholds(values.codebook(here, name, codebook))
+    return torch.from_numpy(known).to(codebook.device)
 
 
-def quantize_by(edges: Tensor, x: Tensor, blocksize: int) -> tuple[Tensor, Tensor]:
-    """Quantize to the codebook whose thresholds are `edges`, which are known to be in order."""
-    return _quantize(x, blocksize, lambda q: _count_below(edges, q).to(torch.uint8))
+def quantize_by(thresholds: Tensor, x: Tensor, blocksize: int) -> Blocks:
+    """Quantize to the codebook of these thresholds, which are known to be in order."""
+    return _quantize(x, blocksize, lambda q: _count_below(thresholds, q).to(torch.uint8))
 
 
 def dequantize_by(
     levels: Tensor, codes: Tensor, absmax: Tensor, blocksize: int, dtype: torch.dtype
 ) -> Tensor:
     """Decode codes uint8[n] by `levels`, which are known to be a codebook; dtype[n]."""
-    known = check.codes_below("codes", codes, levels.numel())
+    known = values.codes_below("codes", codes, levels.numel())
     return _decode(levels, known, absmax, known.numel(), blocksize, dtype)
 
 
@@ -188,7 +193,7 @@ def _quantize(
 ) -> tuple[Tensor, Tensor]:
     """Scale each block by its absmax and encode q = x / absmax, in [-1, 1] (S3 to S5)."""
     step = plain.integer("blocksize", blocksize, least=1)
-    flat = check.floats("x", x).reshape(-1)  # n
+    flat = check.floats(Tensors(values.place_of(x)), "x", x).reshape(-1)  # n
     codes, absmax = torch.empty_like(flat, dtype=torch.uint8), []
     for rows, coded in zip(_parts(flat, step), _parts(codes, step), strict=True):
         wide = rows.float()  # exact for all three types
@@ -197,23 +202,23 @@ def _quantize(
         coded.copy_(encode(wide / divisor[:, None]))
         absmax.append(largest)
     scale = torch.cat(absmax)  # ceil(n / blocksize)
-    check.finite("x", flat, shown_by=scale)
+    values.finite("x", flat, shown_by=scale)
     return codes, scale
 
 
 def _codes_4bit(q: Tensor, quant_type: str) -> Tensor:
     """Apply S5 to the named types. FP4 is the one whose codes are not in order."""
-    edges = tables.edges(quant_type, q.device)
+    thresholds = tables.thresholds(quant_type, q.device)
     if quant_type != "fp4":
-        return _count_below(edges, q).to(torch.uint8)
-    smaller = _count_below(edges, q.abs())  # so ties go toward zero
+        return _count_below(thresholds, q).to(torch.uint8)
+    smaller = _count_below(thresholds, q.abs())  # so ties go toward zero
     magnitude = tables.fp4_codes(q.device).index_select(0, smaller.view(-1))
     return magnitude.view_as(q) | (q < 0).to(torch.uint8) << 3
 
 
-def _count_below(edges: Tensor, q: Tensor) -> Tensor:
+def _count_below(thresholds: Tensor, q: Tensor) -> Tensor:
     """Count for each q the thresholds strictly below it, int32: S5's code."""
-    return torch.bucketize(q, edges, out_int32=True, right=False)
+    return torch.bucketize(q, thresholds, out_int32=True, right=False)
 
 
 def _decode(
@@ -223,10 +228,9 @@ def _decode(
 
     An entry of the table holds the levels that one stored byte names: one, or a pair.
     """
-    wanted = check.float_type("dtype", dtype)
+    wanted = values.float_type("dtype", dtype)
     step = plain.integer("blocksize", blocksize, least=1)
-    scale = check.vector("absmax", absmax, torch.float32, -(-n // step), stored.device)
-    check.finite("absmax", scale)
+    scale = check.vector(values.beside(stored), "absmax", absmax, "float32", -(-n // step))
     result = torch.empty(n, dtype=wanted, device=stored.device)
     parts, named = _parts(result, step), table.itemsize // 4
     scales = scale.split([len(rows) for rows in parts])
@@ -246,13 +250,13 @@ def _parts(flat: Tensor, step: int) -> list[Tensor]:
     return [*parts, flat[whole:].view(1, -1)] if whole < n else parts
 
 
-# ---- the same as operators of torch: the kernels' road, which no compiler looks into -------------
+# ---- the same as operators of torch, which no compiler looks into --------------------------------
 
 
 @library.custom_op("qloracle::quantize_4bit", mutates_args=())
 def _quantize_4bit_op(x: Tensor, blocksize: int, quant_type: str) -> tuple[Tensor, Tensor]:
-    offered = cuda.road(x, blocksize, __name__)
-    coded: Blocks = offered.quantize_4bit(x, blocksize=blocksize, quant_type=quant_type)
+    offered = cuda.on(x).quantize_4bit if cuda.takes(x, blocksize) else quantize_4bit
+    coded: Blocks = offered(x, blocksize=blocksize, quant_type=quant_type)
     return coded
 
 
@@ -265,16 +269,16 @@ def _dequantize_4bit_op(
     quant_type: str,
     dtype: torch.dtype,
 ) -> Tensor:
-    offered = cuda.road(packed, blocksize, __name__)
-    form = {"shape": shape, "blocksize": blocksize, "quant_type": quant_type, "dtype": dtype}
-    values: Tensor = offered.dequantize_4bit(packed, absmax, **form)
-    return values
+    offered = cuda.on(packed).dequantize_4bit if cuda.takes(packed, blocksize) else dequantize_4bit
+    form: dict[str, Any] = {"shape": shape, "blocksize": blocksize, "dtype": dtype}
+    decoded: Tensor = offered(packed, absmax, quant_type=quant_type, **form)
+    return decoded
 
 
 @library.custom_op("qloracle::quantize_blockwise", mutates_args=())
 def _quantize_blockwise_op(x: Tensor, codebook: Tensor, blocksize: int) -> tuple[Tensor, Tensor]:
-    offered = cuda.road(x, blocksize, __name__)
-    coded: Blocks = offered.quantize_blockwise(x, codebook, blocksize=blocksize)
+    offered = cuda.on(x).quantize_blockwise if cuda.takes(x, blocksize) else quantize_blockwise
+    coded: Blocks = offered(x, codebook, blocksize=blocksize)
     return coded
 
 
@@ -287,10 +291,11 @@ def _dequantize_blockwise_op(
     blocksize: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    offered = cuda.road(codes, blocksize, __name__)
-    form = {"shape": shape, "blocksize": blocksize, "dtype": dtype}
-    values: Tensor = offered.dequantize_blockwise(codes, absmax, codebook, **form)
-    return values
+    by_kernels = cuda.takes(codes, blocksize)
+    offered = cuda.on(codes).dequantize_blockwise if by_kernels else dequantize_blockwise
+    form: dict[str, Any] = {"shape": shape, "blocksize": blocksize, "dtype": dtype}
+    decoded: Tensor = offered(codes, absmax, codebook, **form)
+    return decoded
 
 
 @_quantize_4bit_op.register_fake

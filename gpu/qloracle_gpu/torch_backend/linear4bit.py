@@ -1,6 +1,6 @@
 """The 4-bit linear layer in the words of torch: W is decoded a few rows at a time, and let go.
 
-The rule is told in `qloracle.linear4bit`, the adapter in `lora`. What is particular here:
+The rule is that of `qloracle.linear4bit`, the adapter in `lora`. What is particular here:
 
 * A slice of rows may begin and end within a block. The bytes name pairs of levels, one look-up as
   in `dequantize_4bit`; then the block that was begun, the whole blocks as a matrix, and the block
@@ -26,28 +26,23 @@ rows; the rest grows with the rows of x, of which there is a copy in float32 whe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, library
 
-from qloracle import _arguments as plain
+from qloracle import arguments as plain
 from qloracle.codebook import QUANT_TYPES
-from qloracle_gpu.torch_backend import _arguments as check
-from qloracle_gpu.torch_backend import cuda, tables
-from qloracle_gpu.torch_backend.lora import (
-    Chunks,
-    Gradients,
-    backward,
-    forward,
-    heights,
-    input_gradient,
-    like,
-    matrix,
-    operands,
-    output_gradient,
-)
-from qloracle_gpu.torch_backend.precision import full_float32
+from qloracle_gpu.devices import type_name
+from qloracle_gpu.devices.on_torch import Tensors
+from qloracle_gpu.operations import arguments as check
+from qloracle_gpu.operations import lora as adapter
+from qloracle_gpu.operations import products
+from qloracle_gpu.operations.lora import Given, Gradients
+from qloracle_gpu.operations.products import Chunks, as_matrix, heights
+from qloracle_gpu.torch_backend import cuda, lora, tables, values
+from qloracle_gpu.torch_backend.lora import given, like
 
 
 def matmul_4bit(
@@ -75,13 +70,12 @@ def matmul_4bit(
     >>> matmul_4bit(x, packed, absmax, shape=(2, 3), blocksize=3, bias=bias)
     tensor([ 9., 28.])
     """
-    dims = check.matrix_shape("shape", shape)
-    beside = f"shape {dims}"
-    device = check.rows("x", x, dims[1], beside).device
-    weight = _weight(packed, absmax, dims, blocksize, quant_type, device)
+    dims, here = values.matrix_shape("shape", shape), values.beside(x)
+    kind = type_name(check.rows(here, "x", x, dims[1], f"shape {dims}"))
+    weight = _weight(here, packed, absmax, dims, blocksize, quant_type)
     if bias is not None:
-        check.shaped("bias", bias, dims[:1], beside, device)
-        check.same_type("bias", bias, x.dtype, torch.float32)
+        known = check.floats(here, "bias", bias, kind, "float32")
+        check.shaped("bias", known, dims[:1], f"shape {dims}")
     y: Tensor = _product_op(x, *weight, list(dims), blocksize, quant_type, bias)
     return y
 
@@ -107,9 +101,9 @@ def matmul_4bit_backward(
     >>> matmul_4bit_backward(dy, packed, absmax, shape=(2, 3), blocksize=3)
     tensor([20.,  1., 19.])
     """
-    dims = check.matrix_shape("shape", shape)
-    known = check.rows("dy", dy, dims[0], f"shape {dims}")
-    weight = _weight(packed, absmax, dims, blocksize, quant_type, known.device)
+    dims, here = values.matrix_shape("shape", shape), values.beside(dy)
+    known = check.rows(here, "dy", dy, dims[0], f"shape {dims}")
+    weight = _weight(here, packed, absmax, dims, blocksize, quant_type)
     dx: Tensor = _product_backward_op(known, *weight, list(dims), blocksize, quant_type)
     return dx
 
@@ -139,10 +133,10 @@ def qlora_forward(
     >>> qlora_forward(x, packed, absmax, a, b, shape=(2, 2), scaling=0.5)
     tensor([16., 32.])
     """
-    dims = check.matrix_shape("shape", shape)
-    mask = operands(x, a, b, dropout_mask, dims)
-    weight = _weight(packed, absmax, dims, blocksize, quant_type, x.device)
-    s = check.real("scaling", scaling)
+    dims, here = values.matrix_shape("shape", shape), values.beside(x)
+    mask = given(here, x, a, b, dropout_mask, dims).mask
+    weight = _weight(here, packed, absmax, dims, blocksize, quant_type)
+    s = values.real("scaling", scaling)
     y: Tensor = _qlora_op(x, *weight, a, b, list(dims), s, blocksize, quant_type, mask)
     return y
 
@@ -175,30 +169,28 @@ def qlora_backward(
     >>> dx.tolist(), da.tolist(), db.tolist()
     ([6.0, 5.0], [[5.0, 10.0]], [[1.5], [0.0]])
     """
-    dims = check.matrix_shape("shape", shape)
-    mask = operands(x, a, b, dropout_mask, dims)
-    known = output_gradient(dy, x, dims)
-    weight = _weight(packed, absmax, dims, blocksize, quant_type, x.device)
-    tensors = known, x.detach(), *weight, a.detach(), b.detach()
-    s = check.real("scaling", scaling)
-    gradients: Gradients = _qlora_backward_op(*tensors, list(dims), s, blocksize, quant_type, mask)
+    dims, here = values.matrix_shape("shape", shape), values.beside(x)
+    own = given(here, x, a, b, dropout_mask, dims)
+    known = adapter.output_gradient(here, dy, own.x, dims)
+    weight = _weight(here, packed, absmax, dims, blocksize, quant_type)
+    form = list(dims), values.real("scaling", scaling), blocksize, quant_type, own.mask
+    gradients: Gradients = _qlora_backward_op(known, own.x, *weight, own.a, own.b, *form)
     return gradients
 
 
 def _weight(
+    here: Tensors,
     packed: Tensor,
     absmax: Tensor,
     shape: tuple[int, int],
     blocksize: int,
     quant_type: str,
-    device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Return codes and scales, once they are those of a weight of this shape."""
     plain.choice("quant_type", quant_type, QUANT_TYPES)
-    n, step = shape[0] * shape[1], check.integer("blocksize", blocksize, least=1)
-    known = check.vector("packed", packed, torch.uint8, (n + 1) // 2, device)
-    scales = check.vector("absmax", absmax, torch.float32, -(-n // step), device)
-    return known, check.finite("absmax", scales)
+    n, step = shape[0] * shape[1], values.integer("blocksize", blocksize, least=1)
+    known = check.vector(here, "packed", packed, "uint8", (n + 1) // 2)
+    return known, check.vector(here, "absmax", absmax, "float32", -(-n // step))
 
 
 # ---- W, a few rows at a time ---------------------------------------------------------------------
@@ -217,7 +209,7 @@ def row_chunks(
     slice(0, 1, None) tensor([[ 1., -1.,  1.]])
     """
     out, width = shape
-    for rows in heights(out, width):
+    for rows in heights(out, width, lora.CHUNK):
         start, stop = rows.start * width, rows.stop * width
         levels = _levels(packed, start, stop, quant_type)
         _scale(levels, absmax, start, min(blocksize, max(out * width, 1)))
@@ -229,7 +221,7 @@ def _levels(packed: Tensor, start: int, stop: int, quant_type: str) -> Tensor:
     some, odd = packed[start // 2 : (stop + 1) // 2], start % 2  # odd: begins with a low nibble
     if quant_type == "int4":  # a code names nothing
         codes = torch.stack([some >> 4, some & 15], dim=1).view(-1)[odd : odd + stop - start]
-        check.codes_below(f"packed codes from element {start} on", codes, 15)
+        values.codes_below(f"packed codes from element {start} on", codes, 15)
     pairs = tables.pairs(quant_type, packed.device).index_select(0, some.int())
     return pairs.view(torch.float32)[odd : odd + stop - start]
 
@@ -263,11 +255,10 @@ def _product_op(
         form = {"shape": shape, "blocksize": blocksize, "quant_type": quant_type, "bias": bias}
         product: Tensor = cuda.on(x).matmul_4bit(x, packed, absmax, **form)
         return product
-    with full_float32(x.device):
-        x32 = matrix(x)
-        y = x.new_empty(len(x32), shape[0])
-        for rows, w in row_chunks(packed, absmax, shape, blocksize, quant_type):
-            y[:, rows] = x32 @ w.mT + (0 if bias is None else bias[rows].float())
+    chunks = row_chunks(packed, absmax, shape, blocksize, quant_type)
+    added = None if bias is None else bias.float().__getitem__
+    layer = as_matrix(x).float(), added, type_name(x)
+    y: Tensor = products.times_rows(Tensors(x.device), chunks, shape[0], *layer)
     return y.view(*x.shape[:-1], shape[0])
 
 
@@ -279,9 +270,8 @@ def _product_backward_op(
         form = {"shape": shape, "blocksize": blocksize, "quant_type": quant_type}
         product: Tensor = cuda.on(dy).matmul_4bit_backward(dy, packed, absmax, **form)
         return product
-    with full_float32(dy.device):
-        chunks = row_chunks(packed, absmax, shape, blocksize, quant_type)
-        dx = input_gradient(matrix(dy), chunks, shape[1])
+    chunks = row_chunks(packed, absmax, shape, blocksize, quant_type)
+    dx: Tensor = products.times(Tensors(dy.device), chunks, shape[1], as_matrix(dy).float())
     return dx.to(dy.dtype).view(*dy.shape[:-1], shape[1])
 
 
@@ -302,8 +292,10 @@ def _qlora_op(
         form = _form(shape, scaling, blocksize, quant_type, dropout_mask)
         y: Tensor = cuda.on(x).qlora_forward(x, packed, absmax, a, b, **form)
         return y
-    chunks = row_chunks(packed, absmax, shape, blocksize, quant_type)
-    return forward(x, chunks, a, b, scaling, dropout_mask)
+    here, chunks = Tensors(x.device), row_chunks(packed, absmax, shape, blocksize, quant_type)
+    through = partial(products.times_rows, here, chunks, shape[0])
+    y = adapter.forward(here, Given(x, a, b, dropout_mask), through, scaling)
+    return y  # noqa: RET504  what mypy takes for a tensor
 
 
 @library.custom_op("qloracle::qlora_backward", mutates_args=())
@@ -324,8 +316,9 @@ def _qlora_backward_op(
         form = _form(shape, scaling, blocksize, quant_type, dropout_mask)
         gradients: Gradients = cuda.on(x).qlora_backward(dy, x, packed, absmax, a, b, **form)
         return gradients
-    chunks = row_chunks(packed, absmax, shape, blocksize, quant_type)
-    return backward(dy, x, chunks, a, b, scaling, dropout_mask)
+    here, chunks = Tensors(x.device), row_chunks(packed, absmax, shape, blocksize, quant_type)
+    back = partial(products.times, here, chunks, shape[1])
+    return adapter.backward(here, dy, Given(x, a, b, dropout_mask), back, scaling)
 
 
 def _form(
@@ -369,7 +362,7 @@ def _product_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.needs_input_grad[0]:
         dx = _product_backward_op(dy, *ctx.saved_tensors, *ctx.form)
     if ctx.needs_input_grad[6]:
-        dbias = matrix(dy).sum(0).to(ctx.bias_type)
+        dbias = as_matrix(dy).float().sum(0).to(ctx.bias_type)
     return dx, None, None, None, None, None, dbias
 
 

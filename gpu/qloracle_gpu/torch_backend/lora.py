@@ -1,16 +1,13 @@
 """LoRA in the words of torch: a frozen weight, and a thin product beside it that is learnt.
 
-The rule and its gradients are told in `qloracle.lora`. Here is how tensors carry them out.
+The rule and its gradients are explained in `qloracle.lora`; the algebra is that of
+`qloracle_gpu.operations.lora`, the same for the tensors of any device. W is met a few rows at
+a time, so that it may as well be packed: see `linear4bit`.
 
-* Everything is float32: x, W, A and B are widened, the hidden h = s (x * mask) A' stays in float32,
-  and each element is rounded once, to the type of the result.
-* A product meets W a few rows at a time, as (rows, W[rows]), so that W may as well be packed: the
-  layer of `linear4bit` hands decoded rows to the same two functions.
-* The functions of the protocol are operators of torch, under `torch.ops.qloracle`. An operator is a
-  closed box to a compiler, which sees the shape of the result and the operator that is the
-  gradient. The box holds the numerics: no compiler reorders or fuses what is in it.
-
-So the forward pass can be differentiated, by torch's own means:
+The functions of the protocol are operators of torch, under `torch.ops.qloracle`. An operator is a
+closed box to a compiler, which sees the shape of the result and the operator that is the gradient.
+The box holds the numerics: no compiler reorders or fuses what is in it. So torch can differentiate
+the forward pass:
 
 >>> x, w = torch.tensor([1.0, 2.0], requires_grad=True), torch.eye(2)
 >>> a, b = torch.tensor([[1.0, 1.0]]), torch.tensor([[10.0], [20.0]])
@@ -25,19 +22,19 @@ the mask get no gradient, and a gradient has none of its own.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, library
+from torch import Tensor
 
-from qloracle_gpu.torch_backend import _arguments as check
-from qloracle_gpu.torch_backend.precision import full_float32
+from qloracle_gpu.devices.on_torch import Tensors
+from qloracle_gpu.operations import arguments as check
+from qloracle_gpu.operations import lora, products
+from qloracle_gpu.operations.lora import Given, Gradients
+from qloracle_gpu.torch_backend import values
 
 CHUNK = 1 << 18  # elements of W held in float32 at a time; a single row may be longer
-Chunks: TypeAlias = Iterable[tuple[slice, Tensor]]  # rows of W, and W[rows] in float32
-Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor]  # dx, da, db
 
 
 def lora_forward(
@@ -63,11 +60,10 @@ def lora_forward(
     >>> lora_forward(x, w, a, b, scaling=0.5)  # h = 3
     tensor([16., 32.])
     """
-    weight = check.numbers("w", w, check.tensor("x", x).device)
-    mask = operands(
-        x, a, b, dropout_mask, check.matrix_shape("the shape of w", tuple(weight.shape))
-    )
-    y: Tensor = _forward_op(x, weight, a, b, check.real("scaling", scaling), mask)
+    here = values.beside(x)
+    weight = check.matrix(here, "w", w)
+    mask = given(here, x, a, b, dropout_mask, tuple(weight.shape)).mask
+    y: Tensor = _forward_op(x, weight, a, b, values.real("scaling", scaling), mask)
     return y
 
 
@@ -94,93 +90,38 @@ def lora_backward(
     >>> dx.tolist(), da.tolist(), db.tolist()
     ([6.0, 5.0], [[5.0, 10.0]], [[1.5], [0.0]])
     """
-    weight = check.numbers("w", w, check.tensor("x", x).device)
-    dims = check.matrix_shape("the shape of w", tuple(weight.shape))
-    mask = operands(x, a, b, dropout_mask, dims)
-    known = output_gradient(dy, x, dims)
-    tensors = known, x.detach(), weight, a.detach(), b.detach()
-    gradients: Gradients = _backward_op(*tensors, check.real("scaling", scaling), mask)
+    here = values.beside(x)
+    weight = check.matrix(here, "w", w)
+    own = given(here, x, a, b, dropout_mask, tuple(weight.shape))
+    known = lora.output_gradient(here, dy, own.x, tuple(weight.shape))
+    s = values.real("scaling", scaling)
+    gradients: Gradients = _backward_op(known, own.x, weight, own.a, own.b, s, own.mask)
     return gradients
 
 
-# ---- the two passes, for W in any form -----------------------------------------------------------
-
-
-def forward(
-    x: Tensor, chunks: Chunks, a: Tensor, b: Tensor, scaling: float, mask: Tensor | None
-) -> Tensor:
-    """Return y of shape (..., out), in x's type."""
-    with full_float32(x.device):
-        x32, b32 = matrix(x), b.float()
-        h = _masked(x32, mask) @ a.float().mT * scaling  # M, r
-        y = x.new_empty(len(x32), len(b))
-        for rows, w in chunks:
-            y[:, rows] = x32 @ w.mT + h @ b32[rows].mT  # the one rounding
-    return y.view(*x.shape[:-1], len(b))
-
-
-def backward(
-    dy: Tensor,
-    x: Tensor,
-    chunks: Chunks,
-    a: Tensor,
-    b: Tensor,
-    scaling: float,
-    mask: Tensor | None,
-) -> Gradients:
-    """Return dx in x's type, da and db in a's type."""
-    with full_float32(x.device):
-        dy32, masked, a32 = matrix(dy), _masked(matrix(x), mask), a.float()
-        dh = dy32 @ b.float() * scaling  # M, r
-        h = masked @ a32.mT * scaling  # M, r
-        dx = input_gradient(dy32, chunks, x.shape[-1]) + _masked(dh @ a32, mask)
-        da, db = dh.mT @ masked, dy32.mT @ h
-    return dx.to(x.dtype).view(x.shape), da.to(a.dtype), db.to(b.dtype)
-
-
-def input_gradient(dy: Tensor, chunks: Chunks, width: int) -> Tensor:
-    """Return dy W, float32[M, in], of float32[M, out]."""
-    dx = dy.new_zeros(len(dy), width)
-    for rows, w in chunks:
-        dx.addmm_(dy[:, rows], w)
-    return dx
-
-
-def matrix(x: Tensor) -> Tensor:
-    """Return float32[M, width]: all leading dimensions as one."""
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).float()
-
-
-def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    return x if mask is None else x * matrix(mask)
-
-
-def heights(out: int, width: int) -> list[slice]:
-    """Cut the rows of W into slices of about CHUNK elements.
-
-    >>> heights(5, CHUNK // 2)
-    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
-    """
-    height = max(CHUNK // max(width, 1), 1)
-    return [slice(top, min(top + height, out)) for top in range(0, out, height)]
-
-
-def _widened(w: Tensor) -> Chunks:
-    """Return W a few rows at a time."""
-    return ((rows, w[rows].float()) for rows in heights(*w.shape))
+def given(
+    here: Tensors, x: Tensor, a: Tensor, b: Tensor, mask: Tensor | None, dims: tuple[int, ...]
+) -> Given:
+    """Check what a layer of this shape is given, and the values of its mask."""
+    own = lora.given(here, x, a, b, mask, dims)
+    values.dropout_mask(own.mask)
+    return own
 
 
 # ---- the same as operators of torch --------------------------------------------------------------
 
 
-@library.custom_op("qloracle::lora_forward", mutates_args=())
+@torch.library.custom_op("qloracle::lora_forward", mutates_args=())
 def _forward_op(
     x: Tensor, w: Tensor, a: Tensor, b: Tensor, scaling: float, dropout_mask: Tensor | None
 ) -> Tensor:
-    return forward(x, _widened(w), a, b, scaling, dropout_mask)
+    here, layer = Tensors(x.device), Given(x, a, b, dropout_mask)
+    through = partial(products.times_rows, here, lora.widened(here, w, CHUNK), len(w))
+    y: Tensor = lora.forward(here, layer, through, scaling)
+    return y
 
 
-@library.custom_op("qloracle::lora_backward", mutates_args=())
+@torch.library.custom_op("qloracle::lora_backward", mutates_args=())
 def _backward_op(
     dy: Tensor,
     x: Tensor,
@@ -190,7 +131,9 @@ def _backward_op(
     scaling: float,
     dropout_mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return backward(dy, x, _widened(w), a, b, scaling, dropout_mask)
+    here, layer = Tensors(x.device), Given(x, a, b, dropout_mask)
+    back = partial(products.times, here, lora.widened(here, w, CHUNK), w.shape[1])
+    return lora.backward(here, dy, layer, back, scaling)
 
 
 @_forward_op.register_fake
@@ -220,51 +163,3 @@ def _gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _forward_op.register_autograd(_gradient, setup_context=_keep)
-
-
-# ---- what is checked -----------------------------------------------------------------------------
-
-
-def operands(
-    x: Tensor, a: Tensor, b: Tensor, dropout_mask: Tensor | None, shape: tuple[int, int]
-) -> Tensor | None:
-    """Check what a layer of this shape is given; return the mask, cut from the graph."""
-    (out, width), beside = shape, f"w of shape {shape}"
-    device = check.rows("x", x, width, beside).device
-    check.same_type("a", check.tensor("a", a, device), x.dtype, torch.float32)
-    check.same_type("b", check.tensor("b", b, device), a.dtype)
-    r = a.shape[0] if a.ndim else 0
-    check.shaped("a", a, (r, width), beside, device)
-    check.shaped("b", b, (out, r), f"a of shape {tuple(a.shape)} and {beside}", device)
-    if r > min(shape):
-        raise ValueError(
-            f"the rank r must be at most min(out, in), got a of shape {tuple(a.shape)} and "
-            f"b of shape {tuple(b.shape)} beside {beside}"
-        )
-    return None if dropout_mask is None else _mask(dropout_mask, x)
-
-
-def output_gradient(dy: Tensor, x: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return dy, once it has the leading dimensions and the type of x."""
-    beside = f"x of shape {tuple(x.shape)} and w of shape {shape}"
-    known = check.shaped("dy", dy, (*x.shape[:-1], shape[0]), beside, x.device)
-    check.same_type("dy", dy, x.dtype)
-    return known
-
-
-def _mask(dropout_mask: Tensor, x: Tensor) -> Tensor:
-    """Return the mask, once its entries are 0 or one common 1 / (1 - p), which is at least 1."""
-    shape = tuple(x.shape)
-    mask = check.shaped("dropout_mask", dropout_mask, shape, f"x of shape {shape}", x.device)
-    check.same_type("dropout_mask", dropout_mask, x.dtype)
-    if not mask.numel() or not check.looked_at(mask):
-        return mask
-    kept = mask.amax().clamp(min=1)
-    wrong = (mask != 0) & (mask != kept)
-    if wrong.any():
-        first = int(wrong.reshape(-1).nonzero()[0])
-        raise ValueError(
-            f"dropout_mask must hold 0 and one value 1 / (1 - p), got "
-            f"{float(mask.reshape(-1)[first])} at flat index {first} beside {float(kept)}"
-        )
-    return mask

@@ -1,6 +1,6 @@
 """Double quantization: the scales of the scales, in the words of torch.
 
-The rule is told in `qloracle.nested`. What is particular here is the offset, the mean of the
+The rule is that of `qloracle.nested`. What is particular here is the offset, the mean of the
 absmax. A sum of floats depends on the order of summing, and a GPU, several threads and NumPy all
 have orders of their own. A sum of integers does not. A float32 is an integer of 24 bits times a
 power of two, so the integers are summed apart for each power, which is exact, and the 256 sums are
@@ -23,10 +23,15 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, library
 
-from qloracle import _arguments as plain
-from qloracle_gpu.torch_backend import _arguments as check
-from qloracle_gpu.torch_backend import cuda, tables
-from qloracle_gpu.torch_backend.blockwise import dequantize_by, edges_of, levels_of, quantize_by
+from qloracle import arguments as plain
+from qloracle_gpu.operations import arguments as check
+from qloracle_gpu.torch_backend import cuda, tables, values
+from qloracle_gpu.torch_backend.blockwise import (
+    dequantize_by,
+    levels_of,
+    quantize_by,
+    thresholds_of,
+)
 
 Coded: TypeAlias = tuple[Tensor, Tensor, Tensor]  # codes, nested_absmax and the offset
 
@@ -46,17 +51,20 @@ def quantize_absmax(
     >>> codes.tolist(), nested_absmax.tolist(), offset.item()
     ([0, 127, 255, 127], [0.5], 2.5)
     """
-    known = check.vector("absmax", absmax, torch.float32)
-    device = known.device
+    here = values.beside(absmax)
+    known = check.vector(here, "absmax", absmax, "float32")
     if cuda.takes(known, blocksize):
-        coded: Coded = _quantize_absmax_op(known, _own(codebook, device), blocksize)
+        own = None if codebook is None else here.array("codebook", codebook)
+        coded: Coded = _quantize_absmax_op(known, own, blocksize)
         return coded
-    scales = check.finite("absmax", known)
-    edges = tables.edges("dynamic", device) if codebook is None else edges_of(codebook, device)
-    mean = exact_sum(scales) / max(scales.numel(), 1)
-    offset = torch.tensor(mean, dtype=torch.float32, device=device)
-    r = check.finite("absmax - offset", scales - offset)  # nb
-    codes, nested_absmax = quantize_by(edges, r, blocksize)
+    if codebook is None:
+        thresholds = tables.thresholds("dynamic", known.device)
+    else:
+        thresholds = thresholds_of(here, "codebook", codebook)
+    mean = exact_sum(known) / max(known.numel(), 1)
+    offset = torch.tensor(mean, dtype=torch.float32, device=known.device)
+    r = values.finite("absmax - offset", known - offset)  # nb
+    codes, nested_absmax = quantize_by(thresholds, r, blocksize)
     return codes, nested_absmax, offset
 
 
@@ -79,20 +87,20 @@ def dequantize_absmax(
     >>> dequantize_absmax(codes, nested, torch.tensor(0.5)).tolist()
     [-0.49296873807907104, 1.5]
     """
-    known = check.vector("codes", codes, torch.uint8)
-    device = known.device
+    here = values.beside(codes)
+    known = check.vector(here, "codes", codes, "uint8")
     if cuda.takes(known, blocksize):
-        nested = check.tensor("nested_absmax", nested_absmax, device)
-        mean = check.tensor("offset", offset, device)
-        absmax: Tensor = _dequantize_absmax_op(
-            known, nested, mean, _own(codebook, device), blocksize
-        )
+        own = None if codebook is None else here.array("codebook", codebook)
+        scales = here.array("nested_absmax", nested_absmax), here.array("offset", offset)
+        absmax: Tensor = _dequantize_absmax_op(known, *scales, own, blocksize)
         return absmax
-    levels = tables.levels("dynamic", device) if codebook is None else levels_of(codebook, device)
-    mean = check.scalar("offset", offset, device)
+    if codebook is None:
+        levels = tables.levels("dynamic", known.device)
+    else:
+        levels = levels_of(here, "codebook", codebook)
+    mean: Tensor = check.scalar(here, "offset", offset)
     groups = -(-known.numel() // plain.integer("blocksize", blocksize, least=1))
-    nested = check.vector("nested_absmax", nested_absmax, torch.float32, groups, device)
-    check.finite("nested_absmax", nested)
+    nested = check.vector(here, "nested_absmax", nested_absmax, "float32", groups)
     return dequantize_by(levels, known, nested, blocksize, torch.float32) + mean
 
 
@@ -112,20 +120,15 @@ def exact_sum(values: Tensor) -> float:
     return total / 2**150  # Python divides integers with one rounding
 
 
-# ---- the same as operators of torch: the kernels' road, which no compiler looks into -------------
-
-
-def _own(codebook: Tensor | None, device: torch.device) -> Tensor | None:
-    """Return a codebook that was passed in, on the device of the call."""
-    return None if codebook is None else check.tensor("codebook", codebook, device)
+# ---- the same as operators of torch, which no compiler looks into --------------------------------
 
 
 @library.custom_op("qloracle::quantize_absmax", mutates_args=())
 def _quantize_absmax_op(
     absmax: Tensor, codebook: Tensor | None, blocksize: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    offered = cuda.road(absmax, blocksize, __name__)
-    coded: Coded = offered.quantize_absmax(absmax, codebook=codebook, blocksize=blocksize)
+    offered = cuda.on(absmax).quantize_absmax if cuda.takes(absmax, blocksize) else quantize_absmax
+    coded: Coded = offered(absmax, codebook=codebook, blocksize=blocksize)
     return coded
 
 
@@ -133,9 +136,10 @@ def _quantize_absmax_op(
 def _dequantize_absmax_op(
     codes: Tensor, nested_absmax: Tensor, offset: Tensor, codebook: Tensor | None, blocksize: int
 ) -> Tensor:
-    offered = cuda.road(codes, blocksize, __name__)
-    form = {"codebook": codebook, "blocksize": blocksize}
-    absmax: Tensor = offered.dequantize_absmax(codes, nested_absmax, offset, **form)
+    by_kernels = cuda.takes(codes, blocksize)
+    offered = cuda.on(codes).dequantize_absmax if by_kernels else dequantize_absmax
+    scales = codes, nested_absmax, offset
+    absmax: Tensor = offered(*scales, codebook=codebook, blocksize=blocksize)
     return absmax
 
 

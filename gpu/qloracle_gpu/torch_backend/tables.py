@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qloracle import codebook, dynamic_codebook, thresholds
-from qloracle._arguments import Array, Float32
+import qloracle
+from qloracle.arguments import Array, Float32
 from qloracle.codebook import FP4_CODES, FP4_MAGNITUDES, QUANT_TYPES
 
 
@@ -27,9 +27,9 @@ def levels(name: str, device: torch.device) -> Tensor:
     return _on(device, "levels", name)
 
 
-def edges(name: str, device: torch.device) -> Tensor:
+def thresholds(name: str, device: torch.device) -> Tensor:
     """Return the thresholds between the levels, float32; those of FP4 lie between magnitudes."""
-    return _on(device, "edges", name)
+    return _on(device, "thresholds", name)
 
 
 def pairs(name: str, device: torch.device) -> Tensor:
@@ -62,12 +62,13 @@ def _on(device: torch.device, kind: str, name: str) -> Tensor:
 
 def _levels(name: str) -> Float32:
     if name in ("dynamic", "unsigned"):
-        return dynamic_codebook(signed=name == "dynamic")
-    return codebook(name)
+        return qloracle.dynamic_codebook(signed=name == "dynamic")
+    return qloracle.codebook(name)
 
 
-def _edges(name: str) -> Float32:
-    return thresholds(np.array(FP4_MAGNITUDES, np.float32) if name == "fp4" else _levels(name))
+def _thresholds(name: str) -> Float32:
+    ordered = np.array(FP4_MAGNITUDES, np.float32) if name == "fp4" else _levels(name)
+    return qloracle.thresholds(ordered)
 
 
 def _pairs(name: str) -> Array:
@@ -80,7 +81,7 @@ def _all() -> dict[tuple[str, str], Array]:
     names = (*QUANT_TYPES, "dynamic", "unsigned")
     return {
         **{("levels", name): _levels(name) for name in names},
-        **{("edges", name): _edges(name) for name in names},
+        **{("thresholds", name): _thresholds(name) for name in names},
         **{("pairs", name): _pairs(name) for name in QUANT_TYPES},
         ("codes", "fp4"): np.array(FP4_CODES, np.uint8),
     }

@@ -5,8 +5,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from qloracle_gpu.device import Addresses
-from qloracle_gpu.runners.host import Host
+from qloracle_gpu.devices import Addresses
+from qloracle_gpu.devices.gcc import Host
 
 N, THREADS = 300, 64
 GRID = -(-N // THREADS)

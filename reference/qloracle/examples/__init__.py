@@ -1,0 +1,1 @@
+"""Programs that put the lessons to work: fine-tuning, and the pictures of the documentation."""

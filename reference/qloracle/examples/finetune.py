@@ -3,19 +3,19 @@
     python -m qloracle.examples.finetune --out .
 
 A small network learns to read handwritten digits (scikit-learn's 1,797 images of 8 x 8 pixels).
-Then the images are turned by a quarter, and it reads them hardly better than by chance. Three ways
+Then the images are rotated by 90 degrees, and it reads them hardly better than chance. Three ways
 to teach it again, from the same weights, over the same batches:
 
     full       every weight is trained, in float32
-    lora       the weights stand still in bfloat16, adapters beside them learn
-    qlora      the weights stand still in 4 bits, their scales in 8, adapters beside them learn
+    lora       the weights are frozen in bfloat16, adapters beside them learn
+    qlora      the weights are frozen in 4 bits, their scales in 8, adapters beside them learn
 
-Printed are what each of them trains and stores, and how well it reads images that it has not seen;
-the loss curves go into a picture, `finetune.png`. Every product, gradient and step is a function of
+It prints what each of them trains and stores, and how well it reads images it has not seen; the
+loss curves go into a picture, `finetune.png`. Every product, gradient and step is a function of
 this package: `Linear` (S9, S10), `adam_step` (S11), `quantize_4bit` and `quantize_absmax` (S3-S8).
 
 The extra `qloracle[examples]` brings scikit-learn, for the digits, and matplotlib. All draws have a
-fixed seed; the last digits of a table depend on the machine's library for products.
+fixed seed; the last digits of the table depend on the machine's linear algebra library.
 """
 
 import argparse
@@ -31,8 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle import adam_step, bits_per_weight, dequantize_absmax, quantize_4bit, quantize_absmax
-from qloracle._arguments import Array, Float32, Float64
-from qloracle.layers import Linear, Packed
+from qloracle.arguments import Array, Float32, Float64
+from qloracle.layers import Linear
+from qloracle.linear4bit import Packed
 from qloracle.targets import HEAD, with_adapters
 
 Model: TypeAlias = dict[str, Linear]
@@ -42,11 +43,11 @@ Parameter: TypeAlias = tuple[str, str]  # a layer's name, and which of its array
 HIDDEN, RANK, ALPHA = 256, 16, 32
 BATCH, EPOCHS = 64, 30
 LINES = {"full": ("#333333", "-"), "lora": ("#0072b2", "-"), "qlora": ("#d55e00", "--")}
-RATES = {"full": 1e-3, "lora": 2e-3, "qlora": 2e-3}  # adapters bear, and need, a larger one
+RATES = {"full": 1e-3, "lora": 2e-3, "qlora": 2e-3}  # adapters tolerate, and need, a larger one
 
 
 class Data(NamedTuple):
-    """Images, float32[n, 65], and what they show, 0 to 9."""
+    """Images, float32[n, 65], and the digits they show."""
 
     x: Float32
     labels: Labels
@@ -61,7 +62,7 @@ class Curve(NamedTuple):
 
 
 def digits(rng: np.random.Generator, *, turned: bool) -> tuple[Data, Data]:
-    """Return images to learn from and a quarter held out; the last input is a constant 1."""
+    """Return images to train on and a quarter held out; the last input is a constant 1."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -85,7 +86,7 @@ def fresh_network(rng: np.random.Generator) -> Model:
 
 
 def forward(model: Model, x: Array) -> tuple[Array, list[Array]]:
-    """Return the logits [M, 10] and the input of each layer; between layers negatives become 0."""
+    """Return the logits [M, 10] and the input of each layer; max(x, 0) stands between layers."""
     inputs = []
     for name, layer in model.items():
         inputs.append(x)
@@ -112,15 +113,15 @@ def cross_entropy(logits: Array, labels: Labels) -> tuple[float, Array]:
     """Return the mean of -log softmax at the labels, and its gradient in the logits' type."""
     wide: Float64 = logits.astype(np.float64)
     wide -= wide.max(axis=1, keepdims=True)
-    share = np.exp(wide) / np.exp(wide).sum(axis=1, keepdims=True)  # M, 10
+    softmax = np.exp(wide) / np.exp(wide).sum(axis=1, keepdims=True)  # M, 10
     rows = np.arange(len(labels))
-    loss = float(-np.log(share[rows, labels]).mean())
-    share[rows, labels] -= 1
-    return loss, (share / len(labels)).astype(logits.dtype)
+    loss = float(-np.log(softmax[rows, labels]).mean())
+    softmax[rows, labels] -= 1
+    return loss, (softmax / len(labels)).astype(logits.dtype)
 
 
 def accuracy(model: Model, data: Data, dtype: np.dtype[np.generic]) -> float:
-    """Return the share of images that are read right."""
+    """Return the fraction of images that are read correctly."""
     logits, _ = forward(model, data.x.astype(dtype))
     return float((logits.argmax(axis=1) == data.labels).mean())
 
@@ -135,7 +136,7 @@ def train(
     full: bool,
     seed: int = 1,
 ) -> Curve:
-    """Train the weights or the adapters by AdamW. Activations are in the type of the head."""
+    """Train the weights or the adapters with AdamW; activations have the type of the head."""
     dtype = np.asarray(model[HEAD].weight).dtype
     moments: dict[Parameter, tuple[Float32, Float32]] = {}
     losses, accuracies = [], []
@@ -168,7 +169,7 @@ def _stepped(
     step: int,
     lr: float,
 ) -> Model:
-    """Return the model after one step of each trained array; the moments are brought up to date."""
+    """Return the model after one step of each trained array, and update the moments."""
     model = dict(model)
     for (name, field), gradient in gradients.items():
         zero = np.zeros(gradient.shape, np.float32)
@@ -203,7 +204,7 @@ def _packed(layer: Linear) -> Linear:
 
 
 def finetune(pretrained: Model, method: str, data: Data, held_out: Data, *, epochs: int) -> Curve:
-    """Teach the pretrained network anew: method is full, lora or qlora."""
+    """Teach the pretrained network again; method is full, lora or qlora."""
     full = method == "full"
     model = pretrained
     if not full:
@@ -213,7 +214,7 @@ def finetune(pretrained: Model, method: str, data: Data, held_out: Data, *, epoc
 
 
 def trained_and_stored(model: Model, *, full: bool) -> tuple[int, float]:
-    """Count the parameters that are trained, and the bytes of the weights, adapters left out."""
+    """Count the trained parameters, and the bytes of the weights without adapters."""
     trained, stored = 0, 0.0
     for layer in model.values():
         n = layer.shape[0] * layer.shape[1]
@@ -237,8 +238,8 @@ def draw(curves: dict[str, Curve], path: Path) -> None:
         axes.grid(axis="y", color="#dddddd")
     losses.set_yscale("log")
     for method, curve in curves.items():
-        percent = [100 * share for share in curve.accuracies]
-        # lora and qlora end side by side: their names are moved apart, by so many points
+        percent = [100 * each for each in curve.accuracies]
+        # lora and qlora end side by side: their names are moved apart by this many points
         _line(losses, curve.losses, method, method, {"lora": 5, "qlora": -6}.get(method, 0))
         named = f"{method} {percent[-1]:.1f}"
         _line(accuracies, percent, method, named, {"full": 7, "qlora": -10}.get(method, 0))

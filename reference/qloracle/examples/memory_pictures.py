@@ -1,4 +1,4 @@
-"""Two pictures: where the memory goes, and how it goes over time. Of `qloracle[examples]`."""
+"""Two pictures: where the memory goes, and how it changes over time (`qloracle[examples]`)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,11 +24,11 @@ NAMES = {
     "decode": "decoded weights",
 }
 INK, OVER = "#333333", "#b00020"
-FEWEST = 6  # bars that there is room for: a single one would be as wide as the page
+FEWEST = 6  # bars to leave space for: a single one would be as wide as the page
 
 
 def draw_parts(title: str, parts: dict[str, Parts], path: Path) -> None:
-    """Draw the parts of the three methods as bars: all on one scale, and the small ones enlarged.
+    """Draw the parts of the three methods as bars on one scale, then the small ones enlarged.
 
     parts: of each method of `METHODS`.
     """
@@ -38,9 +38,7 @@ def draw_parts(title: str, parts: dict[str, Parts], path: Path) -> None:
     for axes, methods in ((whole, METHODS), (enlarged, smaller)):
         _bars(axes, {method: parts[method] for method in methods})
     enlarged.set_title("LoRA and QLoRA, enlarged", loc="left", fontsize=10)
-    enlarged.set_xlabel(
-        "GB (10⁹ bytes), at least: what is there all the time + what comes and goes"
-    )
+    enlarged.set_xlabel("GB (10⁹ bytes), at least: what is always there + what comes and goes")
     handles, labels = whole.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     figure.savefig(path)
@@ -89,7 +87,7 @@ def draw_timeline(
 
 
 def _phase(event: Event) -> str:
-    """Name a phase, and below the middle one its micro-batch."""
+    """Name a phase, and under the middle one its micro-batch."""
     return event.phase + (f"\nmicro-batch {event.micro_batch}" if event.phase == "loss" else "\n")
 
 
@@ -105,10 +103,10 @@ def _stack(axes: Any, events: Sequence[Event], capacity: int) -> None:
         axes.bar(x, heights, 0.92, bottom=bottom, color=color, label=name)
         bottom = [a + b for a, b in zip(bottom, heights, strict=True)]
     for i, (event, top) in enumerate(zip(events, bottom, strict=True)):
-        _tell(axes, i, max(top, capacity / GB), event)
+        _annotate(axes, i, max(top, capacity / GB), event)
 
 
-def _tell(axes: Any, i: int, above: float, event: Event) -> None:
+def _annotate(axes: Any, i: int, above: float, event: Event) -> None:
     """Write what moved, or that it does not fit, above a bar and the line of the card."""
     words = []
     if event.moved_out:
@@ -125,7 +123,7 @@ def _tell(axes: Any, i: int, above: float, event: Event) -> None:
 
 
 def _limits(events: Sequence[Event], capacity: int) -> tuple[float, float]:
-    """Return where the axis begins and ends: spikes are small beside the weights."""
+    """Return where the axis starts and ends: spikes are small beside the weights."""
     high = max(capacity, *(event.total for event in events)) / GB
     floor = min(capacity, *(event.fixed for event in events)) / GB
     low = max(int(floor - 0.15 * (high - floor)), 0)

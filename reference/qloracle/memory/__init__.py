@@ -1,8 +1,8 @@
-"""Memory: where it goes in fine-tuning, and why LoRA needs less of it at all.
+"""Memory: where it goes in fine-tuning, and why LoRA needs less of it.
 
-Adam needs two moments for each weight that it trains, 8 bytes, beside the 2 of the weight and the 2
-of its gradient. Those 12 bytes a weight are full fine-tuning. LoRA trains few weights: the others
-cost their 2 bytes and nothing else. QLoRA keeps those others in 4.127 bits (arXiv:2305.14314).
+Adam keeps two moments for each weight that it trains, 8 bytes, beside the 2 of the weight and the 2
+of its gradient. Full fine-tuning costs those 12 bytes per weight. LoRA trains few weights; the
+others cost 2 bytes and nothing else. QLoRA keeps those in 4.127 bits (arXiv:2305.14314).
 
 >>> for method in ("full", "lora", "qlora"):
 ...     parts = memory_parts(MODELS["llama-65b"], method)
@@ -11,10 +11,10 @@ full   130.6    0.0  130.6  522.3
 lora   130.6    1.6    1.6    6.4
 qlora   34.5    1.6    1.6    6.4
 
-What is left grows with the tokens of a batch: activations, kept for the backward pass, and logits.
-Checkpointing computes most activations again (`qloracle.checkpointing`), and so lowers them. What
-stands out after that is a spike, a long sequence now and then. Paging (`qloracle.paging`) lends it
-the room of the optimizer's state, which nobody needs before the step. A 33B model on 24 GB:
+The rest grows with the tokens of a batch: logits, and activations kept for the backward pass.
+Checkpointing computes most activations again instead (`qloracle.checkpointing`). What is left is
+the occasional long sequence, a spike. Paging (`qloracle.paging`) moves optimizer state, which
+nobody needs before the step, out of its way. A 33B model on 24 GB:
 
 >>> lengths = (512, 512, 1024, 512)
 >>> for paging in (False, True):
@@ -23,17 +23,17 @@ the room of the optimizer's state, which nobody needs before the step. A 33B mod
 3 forward False
 4 step True
 
-All of this is arithmetic on shapes: a lower bound. What a card shows is more: the framework's own
-buffers, the gaps of its allocator, temporaries, the driver's context. Where users find that QLoRA
-needs more than LoRA, it is by what is not quantized: the embeddings of a small model, widened to
-32 bits; logits of a large vocabulary; a buffer for the decoded weights; long sequences.
+All of this is arithmetic on shapes, a lower bound. A card shows more: the framework's own buffers,
+the gaps of its allocator, temporaries, the driver's context. When QLoRA needs more than LoRA, the
+cause is what stays unquantized: the embeddings of a small model, widened to 32 bits; the logits of
+a large vocabulary; a buffer for decoded weights; long sequences.
 
 >>> small = MODELS["llama-7b"]
 >>> [weight_bytes(small, "qlora", bytes_each) // 10**6 for bytes_each in (2, 4)]
 [3865, 4390]
 
-The paper gives 5,048 MB for the base of a 7B model; that number is not reproduced here. Pictures
-are drawn in `qloracle.examples.memory_pictures`.
+The paper gives 5,048 MB for the base of a 7B model; that number is not reproduced here.
+`qloracle.examples.memory_pictures` draws the pictures.
 """
 
 from qloracle.memory.models import (

@@ -1,15 +1,15 @@
-"""A transformer as a few numbers, and the weights that they amount to."""
+"""A transformer as a few numbers, and how many weights they amount to."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qloracle import _arguments as check
+from qloracle import arguments as check
 from qloracle.targets import ALL, target_modules
 
 
 class Configuration(NamedTuple):
-    """The sizes of a decoder. The defaults are LLaMA's; GPT-3 has no gate, but biases."""
+    """The sizes of a decoder. The defaults are LLaMA's; GPT-3 has biases and no gate."""
 
     name: str
     hidden: int
@@ -47,7 +47,7 @@ def linears(config: Configuration) -> dict[str, tuple[int, int]]:
 
 
 def linear_weights(config: Configuration) -> int:
-    """Count the weights of all linear layers but the head: what QLoRA keeps in 4 bits."""
+    """Count the weights of all linear layers but the head: those that QLoRA keeps in 4 bits."""
     return config.layers * sum(math.prod(shape) for shape in linears(config).values())
 
 
@@ -65,7 +65,7 @@ def other_weights(config: Configuration) -> int:
 
 
 def lora_parameters(config: Configuration, *, rank: int, targets: str | Sequence[str] = ALL) -> int:
-    """Count the parameters of adapters of this rank: rank (out + in) for each layer meant.
+    """Count the parameters of adapters of this rank: rank (out + in) for each matching layer.
 
     targets: names of `linears` or "all-linear", as in `qloracle.targets.target_modules`.
 
@@ -73,6 +73,6 @@ def lora_parameters(config: Configuration, *, rank: int, targets: str | Sequence
     18874368
     """
     shapes = linears(config)
-    meant = target_modules(shapes, targets)
-    per_block = check.integer("rank", rank, least=1) * sum(sum(shapes[name]) for name in meant)
+    names = target_modules(shapes, targets)
+    per_block = check.integer("rank", rank, least=1) * sum(sum(shapes[name]) for name in names)
     return config.layers * per_block

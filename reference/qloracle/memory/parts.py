@@ -1,9 +1,9 @@
-"""Bytes by part: what must be in memory at a time, for three ways to fine-tune."""
+"""Bytes by part: what must be in memory at once, for three ways to fine-tune."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qloracle import _arguments as check
+from qloracle import arguments as check
 from qloracle.memory.models import (
     Configuration,
     linear_weights,
@@ -20,7 +20,7 @@ RANK = 64  # of the adapters in arXiv:2305.14314
 
 
 class Parts(NamedTuple):
-    """Bytes of each part. The first four are there all the time, the others come and go."""
+    """Bytes of each part. The first four are always in memory, the others come and go."""
 
     weights: int
     adapters: int
@@ -32,7 +32,7 @@ class Parts(NamedTuple):
 
     @property
     def static(self) -> int:
-        """Bytes of the four parts that are there all the time."""
+        """Bytes of the four parts that are always in memory."""
         return sum(self[:4])
 
 
@@ -51,13 +51,13 @@ def memory_parts(
     """Return the bytes of each part: an arithmetic lower bound.
 
     method: "full", "lora" or "qlora"; tokens: of one micro-batch, sequence by batch; rank, targets:
-    of the adapters; fused: no buffer for decoded weights; embedding_bytes: of each weight that is
-    in no linear layer, where the linear ones have 4 bits (4, if the preparation for training in k
-    bits widens them); moment_bytes: both of Adam's, 8, or 2 for 8-bit Adam. ValueError otherwise.
+    of the adapters; fused: no buffer for decoded weights; embedding_bytes: of each weight outside
+    the linear layers under "qlora" (4 if the preparation for k-bit training widens them);
+    moment_bytes: of Adam's two together, 8, or 2 for 8-bit Adam. ValueError otherwise.
 
-    Not all that comes and goes is there at one time: `timeline` tells what is. And there is more:
-    activations and gradients of the adapters' own products, a framework's buffers and its
-    allocator's gaps come on top.
+    The parts that come and go are not all in memory at once: see `timeline`. Activations and
+    gradients of the adapters' own products, a framework's buffers and the gaps of its allocator are
+    not counted.
 
     Source: arXiv:2305.14314, sections 2 and 3.
 
@@ -97,9 +97,9 @@ def weight_bytes(config: Configuration, method: str, embedding_bytes: int = BF16
 def stored_bytes(config: Configuration, tokens: int, *, checkpointing: bool) -> int:
     """Return what a forward pass leaves for the backward pass, in 16 bits.
 
-    With checkpoints it is the input of each block.
+    With checkpoints that is the input of each block.
     """
-    if check.truth("checkpointing", checkpointing):
+    if check.boolean("checkpointing", checkpointing):
         return BF16 * tokens * config.layers * config.hidden
     return config.layers * block_bytes(config, tokens)
 
@@ -107,15 +107,15 @@ def stored_bytes(config: Configuration, tokens: int, *, checkpointing: bool) -> 
 def block_bytes(config: Configuration, tokens: int) -> int:
     """Return the activations that the backward pass of one block needs, in 16 bits.
 
-    Eight of the hidden size: the block's input, the norm of it, q, k, v, what attention returns,
-    the sum, the norm of that; and gate, up and their product (up and its activation without a
-    gate). Attention's score matrices are left out: they can be computed again in tiles.
+    Eight of the hidden size: the block's input, its norm, q, k, v, the output of attention, the sum
+    and its norm; then gate, up and their product (without a gate: up and its activation). Attention
+    scores are left out: they can be computed again in tiles.
     """
     return BF16 * tokens * (8 * config.hidden + (3 if config.gated else 2) * config.ffn)
 
 
 def activation_bytes(config: Configuration, tokens: int, *, checkpointing: bool) -> int:
-    """Return the activations at their peak: with checkpoints one block's stand beside them.
+    """Return the activations at their peak: with checkpoints, those of one block come on top.
 
     >>> from qloracle.memory import MODELS
     >>> llama = MODELS["llama-7b"]

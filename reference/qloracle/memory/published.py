@@ -1,4 +1,4 @@
-"""Numbers that the papers print, beside what the arithmetic gives."""
+"""Numbers printed in the papers, beside what the arithmetic gives."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from qloracle.nested import bits_per_weight
 
 
 class Claim(NamedTuple):
-    """A published number, ours, and whether ours gives the published one."""
+    """A published number, ours, and whether ours reproduces it."""
 
     what: str
     published: str
@@ -18,10 +18,10 @@ class Claim(NamedTuple):
 
 
 def claims() -> list[Claim]:
-    """Return the published numbers that can be computed, and the one that could not be reproduced.
+    """Return the published numbers that can be computed, the one not reproduced included.
 
-    A number counts as reproduced if ours, rounded as the published one is (GPT-3's 18 M cut, as its
-    paper cuts), gives the same digits, or lies on the side of it that the paper says.
+    A number counts as reproduced if ours, rounded as in the paper (which truncates GPT-3's 18 M),
+    has the same digits, or lies on the side of it that the paper says.
 
     >>> [claim.what for claim in claims() if not claim.reproduced]
     ['base of a 7B model, QLoRA']

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from qloracle import _arguments as check
+from qloracle import arguments as check
 from qloracle.memory.models import Configuration
 from qloracle.memory.parts import (
     RANK,
@@ -15,22 +15,22 @@ from qloracle.memory.parts import (
 )
 
 LINK = 16e9  # bytes a second: PCIe 3.0 with 16 lanes
-SHARE = 0.5  # of the link that paging reaches at best, by the documentation of bitsandbytes
-PAGE_BYTES = 2**21  # what CUDA moves at a time when it can
+REACHED = 0.5  # of the link that paging uses at best, says the documentation of bitsandbytes
+PAGE_BYTES = 2**21  # what CUDA moves at once when it can
 STEP = "step"
 
 
 class Event(NamedTuple):
-    """One phase of one micro-batch: what is in memory at its peak, and what moved to get there."""
+    """One phase of a micro-batch: what is in memory at its peak, and what moved to get there."""
 
-    micro_batch: int  # from 1; the optimizer's step has the number of the last
+    micro_batch: int  # from 1; the optimizer's step has the last one's number
     phase: str  # forward, loss, backward or step
     fixed: int  # weights, adapters and gradients
     transient: int  # activations, logits and decoded weights
     resident: int  # optimizer state in the device's memory
     moved_out: int  # bytes of optimizer state
     moved_in: int
-    seconds: float  # of moving alone
+    seconds: float  # for the transfers alone
     fits: bool
 
     @property
@@ -55,14 +55,14 @@ def timeline(
 ) -> list[Event]:
     """Return the phases of micro-batches of these lengths, in tokens, and of the step after them.
 
-    capacity: bytes; paging: whether the optimizer state may leave, in pages of page_bytes, the
-    least recently used first; link: bytes a second; fused: False adds a buffer for one decoded
-    layer to forward and backward; the others as in `memory_parts`. The list ends with the first
-    event that does not fit. ValueError for what is out of range.
+    capacity: bytes; paging: whether optimizer state may be evicted, in pages of page_bytes, least
+    recently used first; link: bytes a second; fused: False adds a buffer for one decoded layer to
+    forward and backward; the others as in `memory_parts`. The list ends with the first event that
+    does not fit. ValueError for numbers out of range.
 
-    Gradients and moments are there from the beginning, as from the second step on. Forward holds
-    what it stores, the loss the logits and their gradient beside it, backward the one block that is
-    computed again. Each is an arithmetic lower bound.
+    Gradients and moments are there from the start, as they are from the second step on. Forward
+    holds what it stores, the loss adds logits and their gradient, backward adds the one block that
+    is computed again. Each is an arithmetic lower bound.
 
     >>> from qloracle.memory import MODELS
     >>> llama, lengths = MODELS["llama-33b"], (512, 512, 1024, 512)
@@ -80,7 +80,7 @@ def timeline(
     """
     limit = check.integer("capacity", capacity, least=1)
     size = check.integer("page_bytes", page_bytes, least=1)
-    check.truth("paging", paging)
+    check.boolean("paging", paging)
     parts = memory_parts(
         config, method, rank=rank, checkpointing=checkpointing, fused=fused,
         moment_bytes=moment_bytes,
@@ -91,8 +91,8 @@ def timeline(
     for micro_batch, phase, transient in _phases(config, parts.decode, lengths, checkpointing):
         out = back = 0
         if paging:
-            room = (limit - fixed - transient) // size
-            resident, out, back = _moves(phase, pages, resident, room)
+            free = (limit - fixed - transient) // size
+            resident, out, back = _moves(phase, pages, resident, free)
         here = resident * size if paging else parts.optimizer
         fits = fixed + transient + here <= limit and (resident > 0 or phase != STEP)
         seconds = transfer_seconds((out + back) * size, link)
@@ -104,7 +104,7 @@ def timeline(
 
 
 def longest(config: Configuration, capacity: int, *, paging: bool, **options: Any) -> int:
-    """Return the most tokens that a micro-batch may have on so many bytes; 0 where none fits.
+    """Return the most tokens that a micro-batch may have in this capacity; 0 if none fits.
 
     options: those of `timeline`.
 
@@ -121,7 +121,7 @@ def longest(config: Configuration, capacity: int, *, paging: bool, **options: An
 
 
 def transfer_seconds(nbytes: int, link: float = LINK) -> float:
-    """Return the time that paging takes to move so much, at best half of what the link carries.
+    """Return the time that paging takes to move so many bytes, at half the speed of the link.
 
     nbytes: at least 0; link: bytes a second, above 0. ValueError otherwise.
 
@@ -130,7 +130,7 @@ def transfer_seconds(nbytes: int, link: float = LINK) -> float:
     """
     if check.at_least("link", link, 0) == 0:
         raise ValueError(f"link must be above 0, got {link}")
-    return check.integer("nbytes", nbytes) / (link * SHARE)
+    return check.integer("nbytes", nbytes) / (link * REACHED)
 
 
 def _phases(
@@ -149,16 +149,16 @@ def _phases(
     yield len(lengths), STEP, 0
 
 
-def _moves(phase: str, pages: int, resident: int, room: int) -> tuple[int, int, int]:
-    """Return the pages of state that are there after a phase, that went, and that came.
+def _moves(phase: str, pages: int, resident: int, free: int) -> tuple[int, int, int]:
+    """Return the pages of state resident after a phase, those evicted, and those brought in.
 
-    A step touches all of them in their order. If they do not fit together, each of them has left
-    when its turn comes, those too that were there at the beginning.
+    A step touches all of them in order. If they do not all fit, each has been evicted by the time
+    its turn comes, even those that were resident at the start.
     """
-    if phase == STEP and pages > room:
-        kept = max(room, 0)
+    if phase == STEP and pages > free:
+        kept = max(free, 0)
         return kept, resident + pages - kept, pages
     if phase == STEP:
         return pages, 0, pages - resident
-    kept = max(min(resident, room), 0)
+    kept = max(min(resident, free), 0)
     return kept, resident - kept, 0

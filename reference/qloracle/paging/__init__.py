@@ -1,12 +1,12 @@
 """Paging: more state than memory, a page at a time.
 
-A GPU with unified memory and its host share one set of addresses. Each page lies on one of the two
-sides. The side that touches a page that is not there faults, and the page comes over the link; if
-the device is full, the page that it has not touched for longest goes home first. QLoRA keeps Adam's
-moments in such memory: a spike of activations pushes them out, the next step calls them back
+A GPU with unified memory and its host share one address space. Each page lies on one of the two
+sides. A side that touches a page it does not hold faults, and the page comes over the link; if the
+device is full, the page it touched least recently is evicted to the host first. QLoRA keeps Adam's
+moments in such memory: a spike of activations pushes them out, the next step brings them back
 (arXiv:2305.14314, section 3, "Paged Optimizers").
 
-This is a model of that, with real bytes on both sides. A device of two pages, and an array of four:
+This is a model of that, with real bytes on both sides. A device of two pages, an array of four:
 
 >>> import numpy as np
 >>> from qloracle import adam_step
@@ -23,10 +23,10 @@ This is a model of that, with real bytes on both sides. A device of two pages, a
 >>> pager.resident_bytes, pager.capacity
 (128, 128)
 
-A step may need more than the device holds, as a kernel may: nothing has to be there whole, or at
-the same time. What `use` yields are the same arrays as the device sees them. They are read and
-written in parts, as large as one likes, and only in that moment a page has to be there. What was
-read is in registers. So one page is enough, and it is slow. Rule S12: not a bit depends on it.
+A step may need more than the device holds, as a kernel may: no array has to be resident as a whole,
+nor two of them at once. `use` yields the same arrays as the device sees them. They are read and
+written in slices of any size, and a page need be resident only during the access; what was read is
+in registers. So one page is enough, if slow. Rule S12: not a bit of the result depends on it.
 
 >>> rng = np.random.default_rng(0)
 >>> param, grad = rng.standard_normal((2, 64)).astype(np.float32)
@@ -42,14 +42,14 @@ read is in registers. So one page is enough, and it is slow. Rule S12: not a bit
 ...             new = adam_step(old[0], grad[i : i + 16], *old[1:], step=1, lr=0.1)
 ...             for array, values in zip(arrays, new):
 ...                 array[i : i + 16] = values
-...     same = all(np.array_equal(array[...], due) for array, due in zip(state, plain))
+...     same = all(np.array_equal(array[...], expected) for array, expected in zip(state, plain))
 ...     return same, pager.counters.faults
 >>> [paged_step(make_pager(64 * pages, 64)) for pages in (1, 2, 3, 12)]
 [(True, 24), (True, 24), (True, 12), (True, 12)]
 
-Twelve pages, touched to be read and again to be written: with one or two pages each time is a
-fault, with three a page waits until it is written. Those that are fetched ahead do not fault at
-all, if they fit:
+Twelve pages, each touched once to be read and once to be written. With one or two pages of memory
+every touch faults; with three, a page that was read is still there to be written. Pages that are
+prefetched do not fault at all, if they fit:
 
 >>> pager = make_pager(256, 64)
 >>> m = pager.empty((64,), np.float32)
@@ -59,17 +59,17 @@ all, if they fit:
 >>> pager.counters.prefetched, pager.counters.faults
 (4, 0)
 
-Where systems differ, this is the choice made here.
+Where systems differ, this is what the specification chooses.
 
 * A page lies on one side. When it leaves the device it is copied, written to or not: CUDA does not
-  look. Only what is advised as read-mostly may lie on both. The first write takes the other copy
-  away and makes the page dirty; one that is not is dropped without a copy.
-* A page with a preferred location stays there when the other side touches it; the bytes alone go
+  check. Only a page advised as read-mostly may lie on both. The first write to it removes the other
+  copy and makes the page dirty; a clean page is dropped without being copied.
+* A page with a preferred location stays there when the other side touches it; only the bytes go
   over the link. Not every pair of processors can do this; the others move the page.
-* The least recently touched page goes. NVIDIA's driver evicts blocks of up to 2 MiB by an order of
-  its own, which is not documented; the bits are the same under each.
-* A page begins on the host, as bitsandbytes allocates it, and its first bytes are 0xFF, so that
-  what nobody has written shows. CUDA promises nothing about them.
+* The least recently touched page is evicted. NVIDIA's driver evicts blocks of up to 2 MiB in an
+  order that it does not document; the results are the same under any order.
+* A page starts on the host, where bitsandbytes allocates it, filled with 0xFF, so that bytes nobody
+  wrote show as NaN. CUDA promises nothing about them.
 * The host may touch a page while a step runs. Where a device lacks concurrent access (Windows,
   WSL2, Jetson), there is neither oversubscription nor prefetch, and the host has to wait.
 """

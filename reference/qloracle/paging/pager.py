@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array
+from qloracle import arguments as check
+from qloracle.arguments import Array
 from qloracle.paging.pages import DEVICE, HOST, OTHER, Allocation, Counters, Pages
 
 PAGE_BYTES = 2**16
@@ -22,10 +22,10 @@ Where: TypeAlias = slice | EllipsisType
 class Managed:
     """An array in managed memory, as the host or the device sees it.
 
-    `a[...]` and `a[i:j]`, a slice of the first axis, read: they return an array of their own that
-    cannot be written to, as a kernel's registers hold what it has loaded. `a[...] = values` and
-    `a[i:j] = values` write, by NumPy's rules for assignments. No other index is taken: TypeError.
-    ValueError where the memory was freed, or the `use` has ended that yielded the array.
+    `a[...]` and `a[i:j]`, a slice of the first axis, read: they return a new array that cannot be
+    written to, like registers that hold what a kernel has loaded. `a[...] = values` and
+    `a[i:j] = values` write, by NumPy's rules for assignment. Any other index is a TypeError.
+    ValueError if the memory was freed, or if the `use` that yielded the array has ended.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Managed:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the elements, without the unused rest of the last page."""
+        """Bytes of the elements, without the unused end of the last page."""
         return self.size * self.dtype.itemsize
 
     def __len__(self) -> int:
@@ -61,14 +61,14 @@ class Managed:
         start, stop, shape = self._range(where)
         values = self._pages.read(self._number, start, stop, self._side)
         values = values.view(self.dtype).reshape(shape)
-        values.flags.writeable = False  # a write to it would be lost
+        values.flags.writeable = False  # a write here would be lost
         return values
 
     def __setitem__(self, where: Where, values: object) -> None:
         self._check_alive()
         start, _, shape = self._range(where)
         buffer = np.empty(shape, self.dtype)
-        buffer[...] = values  # all errors come before the first byte is written
+        buffer[...] = values  # every error comes before the first byte is written
         self._pages.write(self._number, start, buffer.reshape(-1).view(np.uint8), self._side)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
@@ -83,7 +83,7 @@ class Managed:
         _allocation(self, self._pages)
 
     def _range(self, where: object) -> tuple[int, int, tuple[int, ...]]:
-        """Return the first byte, the one behind the last, and the shape in between."""
+        """Return the first byte, the one past the last, and the shape of what lies between."""
         if where is ...:
             return 0, self.nbytes, self.shape
         if not isinstance(where, slice) or where.step not in (None, 1) or not self.shape:
@@ -97,7 +97,7 @@ class Managed:
 class Pager:
     """Managed memory with a device that holds `capacity` bytes of it at a time: see `make_pager`.
 
-    An array that comes back from `empty` is a handle: at the same time the host's view of it.
+    What `empty` returns is a handle and at the same time the host's view of the array.
     """
 
     def __init__(self, pages: Pages, host_bytes: int) -> None:
@@ -120,14 +120,14 @@ class Pager:
 
     @property
     def counters(self) -> Counters:
-        """What has happened so far; an older value stays as it was."""
+        """What has happened so far; a value returned earlier does not change."""
         return self._pages.counters
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Managed:
         """Return an array whose bytes are 0xFF until they are written: NaN in the float types.
 
-        It takes whole pages, and all arrays together must fit into the host's memory. TypeError for
-        a shape that is no tuple or list of ints or a dtype of objects, ValueError otherwise.
+        It takes whole pages, and all arrays together must fit into the host's memory. TypeError
+        unless shape is a tuple or list of ints, or if dtype is one of objects; else ValueError.
         """
         dims, n = check.dimensions("shape", shape)
         kind = np.dtype(dtype)
@@ -146,7 +146,7 @@ class Pager:
         return Managed(self._pages, number, dims, kind, HOST)
 
     def free(self, handle: Managed) -> None:
-        """Give the pages of an array back, on both sides; ValueError inside a `use` of it."""
+        """Release the pages of an array on both sides; ValueError inside a `use` of it."""
         if _allocation(handle, self._pages).in_use:
             raise ValueError(f"{handle!r} cannot be freed inside a `use` of it")
         self._pages.free(handle._number)
@@ -155,8 +155,8 @@ class Pager:
     def use(self, *handles: Managed) -> Iterator[tuple[Managed, ...]]:
         """Yield a tuple of the same arrays, as the device sees them until the context ends.
 
-        Nothing moves yet, and nothing is held: each read and each write touches its pages in their
-        order and brings those that are missing. Several arrays may be one, and `use` may be nested.
+        Nothing moves yet, and nothing is held: each read and each write touches its pages in order
+        and brings in the missing ones. One array may be passed twice, and `use` may be nested.
         """
         held = [_allocation(handle, self._pages) for handle in handles]
         arrays = tuple(
@@ -175,7 +175,7 @@ class Pager:
     def prefetch(self, handle: Managed, to: str = DEVICE) -> None:
         """Bring the pages of an array to the device, or to the host, before they are touched.
 
-        What exceeds the capacity stays where it is: the first pages come.
+        If they exceed the capacity, the first ones move and the others stay where they are.
         """
         _allocation(handle, self._pages)
         self._pages.bring(handle._number, check.choice("to", to, tuple(OTHER)))
@@ -183,21 +183,21 @@ class Pager:
     def advise(
         self, handle: Managed, *, preferred: str | None = None, read_mostly: bool = False
     ) -> None:
-        """Say how an array will be used; a new advice takes the place of the old one.
+        """Say how an array will be used; new advice replaces the old.
 
         preferred: "host" or "device", where a page stays when the other side touches it; None: it
-        moves. read_mostly: whether a page that moves to be read leaves a copy where it was.
+        moves. read_mostly: whether a page that moves to be read leaves a copy behind.
         """
         allocation = _allocation(handle, self._pages)
         if preferred is not None:
             check.choice("preferred", preferred, tuple(OTHER))
-        allocation.read_mostly = check.truth("read_mostly", read_mostly)
+        allocation.read_mostly = check.boolean("read_mostly", read_mostly)
         allocation.preferred = preferred
 
     def shrink(self, capacity: int) -> None:
-        """Give the device another capacity: less while something else needs the memory, then more.
+        """Change the capacity: lower while something else needs the memory, then higher again.
 
-        Pages that no longer fit are evicted at once. ValueError for less than a page.
+        Pages that no longer fit are evicted at once. ValueError below one page.
         """
         self._pages.shrink(_capacity("capacity", capacity, self.page_bytes))
 
@@ -214,7 +214,7 @@ def make_pager(
     """Return a pager whose device holds at most capacity_bytes, in pages of page_bytes.
 
     capacity_bytes: at least a page, None: no limit; page_bytes: at least 1, None: 65,536;
-    host_bytes: what all arrays together may take, None: 2**47. ValueError otherwise.
+    host_bytes: the most that all arrays together may take, None: 2**47. ValueError otherwise.
 
     Source: rule S12; CUDA C++ Programming Guide, "Unified Memory".
 
@@ -239,7 +239,7 @@ def _capacity(name: str, value: object, page_bytes: int) -> int:
 
 
 def _allocation(handle: object, pages: Pages) -> Allocation:
-    """Return what an array of this pager stands for, unless it was freed."""
+    """Return the allocation behind an array of this pager, unless it was freed."""
     if not isinstance(handle, Managed):
         raise TypeError(f"handle must come from `empty`, got {type(handle).__name__}")
     if handle._pages is not pages:

@@ -1,4 +1,4 @@
-"""Managed arrays in a file: written aside, then renamed, so that a file is whole or the old one."""
+"""Managed arrays in a file, written aside and renamed: a reader sees the old file or the new."""
 
 import json
 import os
@@ -23,19 +23,19 @@ TYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F32": np.dtype(np.float32),
     "F64": np.dtype(np.float64),
-}  # safetensors' own reader for NumPy knows no bfloat16
+}  # safetensors' own reader for NumPy does not know bfloat16
 
 
 def save(
     path: str | Path, arrays: Mapping[str, Managed], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write managed arrays under their names, and words beside them, as a safetensors file.
+    """Write managed arrays under their names, and metadata beside them, as a safetensors file.
 
-    The host reads them: their pages come home. All goes into a file with ".partial" added to the
-    name, and takes the name of the old file in one move when it is on the disk. A process that is
-    killed before leaves the old file whole, and the ".partial", which the next save writes anew.
+    The host reads them, so their pages move to it. Everything goes into a file with ".partial"
+    added to its name, which replaces the old file in one move once it is on the disk. A process
+    killed before that leaves the old file whole, and the ".partial" for the next save to overwrite.
 
-    TypeError for an array that is none of the nine types of `TYPES`.
+    TypeError for an array of any type but the nine of `TYPES`.
 
     >>> import tempfile
     >>> from qloracle.paging import make_pager
@@ -43,8 +43,8 @@ def save(
     >>> m[...] = [1, 2, 3]
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(Path(folder, "state.safetensors"), {"m": m}, {"step": "7"})
-    ...     arrays, words = load(Path(folder, "state.safetensors"), make_pager())
-    >>> arrays["m"][...], words
+    ...     arrays, metadata = load(Path(folder, "state.safetensors"), make_pager())
+    >>> arrays["m"][...], metadata
     (array([1., 2., 3.], dtype=float32), {'step': '7'})
     """
     for name, array in arrays.items():
@@ -58,17 +58,17 @@ def save(
     with partial.open("wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())  # or the name could reach the disk before the bytes do
+        os.fsync(file.fileno())  # else the name could reach the disk before the bytes do
     partial.replace(path)
     _sync_folder(path.parent)
 
 
 def load(path: str | Path, pager: Pager) -> tuple[dict[str, Managed], dict[str, str]]:
-    """Return the arrays of a file in managed memory of this pager, and the words beside them.
+    """Return the arrays of a file in managed memory of this pager, and the file's metadata.
 
-    They come in the order of their names, and their pages begin on the host. safetensors' error for
-    a file that is damaged, ValueError for one that does not fit or holds another type; in either
-    case the pager is left as it was.
+    They come in the order of their names, and their pages start on the host. A damaged file raises
+    safetensors' error, one that does not fit or holds another type ValueError; either way the pager
+    is left as it was.
     """
     data = Path(path).read_bytes()
     arrays: dict[str, Managed] = {}
@@ -88,13 +88,13 @@ def load(path: str | Path, pager: Pager) -> tuple[dict[str, Managed], dict[str, 
 
 
 def _metadata(data: bytes) -> dict[str, str]:
-    """Return the words in the header: its length in 8 bytes, then JSON."""
+    """Return the metadata in the header: 8 bytes of length, then JSON."""
     length = int.from_bytes(data[:8], "little")
     return dict(json.loads(data[8 : 8 + length]).get("__metadata__", {}))
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the new name to the disk, where folders can be opened at all."""
+    """Flush the new name to the disk, where the system can open folders."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -1,24 +1,4 @@
-"""S11 and S11b: how far one step of Adam may lie from its exact value.
-
-The exact value is formed in float64 from what the implementation was given and, for the parameter,
-from the m' and v' that it returned itself.  Then the roundings of each term are counted, the last
-one, of the result, apart (`rounded`)::
-
-    m'    b1 m and (1-b1) g: a constant and a product, 2 each.  In the form m + (1-b1)(g - m) both
-          meet the constant, the difference and the product: 3 (1-b1) (|m| + |g|).
-    v'    b2 v: a constant and a product, 2.  (1-b2) g g: a constant and two products, 3.
-    step  m'/c1 2; v'/c2 2, of which the root leaves 1 and adds 1; + eps 1; the quotient 1; lr and
-          its product 2: 8.  A decay that lr scales together with the step is one more sum: 9.
-    decay 1 - lr wd a constant, and a product: 2.  lr wd formed in float32: 3 of lr wd.
-    g'    coupled: wd p a constant and a product, 2, and the sum 1.
-
-No term of v' is negative, so that its bound is at most 4u v'.  float32's u is 2^-24 throughout; a
-parameter of 16 bits is the float32 result, rounded once more.
-
-The kit's own float64 errs by 2^-53 an operation.  The worst of it is 1 - b^t, off by 2^-53 / (1-b)
-at most, 2^-40 for a beta of 0.9999; everybody else's is off by as much.  So the bounds are widened
-by KIT, 2^-12 of themselves, which holds the products of errors, too.
-"""
+"""Rules S11 and S11b in numbers: one step of Adam, and how far a lawful one may lie from it."""
 
 from __future__ import annotations
 
@@ -130,12 +110,12 @@ def gradient(case: Case, k: Numbers) -> tuple[Float64, Float64]:
 def demanded(exact: Float64, error: Float64, dtype: str) -> Bounded:
     """The bound of a result; where nothing can go wrong, the one number that is right."""
     error = np.where(error > 0, error * (1 + KIT) + UNDERFLOWS, error)
-    due = rounded(exact, error, "float32")
+    correct = rounded(exact, error, "float32")
     if dtype != "float32":
-        due = rounded(exact, due.bound, dtype)
+        correct = rounded(exact, correct.bound, dtype)
     only = nearest(exact, dtype)
     still = error == 0
-    return Bounded(np.where(still, only.exact, exact), np.where(still, 0.0, due.bound))
+    return Bounded(np.where(still, only.exact, exact), np.where(still, 0.0, correct.bound))
 
 
 # ---- the parameter -------------------------------------------------------------------------------
@@ -217,18 +197,18 @@ def state(case: Case, kind: str) -> Float64:
     return decoded(case, kind, case.arrays[f"{kind}_codes"], case.arrays[f"{kind}_absmax"])
 
 
-def largest(case: Case, due: Bounded) -> Bounded:
+def largest(case: Case, correct: Bounded) -> Bounded:
     """The absmax of each block: the largest magnitude that its elements may have."""
     blocks = blocks_of(case.arrays["param"].shape, blocksize_of(case))
     starts = np.cumsum(blocks.sizes) - blocks.sizes
-    low = np.maximum.reduceat(np.maximum(np.abs(due.exact) - due.bound, 0.0), starts)
-    high = np.maximum.reduceat(np.abs(due.exact) + due.bound, starts)
+    low = np.maximum.reduceat(np.maximum(np.abs(correct.exact) - correct.bound, 0.0), starts)
+    high = np.maximum.reduceat(np.abs(correct.exact) + correct.bound, starts)
     return Bounded((high + low) / 2, (high - low) / 2)
 
 
 @np.errstate(all="ignore")
 def ranks(
-    case: Case, kind: str, due: Bounded, absmax: Float32, dialect: Dialect
+    case: Case, kind: str, correct: Bounded, absmax: Float32, dialect: Dialect
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The lowest and the highest level that S5 gives for some moment within its bound.
 
@@ -238,9 +218,9 @@ def ranks(
     coder, scale = coder_of(case, kind), wide(spread(case, absmax))
     ends = []
     for sign in (-1, 1):
-        value = due.exact + sign * due.bound
+        value = correct.exact + sign * correct.bound
         q = np.where(scale > 0, value / scale, 0.0)
-        rank = np.searchsorted(coder.cuts, q + sign * gamma(2) * np.abs(q), side="left")
+        rank = np.searchsorted(coder.thresholds, q + sign * gamma(2) * np.abs(q), side="left")
         ends.append(_nudged(rank, value, coder, dialect) if kind == "m" else rank)
     return ends[0].astype(np.int64), ends[1].astype(np.int64)
 

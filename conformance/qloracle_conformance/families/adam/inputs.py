@@ -1,7 +1,7 @@
-"""Calls of Adam: parameters, gradients and states that are as wide as real ones, and edits.
+"""Calls of Adam: parameters, gradients and states over the decades of real ones, and edits.
 
-No number is subnormal, nor are the moments and steps that follow from it (but where a test says
-so): whether a kernel flushes them is not Adam's question.
+No number is subnormal, nor are the moments and steps that follow from it (except where a check says
+so): whether a kernel flushes subnormals is not Adam's question.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 import qloracle
 from qloracle_conformance.contract.cases import Arrays, Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
+from qloracle_conformance.judging.asking import Asker
 from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.views import View
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -23,28 +25,24 @@ Shape = tuple[int, ...]
 STEPS = (1, 2, 10, 1000, 2**24)
 SHUFFLED = (1000, 1, 2, 10, 2**24, 1, 1000)  # out of order and repeated: a call has no memory
 BETAS = (
-    (0.9, 0.999),
-    (0.95, 0.98),
-    (0.87654321, 0.987654321),
-    (0.5, 0.9),
-    (0.0, 0.99),
-    (0.1, 0.75),
-)
+    (0.9, 0.999), (0.95, 0.98), (0.87654321, 0.987654321), (0.5, 0.9), (0.0, 0.99), (0.1, 0.75),
+)  # fmt: skip
 LR = 0.00123456789  # a full mantissa, as 1e-3 has one
 TYPES = [(param, grad) for param in FLOAT_TYPES for grad in dict.fromkeys((param, "float32"))]
 ZERO_CODES = {"m": 127, "v": 0}
 HALVES = (("m", 1), ("v", 2))  # scales of edited states: by 2 and by 4 a block
 
 
-def plain(function: str, dtype: str) -> Case:
+def plain(ask: Asker, view: View) -> Case:
     """A call that every implementation should take: the first step of one full block."""
-    one = np.ones(256, FLOAT_TYPES[dtype])
-    if function == "adam_step_8bit":
-        return coded(one, one, fresh(256), step=1, lr=0.001)
-    zero = np.zeros(256, np.float32)
-    return Case(
-        function, {"param": one, "grad": one, "m": zero, "v": zero}, {"step": 1, "lr": 0.001}
-    )
+    one, zero = np.ones(256, FLOAT_TYPES[ask.dtype(view)]), np.zeros(256, np.float32)
+    return stepped(one, one, zero, zero, lr=0.001)
+
+
+def plain_8bit(ask: Asker, view: View) -> Case:
+    """The same on 8-bit states."""
+    one = np.ones(256, FLOAT_TYPES[ask.dtype(view)])
+    return coded(one, one, fresh(256), lr=0.001)
 
 
 # ---- float32 states ------------------------------------------------------------------------------
@@ -198,7 +196,7 @@ def _edited_8bit(n: int, edits: list[Any], types: tuple[str, str], options: dict
 
 
 def _named(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a call; a decay of zero is none."""
+    """The options of a call; a decay of zero is left out."""
     beta1, beta2 = options["betas"]
     others = {name: value for name, value in options.items() if name != "betas"}
     if not others["weight_decay"]:

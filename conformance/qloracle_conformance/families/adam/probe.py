@@ -1,7 +1,7 @@
 """What an optimizer shows: its betas, its corrections, how it decays, how it keeps 8-bit states.
 
-Each value of a field is a bound.  A value is adopted if its bound holds, the specification's first:
-another one is found only where that of the specification fails.
+Each value of a field implies a bound.  The first value whose bound holds is adopted, beginning with
+the specification's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from qloracle_conformance.contract.dialects import BY_NAME
 from qloracle_conformance.families.adam import bounds, inputs
 from qloracle_conformance.families.adam import s11_adam as s11
 from qloracle_conformance.families.adam import s11b_adam_8bit as s11b
-from qloracle_conformance.families.asking import UNNAMED, Asker, Found
+from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.bounds import Bounded, within
 from qloracle_conformance.judging.compare import Outcome, Values
 from qloracle_conformance.judging.expected import f32
@@ -83,8 +83,8 @@ def _decay_mode(ask: Asker, view: View) -> Found:
         value = "as_asked"
     elif value != UNNAMED:
         view.dialect["decay_mode"] = value
-    told = "; ".join(f"asked for {asked} it is {mode}" for asked, mode in shown.items())
-    return {"decay_mode": (value, told)}
+    evidence = "; ".join(f"asked for {asked} it is {mode}" for asked, mode in shown.items())
+    return {"decay_mode": (value, evidence)}
 
 
 def _agrees(outcome: Outcome) -> bool:
@@ -93,8 +93,8 @@ def _agrees(outcome: Outcome) -> bool:
 
 def _judge_scales(case: Case, values: Values, view: View) -> Outcome:
     """The absmax alone: float32 betas move them, and no code."""
-    due = bounds.moments(case, view.dialect)
-    scales: dict[str, Bounded] = {kind: bounds.largest(case, due[kind]) for kind in ("m", "v")}
+    expected = bounds.moments(case, view.dialect)
+    scales: dict[str, Bounded] = {kind: bounds.largest(case, expected[kind]) for kind in ("m", "v")}
     return within("m_absmax", values[2], scales["m"]) + within("v_absmax", values[4], scales["v"])
 
 

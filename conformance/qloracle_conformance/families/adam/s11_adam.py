@@ -26,8 +26,9 @@ Then the difference, u |p'|, and in 16 bits one rounding more, u_T |p'|.
 Coupled.  g' = g + wd p is off by delta = gamma_2 |wd p| + u |g'|; m' by (1-b1) delta more and v' by
 (1-b2)(2 |g'| delta + delta^2).
 
-To each, 3 * 2^-149 for products below the normal numbers, and 2^-12 of the bound, where the kit's
-own float64 and the products of errors have room.  Where no term is left nothing may move: without
+To each are added 3 * 2^-149 for products below the normal numbers, and 2^-12 of the bound for the
+products of errors and for the kit's own float64, of which the worst is 1 - b^t, off by 2^-53/(1-b):
+2^-40 for a beta of 0.9999, as anybody's is.  Where no term is left nothing may move: without
 state and gradient m, v and p keep their bits, and with lr = 0 p keeps them.
 
 Beside a parameter of 1 the bound of a step is lost in u |p|; at p = 0 it is sharp.  So steps are
@@ -38,8 +39,8 @@ memory; with decays of lr wd >= 1e-2; with full mantissas everywhere.
 Lawful and found by the probe: float32 betas (judged with b = float64(float32(beta)) throughout); a
 decay after the update; float32 bias corrections: b^t is off by (t+2) u b^t, which adds
 (t+2) u (b1^t / (1-b1^t) + b2^t / (2 (1-b2^t))) to the relative error of the step.  That is much at
-step 2 and nothing at 2^24, where whoever has this name for another reason is found.  A decay of one
-kind whatever `decoupled_weight_decay` asks for must be declared.
+step 2 and nothing at 2^24, where an implementation that differs for another reason is caught.  One
+that decays in one way, whatever `decoupled_weight_decay` asks for, must declare it.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ from qloracle_conformance.families.adam.inputs import (
     typed,
 )
 from qloracle_conformance.judging.bounds import within
-from qloracle_conformance.judging.checks import Plan, layers
-from qloracle_conformance.judging.compare import NOTHING, Outcome, Values, show
+from qloracle_conformance.judging.checks import Plan, in_every_form, layers
+from qloracle_conformance.judging.compare import NOTHING, Outcome, Values
+from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 EDGES = (1, 2, 3, 4, 5, 15, 16, 17, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1000, 4097)
@@ -195,11 +197,8 @@ def volume(plan: Plan) -> Iterator[Case]:
     rng = plan.rng
     for i in range(plan.pick(2, 24)):
         beta1, beta2 = BETAS[i % 3]
-        options: dict[str, Any] = {
-            "beta1": beta1,
-            "beta2": beta2,
-            "step": int(rng.integers(1, 2000)),
-        }
+        step = int(rng.integers(1, 2000))
+        options: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "step": step}
         options |= {"weight_decay": 0.1} if i % 2 else {}
         case = ordinary(rng, (plan.pick(1 << 13, 1 << 16),), "random volume", lr=0.01, **options)
         yield typed(case, *TYPES[i % len(TYPES)])
@@ -215,13 +214,13 @@ def edits(plan: Plan) -> Any:
 
 def judge_moments(case: Case, values: Values, view: View) -> Outcome:
     """m' and v', from what the implementation was given."""
-    due = bounds.moments(case, view.dialect)
+    expected = bounds.moments(case, view.dialect)
 
     def why(i: int) -> str:
         old = {name: case.arrays[name].reshape(-1)[i] for name in ("m", "v", "grad")}
         return ", ".join(f"{name} = {show(value)}" for name, value in old.items())
 
-    return within("m", values[1], due["m"], why) + within("v", values[2], due["v"], why)
+    return within("m", values[1], expected["m"], why) + within("v", values[2], expected["v"], why)
 
 
 def judge_step(case: Case, values: Values, view: View) -> Outcome:
@@ -229,18 +228,31 @@ def judge_step(case: Case, values: Values, view: View) -> Outcome:
     param, (m, v) = case.arrays["param"], values[1:]
     if m.size != param.size or v.size != param.size:
         return NOTHING
-    due = bounds.parameter(case, bounds.known(m), bounds.known(v), view.dialect)
+    expected = bounds.parameter(case, bounds.known(m), bounds.known(v), view.dialect)
 
     def why(i: int) -> str:
         own = f"m' = {show(m.reshape(-1)[i])} and v' = {show(v.reshape(-1)[i])}"
         return f"p = {show(param.reshape(-1)[i])}, and the {own} that were returned"
 
-    return within("param", values[0], due, why)
+    return within("param", values[0], expected, why)
 
 
 def judge_all(case: Case, values: Values, view: View) -> Outcome:
     """The moments, and the step that follows from them."""
     return judge_moments(case, values, view) + judge_step(case, values, view)
+
+
+# ---- rule P5, on data that no lawful rounding can move -------------------------------------------
+
+
+def forms(plan: Plan) -> Iterator[Case]:
+    """A step of Adam on vectors and matrices, and on equal numbers."""
+    for shape in ((257,), (33, 17), (4, 128)):
+        for types in (("float32", "float32"), ("bfloat16", "float32"), ("float16", "float16")):
+            case = ordinary(plan.rng, shape, f"shape {shape}", step=3, weight_decay=0.1)
+            yield typed(case, *types)
+    one, half = np.ones((4, 128), np.float32), np.full((4, 128), 0.5, np.float32)
+    yield stepped(one, half, half, half, "all equal", step=3)
 
 
 CHECKS = (
@@ -254,4 +266,5 @@ CHECKS = (
         {"decay": decay, "zeros": zeros, "shapes": shapes, "types": types, "volume": volume},
         judged=(0, 1, 2), search=edits,
     ),
+    *in_every_form("adam_step", forms, judge_all, (0, 1, 2)),
 )  # fmt: skip

@@ -3,7 +3,7 @@
 m has the signed dynamic map and v the unsigned one (or `m_codebook` and `v_codebook`), 256 elements
 a block.  p moves by m' and v' as they are before they are coded.
 
-m' and v' themselves are not to be seen, so everything is judged by intervals.  The decoded states
+m' and v' themselves are not visible, so everything is judged by intervals.  The decoded states
 are exact numbers; around the exact m' and v' stand S11's bounds.
 
 absmax.  The largest |m'| of a block lies between the largest of the lower ends and the largest of
@@ -51,9 +51,17 @@ from qloracle_conformance.families.adam.inputs import (
     typed,
 )
 from qloracle_conformance.judging.bounds import Bounded, within
-from qloracle_conformance.judging.checks import Plan, layers
-from qloracle_conformance.judging.compare import NOTHING, Mismatch, Outcome, Values, Wrong, show
+from qloracle_conformance.judging.checks import Plan, in_every_form, layers
+from qloracle_conformance.judging.compare import (
+    NOTHING,
+    Mismatch,
+    Outcome,
+    Values,
+    Wrong,
+    own_scales,
+)
 from qloracle_conformance.judging.expected import Float32, f32
+from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 RESULTS = {"m": (1, 2), "v": (3, 4)}  # where the codes and the absmax stand among the results
@@ -77,9 +85,9 @@ def codes(plan: Plan) -> Iterator[Case]:
     yield coded(zero, zero, state, "every code", step=2)
     yield coded(zero, zero, {**state, "m_absmax": f32(0.7123), "v_absmax": f32(1.3e-5)}, step=2)
     for kind in ("m", "v"):
-        cuts = bounds.coder_of(coded(zero, zero, state), kind).cuts.astype(np.float64)
+        thresholds = bounds.coder_of(coded(zero, zero, state), kind).thresholds.astype(np.float64)
         for near in (1 - NEAR, 1 + NEAR):
-            q = cuts * near
+            q = thresholds * near
             grad = np.append(q if kind == "m" else np.sqrt(q), 1.0).astype(np.float32)
             yield coded(zero[: grad.size], grad, fresh(grad.size), f"{kind} near its thresholds")
 
@@ -174,11 +182,8 @@ def volume(plan: Plan) -> Iterator[Case]:
     rng = plan.rng
     for i in range(plan.pick(1, 16)):
         beta1, beta2 = BETAS[i % 3]
-        options: dict[str, Any] = {
-            "beta1": beta1,
-            "beta2": beta2,
-            "step": int(rng.integers(1, 2000)),
-        }
+        step = int(rng.integers(1, 2000))
+        options: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "step": step}
         options |= {"weight_decay": 0.1} if i % 2 else {}
         shape = (plan.pick(1 << 13, 1 << 16),)
         case = ordinary_8bit(rng, shape, "random volume", lr=0.01, **options)
@@ -195,40 +200,30 @@ def edits(plan: Plan) -> Any:
 
 def judge_states(case: Case, values: Values, view: View) -> Outcome:
     """The new scales, and the new codes over them."""
-    due = bounds.moments(case, view.dialect)
-    return _judge_state("m", case, values, due["m"], view) + _judge_state(
-        "v", case, values, due["v"], view
-    )
+    expected = bounds.moments(case, view.dialect)
+    parts = (_judge_state(kind, case, values, expected[kind], view) for kind in ("m", "v"))
+    return sum(parts, NOTHING)
 
 
-def _judge_state(kind: str, case: Case, values: Values, due: Bounded, view: View) -> Outcome:
+def _judge_state(kind: str, case: Case, values: Values, expected: Bounded, view: View) -> Outcome:
     codes, absmax = (values[i] for i in RESULTS[kind])
-    if not due.exact.size:
+    if not expected.exact.size:
         return NOTHING
-    scales = bounds.largest(case, due)
-    found = within(
-        f"{kind}_absmax", absmax, scales, lambda _: f"the largest |{kind}'| of the block"
-    )
-    if codes.size != due.exact.size:
+    scales = bounds.largest(case, expected)
+    why = f"the largest |{kind}'| of the block"
+    found = within(f"{kind}_absmax", absmax, scales, lambda _: why)
+    if codes.size != expected.exact.size:
         return found
-    return found + judge_codes(kind, case, codes, due, own_scales(absmax, scales), view)
-
-
-def own_scales(absmax: NDArray[Any], due: Bounded) -> Float32:
-    """The implementation's own absmax where it can serve, S4's elsewhere."""
-    middle = due.exact.astype(np.float32)
-    if absmax.size != middle.size:
-        return middle
-    own = absmax.reshape(-1).astype(np.float32)
-    return np.where(np.isfinite(own) & (own >= 0), own, middle)
+    own = own_scales(absmax, scales.exact.astype(np.float32))
+    return found + judge_codes(kind, case, codes, expected, own, view)
 
 
 def judge_codes(
-    kind: str, case: Case, codes: NDArray[Any], due: Bounded, absmax: Float32, view: View
+    kind: str, case: Case, codes: NDArray[Any], expected: Bounded, absmax: Float32, view: View
 ) -> Outcome:
     """Each code is one that S5 gives for some moment within its bound."""
     coder, flat = bounds.coder_of(case, kind), codes.reshape(-1)
-    low, high = bounds.ranks(case, kind, due, absmax, view.dialect)
+    low, high = bounds.ranks(case, kind, expected, absmax, view.dialect)
     got = coder.ranks_of(flat)
     bad = (got < low) | (got > high)
     idle = bad & (got >= 0) & (bounds.spread(case, absmax) == 0)  # every code says 0 there
@@ -240,8 +235,8 @@ def judge_codes(
     i, name = int(at[0]), f"{kind}_codes"
     ends = dict.fromkeys(str(coder.code_of(int(rank[i]))) for rank in (low, high))
     scale = show(bounds.spread(case, absmax)[i])
-    text = f"{kind}' = {show(due.exact[i])}, absmax = {scale}"
-    text += "; state and gradient are zero" if due.exact[i] == due.bound[i] == 0 else ""
+    text = f"{kind}' = {show(expected.exact[i])}, absmax = {scale}"
+    text += "; state and gradient are zero" if expected.exact[i] == expected.bound[i] == 0 else ""
     distance = float(max(low[i] - got[i], got[i] - high[i]))
     first = Mismatch(
         name, i, show(flat[i].astype(np.uint8)), " to ".join(ends), text, 0.0, distance
@@ -261,15 +256,15 @@ def judge_step(case: Case, values: Values, view: View) -> Outcome:
         m, v = (show(moment.exact[i]) for moment in new)
         return f"p = {show(case.arrays['param'].reshape(-1)[i])}, m' = {m}, v' = {v}"
 
-    due = bounds.parameter(case, *new, view.dialect)
-    return within("param", values[0], due, why)
+    expected = bounds.parameter(case, *new, view.dialect)
+    return within("param", values[0], expected, why)
 
 
 def new_moments(case: Case, values: Values, view: View) -> tuple[Bounded, Bounded] | None:
     """The m' and v' by which p moves; None where the returned states do not show them."""
     if view.dialect["state_used"] == "exact":
-        due = bounds.moments(case, view.dialect)
-        return due["m"], due["v"]
+        expected = bounds.moments(case, view.dialect)
+        return expected["m"], expected["v"]
     sizes = [case.arrays[name].size for name in STATE]
     if [value.size for value in values[1:]] != sizes:
         return None
@@ -283,6 +278,18 @@ def judge_all(case: Case, values: Values, view: View) -> Outcome:
 
 
 STATE = ("m_codes", "m_absmax", "v_codes", "v_absmax")
+
+
+# ---- rule P5, on data that no lawful rounding can move -------------------------------------------
+
+
+def forms(plan: Plan) -> Iterator[Case]:
+    """A step on states of one block and of a few, and on equal numbers."""
+    for shape in ((257,), (256,), (33, 17), (4, 256)):
+        yield ordinary_8bit(plan.rng, shape, f"shape {shape}", step=3)
+    one, zero = np.ones((2, 256), np.float32), fresh(512)
+    yield coded(one, one, zero, "all equal")
+
 
 CHECKS = (
     *layers(
@@ -298,4 +305,5 @@ CHECKS = (
         {"zeros": zeros, "blocks": blocks, "maps": maps, "types": types, "volume": volume},
         judged=(0, 1, 2, 3, 4), search=edits,
     ),
+    *in_every_form("adam_step_8bit", forms, judge_all, (0, 1, 2, 3, 4)),
 )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.adam.inputs import ZERO_CODES, fresh
-from qloracle_conformance.judging.plainer import complexity, simpler
+from qloracle_conformance.judging.numbers import rounder
 
 ELEMENTS = ("param", "grad", "m", "v", "m_codes", "v_codes")
 SCALES = ("m_absmax", "v_absmax")
@@ -116,11 +116,6 @@ def _plain_types(case: Case) -> Iterator[Case]:
 def _rounder(case: Case) -> Iterator[Case]:
     """One number replaced by a simpler one; v stays above zero."""
     for name in ("param", "grad", "m", "v", *SCALES):
-        array = case.arrays.get(name, np.zeros(0, np.float32))
-        for place in np.flatnonzero(array):
-            value = float(array[place])
-            for number in simpler(value):
-                if complexity(number) < complexity(value) and (number > 0 or name[0] != "v"):
-                    part = array.copy()
-                    part[place] = number
-                    yield case.with_arrays(**{name: part})
+        for part in rounder(case.arrays.get(name, np.zeros(0, np.float32))):
+            if name[0] != "v" or (part >= 0).all():
+                yield case.with_arrays(**{name: part})

@@ -1,7 +1,7 @@
 """Anchored edits for Hypothesis: a block of zeros, an anchor that is its absmax, a few edits.
 
-Hypothesis draws structure only (shape, block size, type, where and what the edits are), so that a
-failure shrinks to one or two elements that are not zero.
+Hypothesis draws structure only (shape, block size, type, the places and values of the edits), so
+that a failure shrinks to one or two elements that are not zero.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def anchors() -> st.SearchStrategy[float]:
     return st.one_of(st.just(1.0), st.just(2.0), power, full)
 
 
-def relative(cuts: Float32, levels: Float32) -> st.SearchStrategy[tuple[float, int]]:
+def relative(thresholds: Float32, levels: Float32) -> st.SearchStrategy[tuple[float, int]]:
     """A value as a share of the absmax, and the ulps by which it is moved."""
     ulps = st.integers(-2, 2)
     share = st.one_of(
         st.sampled_from([0.0, 1.0, -1.0, 0.5]),
-        st.sampled_from([float(t) for t in cuts]),
+        st.sampled_from([float(t) for t in thresholds]),
         st.sampled_from([float(c) for c in levels]),
         st.floats(-1, 1, width=32, allow_subnormal=False),
     )
@@ -46,7 +46,8 @@ def encoded(plan: Plan) -> st.SearchStrategy[Case]:
     """Calls of a quantizer: an anchor and up to four edits in an array of zeros."""
     coder = plan.view.coder
     edits = st.lists(
-        st.tuples(st.integers(0, 300), relative(coder.cuts, coder.levels)), max_size=MOST_EDITS
+        st.tuples(st.integers(0, 300), relative(coder.thresholds, coder.levels)),
+        max_size=MOST_EDITS,
     )
     return st.builds(
         lambda size, n, dtype, place, anchor, changes: _encode(
@@ -64,7 +65,7 @@ def encoded(plan: Plan) -> st.SearchStrategy[Case]:
 def _encode(
     plan: Plan, size: int, n: int, dtype: str, place: int, anchor: float, changes: list[Any]
 ) -> Case:
-    from qloracle_conformance.families.codes.s02_thresholds import encode_case
+    from qloracle_conformance.families.codes.cases import encode_case
 
     x = np.zeros(n, np.float32)
     with np.errstate(all="ignore"):
@@ -75,7 +76,7 @@ def _encode(
         typed = x.astype(FLOAT_TYPES[dtype])
     if not np.isfinite(typed.astype(np.float32)).all():  # beyond float16: stay in float32
         typed = x
-    return encode_case(plan, typed, size, "anchored edits")
+    return encode_case(plan.view, typed, size, "anchored edits")
 
 
 def decoded(plan: Plan) -> st.SearchStrategy[Case]:
@@ -99,7 +100,7 @@ def decoded(plan: Plan) -> st.SearchStrategy[Case]:
 def _decode(
     plan: Plan, shape: tuple[int, ...], size: int, dtype: str, anchor: float, changes: list[Any]
 ) -> Case:
-    from qloracle_conformance.families.codes.s03_blocks import packed_case
+    from qloracle_conformance.families.codes.cases import packed_case
 
     blocks = expected.blocks_of(shape, size, plan.view.dialect["layout"])
     n, levels = blocks.index.size, plan.view.levels
@@ -109,4 +110,4 @@ def _decode(
     with np.errstate(all="ignore"):
         scale = np.arange(1, blocks.sizes.size + 1, dtype=np.float32) * np.float32(anchor)
     scale = np.where(np.isfinite(scale), scale, np.float32(1))
-    return packed_case(plan, codes, scale, shape, size, dtype, "anchored edits")
+    return packed_case(plan.view, codes, scale, shape, size, dtype, "anchored edits")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from qloracle_conformance.contract.dialects import BY_NAME
-from qloracle_conformance.families.asking import UNNAMED, Asker, Found
-from qloracle_conformance.families.codes import values
+from qloracle_conformance.families.codes.cases import decode
 from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import View
 
 
@@ -29,22 +30,22 @@ def _table(ask: Asker, view: View) -> Found:
     """Decode each code at absmax 1: the implementation's own table."""
     codes = np.arange(view.levels.size, dtype=np.uint8)
     both = np.repeat(np.resize(codes, 32), 2)  # the same code in both nibbles: no order matters
-    got = ask.decode(view, both, np.ones(1, np.float32), (64,))
+    got = decode(ask, view, both, np.ones(1, np.float32), (64,))
     if got is None:
         return {}
     dtype, shown = ask.dtype(view), got.astype(np.float32)[: 2 * codes.size : 2]
-    due = expected.round_to(view.levels, dtype)
-    if np.array_equal(due, shown):
+    correct = expected.round_to(view.levels, dtype)
+    if np.array_equal(correct, shown):
         return {}
     kinds = BY_NAME["codebook"].values if view.table == "nf4" else ()
     tables = {kind: expected.four_bit_levels("nf4", {"codebook": kind}) for kind in kinds}
     same = [
         kind for kind, t in tables.items() if np.array_equal(expected.round_to(t, dtype), shown)
     ]
-    wrong = int(np.flatnonzero(~(due == shown))[0])
+    wrong = int(np.flatnonzero(~(correct == shown))[0])
     if np.isfinite(shown).all():  # nothing is judged under a table that is no table
         view.levels = shown
-    why = f"level {wrong} is {shown[wrong]!s}, not {due[wrong]!s}"
+    why = f"level {wrong} is {shown[wrong]!s}, not {correct[wrong]!s}"
     return {"codebook": (same[0] if same else UNNAMED, why)}
 
 
@@ -52,7 +53,7 @@ def _nibble_order(ask: Asker, view: View) -> Found:
     """One byte with the bottom level in its high nibble and the top level in its low one."""
     top, bottom = int(np.argmax(view.levels)), int(np.argmin(view.levels))
     codes = np.resize(np.array([bottom, top], np.uint8), 64)
-    got = ask.decode(view, codes, np.ones(1, np.float32), (64,))
+    got = decode(ask, view, codes, np.ones(1, np.float32), (64,))
     if got is None or got[0] == got[1]:
         return {}
     assumed = view.dialect["nibble_order"]
@@ -68,7 +69,7 @@ def _layout(ask: Asker, view: View) -> Found:
     for layout in ("flat", "per_row"):
         blocks = expected.blocks_of((3, 40), 64, layout)
         scale = np.ldexp(np.float32(1), np.arange(blocks.sizes.size)).astype(np.float32)
-        got = ask.decode(view, np.full(120, top, np.uint8), scale, (3, 40), blocksize=64)
+        got = decode(ask, view, np.full(120, top, np.uint8), scale, (3, 40), blocksize=64)
         if got is None:
             continue
         if np.array_equal(got.reshape(-1), scale[blocks.index] * view.levels[top]):
@@ -81,14 +82,14 @@ def _recipe(ask: Asker, view: View) -> Found:
     rng = np.random.default_rng(7)
     dtype = ask.dtype(view, "bfloat16", "float16")
     codes = rng.integers(0, view.levels.size, 64 * 16).astype(np.uint8)
-    scale = values.full_mantissa(rng, 16, -3, 3)
-    got = ask.decode(view, codes, scale, (16, 64), dtype, 64)
+    scale = full_mantissa(rng, 16, -3, 3)
+    got = decode(ask, view, codes, scale, (16, 64), dtype, 64)
     if got is None or dtype == "float32":
         return {}
     spread = np.repeat(scale, 64)
     for recipe in ("separate", "output_type"):
-        due = expected.product(view.levels[codes], spread, dtype, {"decode": recipe})
-        if np.array_equal(due.astype(np.float32), got.reshape(-1).astype(np.float32)):
+        correct = expected.product(view.levels[codes], spread, dtype, {"decode": recipe})
+        if np.array_equal(correct.astype(np.float32), got.reshape(-1).astype(np.float32)):
             return {"decode": (recipe, f"{dtype} products agree")}
     return {}
 
@@ -110,5 +111,5 @@ def _keeps_subnormals(ask: Asker, view: View, dtype: str) -> bool | None:
     if not level.size:
         return None
     codes = np.full(64, int(np.flatnonzero(view.levels == level)[0]), np.uint8)
-    got = ask.decode(view, codes, np.full(1, 2.0**-126, np.float32), (64,), dtype, 64)
+    got = decode(ask, view, codes, np.full(1, 2.0**-126, np.float32), (64,), dtype, 64)
     return None if got is None else bool(got.astype(np.float32).any())

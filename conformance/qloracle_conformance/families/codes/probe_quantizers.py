@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 
 from qloracle_conformance.contract.dialects import BANDS, BY_NAME
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
-from qloracle_conformance.families.asking import UNNAMED, Asker, Found
 from qloracle_conformance.families.codes import values
+from qloracle_conformance.families.codes.cases import encode, typed_case
 from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.expected import Coder, Float32, f32
+from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import View, specified_levels
 
 
@@ -39,7 +41,7 @@ def _adopt(view: View, found: Found) -> None:
 
 
 def _nibble_order(ask: Asker, view: View) -> Found:
-    case = ask.encode_case(view, np.resize(f32(1, -1), 64))
+    case = typed_case(ask, view, np.resize(f32(1, -1), 64))
     got = ask.values(case)
     if got is None or not got[0].size:
         return {}
@@ -54,7 +56,7 @@ def _nibble_order(ask: Asker, view: View) -> Found:
 def _layout(ask: Asker, view: View) -> Found:
     """Rows of 40 in blocks of 64: two absmax if blocks run on, three if rows restart them."""
     x = np.repeat(f32(1, 2, 4), 40).reshape(3, 40)
-    got = ask.values(ask.encode_case(view, x, 64))
+    got = ask.values(typed_case(ask, view, x, 64))
     if got is None or got[1].size not in (2, 3):
         return {}
     layout = "flat" if got[1].size == 2 else "per_row"
@@ -63,11 +65,9 @@ def _layout(ask: Asker, view: View) -> Found:
 
 def _absmax_type(ask: Asker, view: View) -> Found:
     size = ask.blocksize(view)
-    scale = values.full_mantissa(np.random.default_rng(3), 16, -3, 3)
-    scale = expected.round_to(
-        scale, ask.dtype(view)
-    )  # what 16-bit input can hold, if it must be so
-    got = ask.encode(view, np.repeat(scale, size).reshape(16, size))
+    scale = full_mantissa(np.random.default_rng(3), 16, -3, 3)
+    scale = expected.round_to(scale, ask.dtype(view))  # what 16-bit input can hold
+    got = encode(ask, view, np.repeat(scale, size).reshape(16, size))
     if got is None or got[1].size != 16:
         return {}
     for dtype in BY_NAME["absmax_type"].values:
@@ -77,7 +77,7 @@ def _absmax_type(ask: Asker, view: View) -> Found:
 
 
 def _zero_block(ask: Asker, view: View) -> Found:
-    got = ask.encode(view, np.zeros(ask.blocksize(view), np.float32))
+    got = encode(ask, view, np.zeros(ask.blocksize(view), np.float32))
     return {} if got is None else name_zero(view, int(got[0][0]), "block")
 
 
@@ -111,27 +111,30 @@ def _thresholds(ask: Asker, view: View) -> Found:
 
 def _named_thresholds(ask: Asker, view: View) -> Found:
     """Bisect every threshold, and name the set."""
-    cuts = _bisect(ask, view)
-    if cuts is None:
+    thresholds = _bisect(ask, view)
+    if thresholds is None:
         return {}
     table, quant_type = view.levels.tobytes(), view.quant_type
     for ties in BY_NAME["fp4_ties"].values if quant_type == "fp4" else ("",):
-        for name, named in expected.named_cuts(table, quant_type, ties or "toward_zero").items():
-            flushed = (named == 0) & (np.abs(cuts) < expected.SMALLEST_NORMAL)
-            if np.array_equal(named, np.where(flushed, named, cuts)):
-                found: Found = {"thresholds": (name, f"all {cuts.size} bisected")}
+        for name, named in expected.named_thresholds(
+            table, quant_type, ties or "toward_zero"
+        ).items():
+            flushed = (named == 0) & (np.abs(thresholds) < expected.SMALLEST_NORMAL)
+            if np.array_equal(named, np.where(flushed, named, thresholds)):
+                found: Found = {"thresholds": (name, f"all {thresholds.size} bisected")}
                 return found | ({"fp4_ties": (ties, "negative midpoints")} if ties else {})
-    middle = expected.named_cuts(table, quant_type, "toward_zero")["midpoint"]
-    off = expected.ordered(cuts) - expected.ordered(middle)
+    middle = expected.named_thresholds(table, quant_type, "toward_zero")["midpoint"]
+    off = expected.ordered(thresholds) - expected.ordered(middle)
     worst = int(np.argmax(np.abs(off)))
     count = int((off != 0).sum())
-    why = f"{count} of {cuts.size} differ, t[{worst}] is {cuts[worst]} ({off[worst]:+,} ulp)"
+    example = f"t[{worst}] is {thresholds[worst]} ({off[worst]:+,} ulp)"
+    why = f"{count} of {thresholds.size} differ, {example}"
     return {"thresholds": (UNNAMED, why)}
 
 
 def _bisect(ask: Asker, view: View) -> Float32 | None:
     """Find, for each threshold, the largest float32 whose code is still the lower one."""
-    count = view.coder.cuts.size
+    count = view.coder.thresholds.size
     low = np.full(count, expected.ordered(f32(-1))[0])
     high = -low
     while (high - low > 1).any():
@@ -147,7 +150,7 @@ def _bisect(ask: Asker, view: View) -> Float32 | None:
 def _ranks_at_one(ask: Asker, view: View, q: Float32) -> NDArray[np.int64] | None:
     """The ranks of values in blocks whose absmax is 1."""
     blocks = values.anchored(q[None, :], f32(1), ask.blocksize(view))
-    got = ask.encode(view, blocks)
+    got = encode(ask, view, blocks)
     return None if got is None else got[0].reshape(blocks.shape)[:, 1:].reshape(-1)[: q.size]
 
 
@@ -160,7 +163,7 @@ def _subnormals(ask: Asker, view: View) -> Found:
     lead = f32(2.0**-126, 1.1e-38, 2.0**-127, 2.0**-130, 2.0**-140)
     x = np.zeros((lead.size, size), np.float32)
     x[:, 0], x[:, 1] = lead, lead / 2
-    got = ask.encode(view, x)
+    got = encode(ask, view, x)
     if got is None or got[1].size != lead.size:
         return {}
     half, zero = view.coder.ranks(f32(0.5, 0))
@@ -176,11 +179,11 @@ def _subnormals(ask: Asker, view: View) -> Found:
 
 def _normalisation(ask: Asker, view: View) -> Found:
     """Full and short blocks at scales where x / a and x * (1 / a) fall on different sides."""
-    size, cuts = ask.blocksize(view), view.coder.cuts
-    x, scale = values.discriminating(np.random.default_rng(5), cuts, 64)
+    size, thresholds = ask.blocksize(view), view.coder.thresholds
+    x, scale = values.discriminating(np.random.default_rng(5), thresholds, 64)
     blocks = values.anchored(x, scale, size)
     full = _recipe(ask, view, [blocks], size)
-    if cuts.size > 15:  # one short block holds all candidates of a scale
+    if thresholds.size > 15:  # one short block holds all candidates of a scale
         wide = values.anchored(x, scale, x.shape[1] + 1)
         partial = _recipe(ask, view, list(wide[:24]), 4096)
     else:
@@ -196,7 +199,7 @@ def _recipe(
     wrong = dict.fromkeys(("divide", "reciprocal"), 0)
     deviation, asked = 0, 0
     for x in inputs:
-        got = ask.encode(view, x, blocksize)
+        got = encode(ask, view, x, blocksize)
         blocks = expected.blocks_of(x.shape, blocksize, view.dialect["layout"])
         if got is None or got[1].size != blocks.sizes.size:
             continue
@@ -223,10 +226,10 @@ def _named_recipe(wrong: dict[str, int], deviation: int, asked: int) -> tuple[st
 
 
 def _deviation(q: Float32, coder: Coder, ranks: NDArray[np.int64]) -> int:
-    """How far q lies on the wrong side of the cut that the returned rank implies, in ulps."""
-    upper = np.minimum(ranks - 1, coder.cuts.size - 1)
-    cut = coder.cuts[np.where(ranks > coder.ranks(q), upper, np.maximum(ranks, 0))]
-    return int(np.max(np.ceil(np.abs(q - cut) / np.spacing(np.abs(cut)))))
+    """How far q lies on the wrong side of the threshold that the returned rank implies, in ulps."""
+    upper = np.minimum(ranks - 1, coder.thresholds.size - 1)
+    threshold = coder.thresholds[np.where(ranks > coder.ranks(q), upper, np.maximum(ranks, 0))]
+    return int(np.max(np.ceil(np.abs(q - threshold) / np.spacing(np.abs(threshold)))))
 
 
 def _input_type(ask: Asker, view: View) -> Found:
@@ -235,7 +238,7 @@ def _input_type(ask: Asker, view: View) -> Found:
     if dtype == "float32":
         return {}
     x = np.random.default_rng(9).standard_normal((64, size)).astype(FLOAT_TYPES[dtype])
-    got = ask.encode(view, x)
+    got = encode(ask, view, x)
     blocks = expected.blocks_of(x.shape, size, view.dialect["layout"])
     if got is None or got[1].size != blocks.sizes.size:
         return {}

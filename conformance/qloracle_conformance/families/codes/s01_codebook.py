@@ -15,15 +15,12 @@ found, so that one wrong level is one failure.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
 import qloracle
-from qloracle_conformance.contract.cases import Arrays, Case
+from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
-from qloracle_conformance.families.nested import inputs as roundtrip_inputs
-from qloracle_conformance.families.nested import roundtrip
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.checks import Check, Plan
 from qloracle_conformance.judging.compare import Outcome, Values, exact
@@ -43,48 +40,18 @@ def levels_four_bit(plan: Plan) -> Iterator[Case]:
 
 def judge_levels(case: Case, values: Values, view: View) -> Outcome:
     """The pinned bits, or those of the declared table."""
-    declared = view.dialect if not _undeclared(view) else {}
+    declared = view.dialect if not undeclared_table(view) else {}
     levels = expected.four_bit_levels(view.table, declared)
     codes = expected.unpack(case.arrays["packed"], 64, "high_first")
-    due = expected.round_to(levels[codes], case.options["dtype"])
-    return exact("values", values[0].reshape(-1), due, "the level's pinned bits")
+    correct = expected.round_to(levels[codes], case.options["dtype"])
+    return exact("values", values[0].reshape(-1), correct, "the level's pinned bits")
 
 
-def _undeclared(view: View) -> bool:
+def undeclared_table(view: View) -> bool:
+    """Whether the table that the probe found is a finding: then S1's own is demanded."""
     return any(finding.field in ("codebook", "map_8bit") for finding in view.findings)
-
-
-def levels_map(plan: Plan) -> Iterator[Case]:
-    """All 256 codes of the default map."""
-    arrays: Arrays = {
-        "codes": np.arange(256, dtype=np.uint8),
-        "nested_absmax": np.ones(1, np.float32),
-        "offset": np.zeros((), np.float32),
-    }
-    yield Case("dequantize_absmax", arrays, {"blocksize": 256}, "each code of the map")
-
-
-def judge_map(case: Case, values: Values, view: View) -> Outcome:
-    """The pinned signed map, or the declared baseline one."""
-    baseline = view.dialect.get("map_8bit") == "baseline" and not _undeclared(view)
-    due = expected.baseline_map() if baseline else qloracle.dynamic_codebook()
-    return exact("absmax", values[0], due, "the level of this code")
-
-
-def levels_round_trip(plan: Plan) -> Iterator[Case]:
-    """Each level in each of 256 blocks, there and back."""
-    yield from roundtrip_inputs.levels(plan.view.levels)
-
-
-def judge_round_trip(case: Case, values: Values, view: View) -> Outcome:
-    """The pinned levels, or those of the declared table, over the scales that are shown."""
-    declared = view.dialect if not _undeclared(view) else {}
-    pinned = expected.four_bit_levels(view.table, declared)
-    return roundtrip.judge_values(case, values, replace(view, levels=pinned))
 
 
 CHECKS = (
     Check("S1", "levels", "dequantize_4bit", levels_four_bit, judge_levels, tables=QUANT_TYPES),
-    Check("S1", "map", "dequantize_absmax", levels_map, judge_map),
-    Check("S1", "levels", "quantize_nested", levels_round_trip, judge_round_trip, tables=("nf4",)),
 )

@@ -13,21 +13,18 @@ indexing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qloracle_conformance.contract.cases import Arrays, Case
+from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import BLOCKSIZES, FLOAT_TYPES
 from qloracle_conformance.families.codes import shapes
-from qloracle_conformance.families.codes.s02_thresholds import encode_case
+from qloracle_conformance.families.codes.cases import encode_case, packed_case
+from qloracle_conformance.families.codes.judge import judge_decoded, judge_encoded
 from qloracle_conformance.families.codes.shapes import Shape
-from qloracle_conformance.families.nested import inputs as roundtrip_inputs
-from qloracle_conformance.families.nested.roundtrip import judge_blocks
 from qloracle_conformance.judging import expected
-from qloracle_conformance.judging.checks import Check, Plan
-from qloracle_conformance.judging.compare import judge_decoded, judge_encoded
+from qloracle_conformance.judging.checks import Check, Plan, in_every_form
 from qloracle_conformance.judging.views import MAPS, QUANT_TYPES
 
 TYPES = tuple(FLOAT_TYPES)
@@ -50,13 +47,13 @@ def encode_shapes(plan: Plan) -> Iterator[Case]:
     """Quantize every shape of the lattice."""
     for shape, blocksize, dtype in places(plan):
         x = ramp(plan, shape, blocksize).astype(FLOAT_TYPES[dtype])
-        yield encode_case(plan, x, blocksize, f"shape {shape}, blocks of {blocksize}")
+        yield encode_case(plan.view, x, blocksize, f"shape {shape}, blocks of {blocksize}")
 
 
 def encode_many(plan: Plan) -> Iterator[Case]:
     """More than 65,536 blocks."""
     shape, blocksize = shapes.MANY_BLOCKS
-    yield encode_case(plan, ramp(plan, shape, blocksize), blocksize, "more than 65,536 blocks")
+    yield encode_case(plan.view, ramp(plan, shape, blocksize), blocksize, "more than 65,536 blocks")
 
 
 def ramp(plan: Plan, shape: Shape, blocksize: int) -> NDArray[np.float32]:
@@ -98,41 +95,39 @@ def decode_case(plan: Plan, shape: Shape, blocksize: int, dtype: str, note: str 
     top, bottom = int(np.argmax(view.levels)), int(np.argmin(view.levels))
     n = blocks.index.size
     codes = np.where(np.arange(n) % 3 == 1, bottom, top).astype(np.uint8)
-    return packed_case(plan, codes, scale, shape, blocksize, dtype, note)
+    return packed_case(plan.view, codes, scale, shape, blocksize, dtype, note)
 
 
-def packed_case(
-    plan: Plan, codes: NDArray[np.uint8], scale: NDArray[np.float32], shape: Shape,
-    blocksize: int, dtype: str, note: str = "",
-) -> Case:  # fmt: skip
-    """A decoder's call on codes, packed where the function takes packed bytes."""
-    view = plan.view
-    options: dict[str, Any] = {"shape": list(shape), "blocksize": blocksize, "dtype": dtype}
-    if view.quant_type:
-        packed = expected.pack(codes, view.dialect["nibble_order"])
-        four_bit: Arrays = {"packed": packed, "absmax": scale}
-        return Case("dequantize_4bit", four_bit, options | {"quant_type": view.table}, note)
-    coded: Arrays = {"codes": codes, "absmax": scale, "codebook": view.levels}
-    return Case("dequantize_blockwise", coded, options, note)
+# ---- rule P5, on data that no lawful rounding can move -------------------------------------------
 
 
-ROUND_TRIPS = (
-    (1,), (2,), (63,), (65,), (3, 130), (5, 7, 9), (129, 128),
-    (16384,), (512, 32), (2048, 8), (4, 4096), (64, 512),
-)  # fmt: skip
+FORMED = ((192,), (2, 128), (3, 130), (5, 7, 9), (128, 128))
 
 
-def round_trips(plan: Plan) -> Iterator[Case]:
-    """There and back: blocks of distant scales, in rows that are no multiple of the block."""
-    for shape in ROUND_TRIPS:
-        blocks = expected.blocks_of(shape, 64)
-        x = roundtrip_inputs.scales(blocks.sizes.size)[blocks.index]
-        x = np.where(np.arange(x.size) % 3 == 1, -x, x).astype(np.float32).reshape(shape)
-        yield roundtrip_inputs.case(x, f"shape {shape}")
+def encode_forms(plan: Plan) -> Iterator[Case]:
+    """Quantize arrays of one to three axes, with a short last block or without."""
+    for shape in FORMED:
+        for blocksize in (64, 256):
+            x = ramp(plan, shape, blocksize)
+            for dtype in FLOAT_TYPES.values():
+                yield encode_case(plan.view, x.astype(dtype), blocksize, f"shape {shape}")
+    equal = np.full((5, 70), plan.view.levels.max(), np.float32)
+    yield encode_case(plan.view, equal, 64, "all equal")
 
 
+def decode_forms(plan: Plan) -> Iterator[Case]:
+    """Decode into the same shapes and types."""
+    for shape in FORMED:
+        for blocksize in (64, 256):
+            for dtype in FLOAT_TYPES:
+                yield decode_case(plan, shape, blocksize, dtype, f"shape {shape}")
+    case = decode_case(plan, (5, 70), 64, "float32", "all scales equal")
+    yield case.with_arrays(absmax=np.full_like(case.arrays["absmax"], 3))
+
+
+ENCODED = (encode_forms, judge_encoded, (0, 1))
+DECODED = (decode_forms, judge_decoded, (0,))
 CHECKS = (
-    Check("S3", "shapes", "quantize_nested", round_trips, judge_blocks, tables=("nf4",)),
     Check("S3", "shapes", "quantize_4bit", encode_shapes, judge_encoded, (0, 1), QUANT_TYPES),
     Check("S3", "many", "quantize_4bit", encode_many, judge_encoded, (0, 1), ("nf4",)),
     Check("S3", "shapes", "dequantize_4bit", decode_shapes, judge_decoded, (0,), QUANT_TYPES),
@@ -141,4 +136,8 @@ CHECKS = (
     Check("S3", "many", "quantize_blockwise", encode_many, judge_encoded, (0, 1), ("signed",)),
     Check("S3", "shapes", "dequantize_blockwise", decode_shapes, judge_decoded, (0,), MAPS),
     Check("S3", "many", "dequantize_blockwise", decode_many, judge_decoded, (0,), ("signed",)),
+    *in_every_form("quantize_4bit", *ENCODED, ("nf4",)),
+    *in_every_form("dequantize_4bit", *DECODED, ("nf4",), axes=False),
+    *in_every_form("quantize_blockwise", *ENCODED, ("signed",)),
+    *in_every_form("dequantize_blockwise", *DECODED, ("signed",), axes=False),
 )

@@ -5,8 +5,8 @@ The largest of a list needs no rounding, whatever the order of comparison, so eq
 block and of either sign, at every scale from subnormal to the largest float32, on blocks of zeros,
 full and short, and on random volume.
 
-A block of zeros stores 0: another value would be a scale for what has none, and would enter the
-mean of a double quantization.
+A block of zeros stores 0: any other value would be the scale of nothing, and would enter the mean
+of a double quantization.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.codes import values
-from qloracle_conformance.families.codes.s02_thresholds import encode_case
+from qloracle_conformance.families.codes.cases import encode_case
+from qloracle_conformance.families.codes.judge import judge_absmax
 from qloracle_conformance.judging.checks import Plan, layers
-from qloracle_conformance.judging.compare import judge_absmax
+from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import MAPS, QUANT_TYPES
 
 
 def zeros(plan: Plan) -> Iterator[Case]:
     """Blocks of zeros, short and full, alone and beside others."""
     for n in (1, 2, 63, 64, 65, 127, 128, 129):
-        yield encode_case(plan, np.zeros(n, np.float32), 64, "nothing but zeros")
+        yield encode_case(plan.view, np.zeros(n, np.float32), 64, "nothing but zeros")
     for n in (65, 96, 130, 192):
         x = np.ones(n, np.float32)
         x[64:] = 0
         x[0] = 2
-        yield encode_case(plan, x, 64, "zeros after other blocks")
-        yield encode_case(plan, -x[::-1].copy(), 64, "zeros, and -0.0, before other blocks")
+        yield encode_case(plan.view, x, 64, "zeros after other blocks")
+        yield encode_case(plan.view, -x[::-1].copy(), 64, "zeros, and -0.0, before other blocks")
 
 
 def positions(plan: Plan) -> Iterator[Case]:
@@ -44,21 +45,22 @@ def positions(plan: Plan) -> Iterator[Case]:
         own = np.arange(1, size + 1) * (1 - 2 * (np.arange(size) % 2))  # sign and scale of a row
         eye = eye * own.astype(np.float32)[:, None]
         if size == blocksize:
-            yield encode_case(plan, eye, blocksize, "the largest at each place")
+            yield encode_case(plan.view, eye, blocksize, "the largest at each place")
         else:
             for row in eye[:: 1 if plan.deep else 3]:
-                yield encode_case(plan, row, blocksize, "the largest at each place, short block")
+                yield encode_case(plan.view, row, blocksize, "the largest at each place, short")
 
 
 def scales(plan: Plan) -> Iterator[Case]:
     """Edges of float32 and full mantissas; 16-bit types, all their magnitudes."""
-    scale = np.concatenate([values.extremes(), values.full_mantissa(plan.rng, 64, -100, 100)])
+    scale = np.concatenate([values.extremes(), full_mantissa(plan.rng, 64, -100, 100)])
     pattern = np.linspace(-0.9, 0.9, 64, dtype=np.float32)
     pattern[17] = -1
-    yield encode_case(plan, scale[:, None] * pattern, 64, "edges of the scale")
+    yield encode_case(plan.view, scale[:, None] * pattern, 64, "edges of the scale")
     for dtype in ("float16", "bfloat16"):
         x = values.all_values(dtype)
-        yield encode_case(plan, x[: x.size // 64 * 64].reshape(-1, 64), 64, f"all {dtype} values")
+        rows = x[: x.size // 64 * 64].reshape(-1, 64)
+        yield encode_case(plan.view, rows, 64, f"all {dtype} values")
 
 
 def volume(plan: Plan) -> Iterator[Case]:
@@ -68,7 +70,7 @@ def volume(plan: Plan) -> Iterator[Case]:
         for dtype in FLOAT_TYPES:
             n = plan.pick(1 << 13, 1 << 19) + 17
             x: NDArray[np.float64] = rng.standard_normal(n) * np.exp(rng.normal(0, 2, n))
-            yield encode_case(plan, x.astype(FLOAT_TYPES[dtype]), blocksize, "random volume")
+            yield encode_case(plan.view, x.astype(FLOAT_TYPES[dtype]), blocksize, "random volume")
 
 
 LAYERS = {"zeros": zeros, "positions": positions, "scales": scales, "volume": volume}

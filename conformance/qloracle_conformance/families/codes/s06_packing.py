@@ -4,29 +4,25 @@ The spare nibble after an odd last element is written as the code of q = +0 and 
 decoder must not read it.  Each direction is judged on its own, because a swap in both cancels in a
 round trip: all pairs of levels to their bytes, all 256 bytes to their levels.
 
-Low nibble first is a format dialect: bytes cannot be exchanged.  Undeclared it fails here, with the
-line that would declare it, and the other rules are judged under what was found.
+Low nibble first is a format dialect: such bytes cannot be exchanged with others.  Undeclared it
+fails here, with the line that would declare it; the other rules are judged under what was found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 import qloracle
-from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.families.codes.s02_thresholds import encode_case
+from qloracle_conformance.contract.cases import Arrays, Case
+from qloracle_conformance.families.codes.cases import encode_case
+from qloracle_conformance.families.codes.judge import judge_decoded
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.checks import Check, Plan
-from qloracle_conformance.judging.compare import (
-    Mismatch,
-    Outcome,
-    Values,
-    Wrong,
-    judge_decoded,
-    show,
-)
+from qloracle_conformance.judging.compare import Mismatch, Outcome, Values, Wrong
+from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import QUANT_TYPES, View
 
 
@@ -35,12 +31,13 @@ def all_pairs(plan: Plan) -> Iterator[Case]:
     levels = plan.view.levels
     x = np.zeros(64, np.float32)
     x[:2] = levels.max(), levels.min()
-    yield encode_case(plan, x, 64, "the outermost levels")
+    yield encode_case(plan.view, x, 64, "the outermost levels")
     first, second = (grid.reshape(-1) for grid in np.meshgrid(levels, levels, indexing="ij"))
     pairs = np.stack([first, second], axis=1).reshape(-1)
     lead = np.tile(np.array([levels.max(), levels.max()], np.float32), (pairs.size + 61) // 62)
     rows = np.resize(pairs, (lead.size // 2, 62))
-    yield encode_case(plan, np.concatenate([lead.reshape(-1, 2), rows], axis=1), 64, "all pairs")
+    x = np.concatenate([lead.reshape(-1, 2), rows], axis=1)
+    yield encode_case(plan.view, x, 64, "all pairs")
 
 
 def judge_bytes(case: Case, values: Values, view: View) -> Outcome:
@@ -51,13 +48,13 @@ def judge_bytes(case: Case, values: Values, view: View) -> Outcome:
     found = [f for f in view.findings if f.field == "nibble_order"]
     order = found[0].expected if found else view.dialect["nibble_order"]
     coder = view.coder
-    due = coder.ranks(case.arrays["x"].reshape(-1))
-    got = coder.ranks_of(expected.unpack(packed.astype(np.uint8), due.size, order))
-    bad = np.flatnonzero(got != due)
+    correct = coder.ranks(case.arrays["x"].reshape(-1))
+    got = coder.ranks_of(expected.unpack(packed.astype(np.uint8), correct.size, order))
+    bad = np.flatnonzero(got != correct)
     if not bad.size:
         return Outcome(packed.size)
     i = int(bad[0] // 2)
-    pair = due[2 * i : 2 * i + 2]
+    pair = correct[2 * i : 2 * i + 2]
     zero = coder.ranks(np.zeros(2 - pair.size, np.float32))  # a spare nibble holds the code of zero
     codes = np.array([coder.code_of(int(rank)) for rank in (*pair, *zero)], np.uint8)
     elements = ", ".join(show(x) for x in case.arrays["x"].reshape(-1)[2 * i : 2 * i + 2])
@@ -90,32 +87,22 @@ def judge_order(case: Case, values: Values, view: View) -> Outcome:
     found = [f for f in view.findings if f.field == "nibble_order"]
     if not found:
         return judge_decoded(case, values, view)
-    declared = View(
-        view.function, view.table, view.dialect | {"nibble_order": found[0].expected}, view.levels
-    )
-    return judge_decoded(case, values, declared)
+    dialect = view.dialect | {"nibble_order": found[0].expected}
+    return judge_decoded(case, values, replace(view, dialect=dialect))
 
 
 def spare_nibble(plan: Plan) -> Iterator[Case]:
     """An odd count, with everything that the spare nibble could hold."""
-    top, low_first = (
-        int(np.argmax(plan.view.levels)),
-        plan.view.dialect["nibble_order"] != "high_first",
-    )
+    top = int(np.argmax(plan.view.levels))
+    low_first = plan.view.dialect["nibble_order"] != "high_first"
+    options = {"blocksize": 64, "quant_type": plan.view.table, "dtype": "float32"}
     for n in (1, 3, 65):
         for spare in range(qloracle.codebook(plan.view.table).size):
             packed = np.full((n + 1) // 2, top * 17, np.uint8)
             packed[-1] = spare << 4 | top if low_first else top << 4 | spare
             scale = np.arange(1, -(-n // 64) + 1, dtype=np.float32)
-            options = {
-                "shape": [n],
-                "blocksize": 64,
-                "quant_type": plan.view.table,
-                "dtype": "float32",
-            }
-            yield Case(
-                "dequantize_4bit", {"packed": packed, "absmax": scale}, options, "spare nibble"
-            )
+            arrays: Arrays = {"packed": packed, "absmax": scale}
+            yield Case("dequantize_4bit", arrays, options | {"shape": [n]}, "spare nibble")
     yield next(all_bytes(plan))
 
 

@@ -20,10 +20,11 @@ import qloracle
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.codes import values
-from qloracle_conformance.families.codes.s03_blocks import packed_case
+from qloracle_conformance.families.codes.cases import packed_case
+from qloracle_conformance.families.codes.judge import judge_decoded
 from qloracle_conformance.judging.checks import Plan, layers
-from qloracle_conformance.judging.compare import judge_decoded
 from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import MAPS, QUANT_TYPES
 
 
@@ -34,7 +35,7 @@ def every_code(plan: Plan, scale: Float32, note: str) -> Iterator[Case]:
     codes = np.tile(np.resize(np.arange(size, dtype=np.uint8), width), (scale.size, 1)).copy()
     for dtype in FLOAT_TYPES:
         yield packed_case(
-            plan, codes.reshape(-1), scale.astype(np.float32), codes.shape, width, dtype, note
+            plan.view, codes.reshape(-1), scale.astype(np.float32), codes.shape, width, dtype, note
         )
 
 
@@ -45,7 +46,7 @@ def powers(plan: Plan) -> Iterator[Case]:
 
 def mantissas(plan: Plan) -> Iterator[Case]:
     """Full mantissas of both signs: rounding of the product, and double rounding, show here."""
-    scale = values.full_mantissa(plan.rng, plan.pick(512, 1 << 13), -30, 30)
+    scale = full_mantissa(plan.rng, plan.pick(512, 1 << 13), -30, 30)
     scale[1::2] *= -1
     yield from every_code(plan, scale, "full mantissas")
     yield from every_code(plan, -scale[::-1], "the same codes and shape, other scales")
@@ -65,8 +66,9 @@ def other_maps(plan: Plan) -> Iterator[Case]:
     """Maps of fewer than 256 levels, passed in."""
     for codebook in values.maps():
         codes = plan.rng.integers(0, codebook.size, 300).astype(np.uint8)
-        scale = values.full_mantissa(plan.rng, 5, -3, 3)
-        case = packed_case(plan, codes, scale, (300,), 64, "float32", f"{codebook.size} levels")
+        scale = full_mantissa(plan.rng, 5, -3, 3)
+        note = f"{codebook.size} levels"
+        case = packed_case(plan.view, codes, scale, (300,), 64, "float32", note)
         yield case.with_arrays(codebook=codebook)
 
 
@@ -78,7 +80,7 @@ def volume(plan: Plan) -> Iterator[Case]:
             n = plan.pick(1 << 14, 1 << 19)
             codes = rng.integers(0, levels.size, n).astype(np.uint8)
             scale = np.exp(rng.normal(-3, 1, -(-n // blocksize))).astype(np.float32)
-            yield packed_case(plan, codes, scale, (n,), blocksize, dtype, "random volume")
+            yield packed_case(plan.view, codes, scale, (n,), blocksize, dtype, "random volume")
 
 
 def edits(plan: Plan) -> Any:

@@ -1,6 +1,6 @@
 """Directed values: around every threshold, at every scale, and all that 16 bits can hold.
 
-Random data almost never meets a tie or tells a division from a reciprocal.  These do.
+Random data almost never meets a tie, or tells a division from the product with a reciprocal.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import qloracle
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.judging.expected import Float32, shift
+from qloracle_conformance.judging.numbers import full_mantissa
 
 NORMAL_POWERS = tuple(range(-126, 128))
 SUBNORMAL_POWERS = tuple(range(-149, -126))
@@ -27,10 +28,13 @@ def powers(exponents: Sequence[int]) -> Float32:
     return np.ldexp(np.ones(len(exponents), np.float32), list(exponents)).astype(np.float32)
 
 
-def around(cuts: Float32, scale: Float32, reach: int = 2) -> Float32:
-    """Every cut times every scale, and its neighbours up to `reach` ulps: [scales, cuts * ulps]."""
+def around(thresholds: Float32, scale: Float32, reach: int = 2) -> Float32:
+    """Every threshold times every scale, and its neighbours up to `reach` ulps.
+
+    Returns [scales, thresholds * ulps].
+    """
     with np.errstate(all="ignore"):
-        middle = (scale[:, None] * cuts[None, :]).astype(np.float32)
+        middle = (scale[:, None] * thresholds[None, :]).astype(np.float32)
     steps = np.arange(-reach, reach + 1)
     moved = shift(middle[:, :, None], steps[None, None, :])
     return np.clip(moved.reshape(scale.size, -1), -scale[:, None], scale[:, None])
@@ -52,29 +56,23 @@ def anchored(values: Float32, scale: Float32, blocksize: int) -> Float32:
     return np.concatenate([lead[:, None], body], axis=1)
 
 
-def full_mantissa(rng: np.random.Generator, count: int, low: int = -20, high: int = 20) -> Float32:
-    """Scales whose mantissa is full, over the binades low..high."""
-    mantissa = rng.integers(1 << 23, 1 << 24, count) | 1
-    return np.ldexp(mantissa.astype(np.float32), rng.integers(low, high, count) - 23).astype("f4")
-
-
 def discriminating(
-    rng: np.random.Generator, cuts: Float32, count: int, low: int = -20, high: int = 20
+    rng: np.random.Generator, thresholds: Float32, count: int, low: int = -20, high: int = 20
 ) -> tuple[Float32, Float32]:
     """Full-mantissa scales and values for which x / a and x * (1 / a) fall on different sides.
 
-    Returns values [count, m], all candidates around the cuts, and their scales [count]; each row
-    holds at least one value that tells the two apart.
+    Returns values [count, m], all candidates around the thresholds, and their scales [count]; in
+    each row at least one value tells the two apart.
     """
     rows: list[Float32] = []
     scales: list[Float32] = []
     found = 0
     for _ in range(64):
         scale = full_mantissa(rng, count, low, high)
-        x = around(cuts, scale, 3)
-        divide = np.searchsorted(cuts, x / scale[:, None])
+        x = around(thresholds, scale, 3)
+        divide = np.searchsorted(thresholds, x / scale[:, None])
         inverse = (np.float32(1) / scale)[:, None]
-        tells = (divide != np.searchsorted(cuts, x * inverse)).any(axis=1)
+        tells = (divide != np.searchsorted(thresholds, x * inverse)).any(axis=1)
         rows.append(x[tells])
         scales.append(scale[tells])
         found += int(tells.sum())
@@ -96,9 +94,13 @@ def all_values(dtype: str) -> NDArray[np.floating]:
 
 
 def maps() -> tuple[Float32, ...]:
-    """Maps that a caller may pass in: sixteen levels, three, two, and one with equal neighbours."""
+    """Maps that a caller may pass in: sixteen levels, three, two, and one with equal neighbours.
+
+    Then fifteen, evenly spaced, and sixteen of which none is zero.
+    """
     few = ([-1, 0, 1], [0, 1], [-1, -0.25, 0, 0, 0.5, 1])
-    return (qloracle.nf4_codebook(), *(np.array(levels, np.float32) for levels in few))
+    short = (np.array(levels, np.float32) for levels in few)
+    return (qloracle.nf4_codebook(), *short, qloracle.int4_codebook(), qloracle.notes_codebook())
 
 
 def extremes() -> Float32:

@@ -1,26 +1,4 @@
-"""S10: what a LoRA layer and its gradients may cost.
-
-y = x W' + s ((x*mask) A') B'.  Count the roundings that a term meets, whatever the order in which
-the three matrices are multiplied, and wherever the scaling is applied (to x, h, A, B or z)::
-
-    x W'      its product and additions, and the sum with the branch:          nnz + 1
-    branch    mask 1, dot over K, dot over r, s rounded once and applied 2,
-              the sum with x W' 1:                                             nnz + r + 4
-
-nnz is the number of products that are not zero.  In the same way dx meets nnz + 1 and nnz + r + 4
-(dots over N and r), dA nnz + rows + 3 (dots over N and over the rows of x, mask, s twice) and dB
-nnz + rows + 3 (dots over K and the rows).  Each count is one or more below the K + r + 5 and
-N + M + 4 of a careless count, and lawful implementations come within a factor of two of the bound.
-
-A step whose result is kept in a 16-bit type T adds u_T times the magnitudes that pass through it:
-
-    hidden     h = (x*mask) A' and g = dy B, and x*mask where there is a mask
-    separate   every step: x W' as well, and on the branch four: mask, h, z, s z
-
-In 16 bits merged weights W + s B A are rounded once more to T; where one-hot rows show a packed W
-in T, that may have been this rounding alone, and W is granted both.  In float32 all of this is in
-the count of roundings, but for the merged product, in which x W' meets each rounding of the branch.
-"""
+"""Rule S10 in numbers: the exact results of a LoRA layer, and how far lawful ones may lie."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.products import inputs as products
 from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.asking import Asker
 from qloracle_conformance.judging.checks import Plan
 from qloracle_conformance.judging.views import View
 
@@ -46,18 +47,16 @@ def call(
     return Case(view.function, arrays, options, note)
 
 
-def plain(view: View, dtype: str, blocksize: int) -> Case:
-    """A call that every implementation of the function should take."""
-    type_ = FLOAT_TYPES[dtype]
+def plain(ask: Asker, view: View) -> Case:
+    """A call that every implementation of the function should take: one row of ones."""
+    type_, blocksize = FLOAT_TYPES[ask.dtype(view)], ask.blocksize(view)
     w = np.zeros((64, blocksize), np.uint8 if "qlora" in view.function else type_)
     a, b = np.ones((1, blocksize), type_), np.ones((64, 1), type_)
     return call(view, np.ones((1, blocksize), type_), w, a, b, 1.0, "plain", blocksize=blocksize)
 
 
 def with_nothing_added(case: Case) -> Case:
-    """A product's call as a QLoRA layer's with A = B = 0; of a product itself, the same call."""
-    if "lora" not in case.function:
-        return case
+    """A product's call as a QLoRA layer's with A = B = 0."""
     out, into = case.options["shape"]
     rows = case.arrays.get("x", case.arrays.get("dy"))
     assert rows is not None
@@ -94,6 +93,8 @@ def shapes(plan: Plan) -> Iterator[Case]:
             s = SCALINGS[(i + j) % 3]
             p = (None, 0.1, 0.5)[(i // 2 + j) % 3]
             yield ordinary(rng, view, (*lead, into), out, rank, (dtype, adapter), s, p)
+    for dtype in FLOAT_TYPES:  # no rank is too large: 16 is above both sides of the layer
+        yield ordinary(rng, view, (3, 5), 7, 16, (dtype, "float32"), SCALINGS[0], 0.5)
 
 
 def ordinary(
@@ -217,7 +218,6 @@ def _drawn(
     view: View, rng: np.random.Generator, into: int, out: int, rank: int, rows: int, dtype: str,
     own: bool, s: float, p: float | None, exact: bool,
 ) -> Case:  # fmt: skip
-    rank = min(rank, into, out)
     if exact:
         return whole(rng, view, (into, out, rank, (rows,), 2, 1), "float32", p is not None)
     types = (dtype, dtype if own else "float32")

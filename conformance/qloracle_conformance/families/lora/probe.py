@@ -5,24 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from qloracle_conformance.contract.protocol import FUNCTIONS
-from qloracle_conformance.families.asking import Asker, Found
 from qloracle_conformance.families.lora import inputs
 from qloracle_conformance.families.products import probe as products
+from qloracle_conformance.judging.asking import Asker, Found
 from qloracle_conformance.judging.views import View
 
 KINDS = {"base": "separate", "hidden": "hidden"}  # a step that is rounded, and what that says
 
 
-def forward(ask: Asker, view: View) -> Found:
+def packed(ask: Asker, view: View) -> Found:
     """How the weight lies and what it is rounded to; how sums are made; what is kept in 16 bits."""
-    packed = products.backward(ask, view) if "qlora" in view.function else {}
-    return packed | kept(ask, view)
-
-
-def backward(ask: Asker, view: View) -> Found:
-    """The same of the gradients."""
-    packed = products.backward(ask, view) if "qlora" in view.function else {}
-    return packed | kept(ask, view)
+    return products.backward(ask, view, inputs.with_nothing_added) | kept(ask, view)
 
 
 def kept(ask: Asker, view: View) -> Found:

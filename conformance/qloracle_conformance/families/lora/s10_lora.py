@@ -9,17 +9,25 @@ y and dx have the type of x, dA and dB that of A.  A packed W is decoded as S9 s
 
 Bound.  A term of x W' meets its dot and the sum with the branch: gamma_(K+1) |x||W'|.  One of the
 branch meets the mask, two dots, s rounded once and applied, the sum: gamma_(K+r+4) |s| |x*mask|
-|A'| |B'|, in whatever order the matrices are multiplied.  dx: gamma_(N+1) |dy||W| + gamma_(N+r+4)
-|s| (|dy||B|)|A| mask.  dA: gamma_(N+M+3) |s| (|dy||B|)'|x*mask|, dB: gamma_(K+M+3) |s| |dy|'
-(|x*mask||A'|), M the number of rows.  Where products are zero, K, N and M are the numbers of those
-that are not.  Then one rounding to the result's type, as in S9.
+|A'| |B'|, in whatever order the matrices are multiplied and wherever s is applied.  Likewise::
 
-In 16 bits a step that is kept in type T adds u_T times what passes through it: h, g and x*mask
-(lora_rounding hidden), or every step (separate: as layers of torch do).  The probe finds which: of
-(1 + e)^2 - T((1 + e)^2) nothing is left where the step rounds.  Merged weights must be declared.
+    dx    gamma_(N+1) |dy||W| + gamma_(N+r+4) |s| (|dy||B|)|A| mask
+    dA    gamma_(N+M+3) |s| (|dy||B|)'|x*mask|
+    dB    gamma_(K+M+3) |s| |dy|'(|x*mask||A'|)
 
-A bound of zero demands zero.  Beside the bound stand whole numbers, on which no step rounds: there
-every result is exact.  Lawful orders come within a factor of two of the bound on small layers.
+M is the number of rows; K, N and M count the products that are not zero.  Then one rounding to the
+result's type, as in S9.
+
+In 16 bits a step whose result is kept in type T adds u_T times the magnitudes that pass through it:
+h, g and x*mask (lora_rounding hidden), or every step, x W' and on the branch mask, h, z and s z
+(separate, as layers of torch do).  The probe finds which: of (1 + e)^2 - T((1 + e)^2) nothing is
+left where the step rounds.  Merged weights must be declared.  W + s B A is then rounded once more
+to T; where one-hot rows show a packed W in T, that may have been this very rounding, and W is
+granted both.  In float32 the counts hold all of this, except that in a merged product x W' meets
+each rounding of the branch, too.
+
+A bound of zero demands zero.  Whole numbers, on which no step rounds, demand exact results.  Lawful
+orders come within a factor of two of the bound on small layers.
 """
 
 from __future__ import annotations
@@ -27,11 +35,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.dialects import ADAPTERS
-from qloracle_conformance.contract.protocol import FUNCTIONS
+from qloracle_conformance.contract.dialects import LORA
+from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS
 from qloracle_conformance.families.lora import bounds, inputs
 from qloracle_conformance.judging.bounds import Bounded, within
-from qloracle_conformance.judging.checks import Check, Plan, layers
+from qloracle_conformance.judging.checks import Check, Plan, in_every_form, layers
 from qloracle_conformance.judging.compare import NOTHING, Outcome, Values
 from qloracle_conformance.judging.views import View
 
@@ -48,32 +56,41 @@ def judge_only_results(case: Case, values: Values, view: View) -> Outcome:
     return _all_within(case, values, bounds.only_results(case, view))
 
 
-def _all_within(case: Case, values: Values, due: tuple[Bounded, ...]) -> Outcome:
+def _all_within(case: Case, values: Values, expected: tuple[Bounded, ...]) -> Outcome:
     outcome = NOTHING
-    for name, got, own in zip(FUNCTIONS[case.function].results, values, due, strict=True):
+    for name, got, own in zip(FUNCTIONS[case.function].results, values, expected, strict=True):
         outcome += within(name, got, own, _place(own))
     return outcome
 
 
-def _place(due: Bounded) -> Callable[[int], str]:
-    rows, columns = due.exact.shape
+def _place(expected: Bounded) -> Callable[[int], str]:
+    rows, columns = expected.exact.shape
     return lambda i: f"row {i // columns}, column {i % columns} of [{rows}, {columns}]"
 
 
-LAYERS: dict[str, Callable[[Plan], Iterator[Case]]] = {
-    "rounding": inputs.rounding,
-    "shapes": inputs.shapes,
-}
+LAYERS = {"rounding": inputs.rounding, "shapes": inputs.shapes}
 
 
 def _checks(function: str) -> tuple[Check, ...]:
-    tables = ("nf4",) if "qlora" in function else ()
+    tables = ("nf4",) if function.startswith("qlora") else ()
     judged = (0, 1, 2) if function.endswith("backward") else (0,)
     only = {"integers": inputs.integers} | ({"weights": inputs.weights} if tables else {})
     return (
         *layers("S10", function, tables, judge_only_results, only, judged=judged),
         *layers("S10", function, tables, judge_layer, LAYERS, judged=judged, search=inputs.edits),
+        *in_every_form(function, forms, judge_only_results, tables=tables),
     )
 
 
-CHECKS = tuple(check for function in ADAPTERS for check in _checks(function))
+# ---- rule P5, on data that no lawful rounding can move -------------------------------------------
+
+
+def forms(plan: Plan) -> Iterator[Case]:
+    """Whole numbers through a LoRA layer, with a mask and without."""
+    for dtype in FLOAT_TYPES:
+        for masked in (False, True):
+            yield inputs.whole(plan.rng, plan.view, (12, 5, 2, (4,), 2, 1), dtype, masked)
+            yield inputs.whole(plan.rng, plan.view, (70, 17, 2, (2, 3), 1, 1), "float32", masked)
+
+
+CHECKS = tuple(check for function in LORA for check in _checks(function))

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.cases import Arrays, Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.codes import values
+from qloracle_conformance.judging.asking import Asker
 from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.views import View
 
 BLOCK, GROUP = 64, 256
 
@@ -19,6 +21,26 @@ def case(x: NDArray[np.floating], note: str, blocksize: int = BLOCK) -> Case:
     """A round trip of x, in the type of x."""
     options = {"blocksize": blocksize, "quant_type": "nf4", "dtype": x.dtype.name}
     return Case("quantize_nested", {"x": x}, options, note)
+
+
+def plain_absmax(ask: Asker, view: View) -> Case:
+    """A call that everybody should take: one full group of equal scales."""
+    return Case("quantize_absmax", {"absmax": np.ones(256, np.float32)}, {"blocksize": 256})
+
+
+def plain_codes(ask: Asker, view: View) -> Case:
+    """A call that everybody should take: one code."""
+    arrays: Arrays = {
+        "codes": np.zeros(1, np.uint8),
+        "nested_absmax": np.ones(1, np.float32),
+        "offset": np.zeros((), np.float32),
+    }
+    return Case("dequantize_absmax", arrays, {"blocksize": 256})
+
+
+def plain_state(ask: Asker, view: View) -> Case:
+    """A call that everybody should take: each level in each block of a group, float32."""
+    return next(levels(view.levels))
 
 
 def scales(count: int = GROUP) -> Float32:
@@ -38,9 +60,9 @@ def levels(table: Float32) -> Iterator[Case]:
         yield case(x.astype(dtype), "each level in each block")
 
 
-def candidates(rng: np.random.Generator, cuts: Float32, count: int) -> Float32:
+def candidates(rng: np.random.Generator, thresholds: Float32, count: int) -> Float32:
     """Values for which x / a and x * (1 / a) fall on different sides; rows of 64 led by a."""
-    x, scale = values.discriminating(rng, cuts, count, 0, 2)
+    x, scale = values.discriminating(rng, thresholds, count, 0, 2)
     return whole_groups(values.anchored(x, scale, BLOCK))
 
 

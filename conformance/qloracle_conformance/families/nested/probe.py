@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Arrays, Case
-from qloracle_conformance.families.asking import UNNAMED, Asker, Found
-from qloracle_conformance.families.codes import values
 from qloracle_conformance.families.codes.probe_quantizers import name_zero
 from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import View
 
-TRIALS = 96  # at most; most residuals tell no recipe from another
+TRIALS = 96  # at most; most residuals do not distinguish the recipes
 TELLING = 8  # so many that do are enough
 
 
@@ -24,12 +24,12 @@ def decoder(ask: Asker, view: View) -> Found:
     found = _map(ask, view)
     rng = np.random.default_rng(11)
     codes = rng.integers(0, 256, 1024).astype(np.uint8)
-    scale = values.full_mantissa(rng, 4, -2, 2)
+    scale = full_mantissa(rng, 4, -2, 2)
     got = _decode(ask, codes, scale, 0.7123)
     levels, spread = view.levels[codes], np.repeat(scale, 256)
     for recipe in ("separate", "fma"):
-        due = expected.nested_value(levels, spread, 0.7123, {"decode": recipe})
-        if got is not None and np.array_equal(due, got):
+        correct = expected.nested_value(levels, spread, 0.7123, {"decode": recipe})
+        if got is not None and np.array_equal(correct, got):
             return found | {"decode": (recipe, "1,024 nested values agree")}
     return found
 
@@ -79,44 +79,46 @@ def _zero_group(ask: Asker, view: View) -> Found:
 
 
 def _recipe(ask: Asker, view: View, size: int) -> tuple[str, str] | None:
-    """Which recipe explains residuals near the outer cuts, on the implementation's own offset."""
+    """Which recipe explains residuals near the outer thresholds, on its own offset."""
     recipes = itertools.product(("divide", "reciprocal"), ("midpoint", "nearest"))
     wrong = dict.fromkeys(recipes, 0)
-    rng, asked, told = np.random.default_rng(13), 0, 0
+    rng, asked, telling = np.random.default_rng(13), 0, 0
     for _ in range(TRIALS):
-        if told >= TELLING:
+        if telling >= TELLING:
             break
-        absmax = nested_candidates(rng, view.coder.cuts, size)
+        absmax = nested_candidates(rng, view.coder.thresholds, size)
         got = ask.values(Case("quantize_absmax", {"absmax": absmax}, {"blocksize": 256}))
         if got is None or got[0].size != size or got[1].size != 1 or got[2].size != 1:
             continue
         asked += size
         codes = view.coder.ranks_of(got[0].reshape(-1))
-        due = {recipe: _ranks(view, absmax, got, *recipe) for recipe in wrong}
-        told += int((due["divide", "midpoint"] != due["reciprocal", "midpoint"]).sum())
-        for recipe, ranks in due.items():
+        correct = {recipe: _ranks(view, absmax, got, *recipe) for recipe in wrong}
+        telling += int((correct["divide", "midpoint"] != correct["reciprocal", "midpoint"]).sum())
+        for recipe, ranks in correct.items():
             wrong[recipe] += int((ranks != codes).sum())
-    fits = [how for (how, cuts), count in wrong.items() if not count and cuts == "midpoint"]
+    fits = [
+        how for (how, thresholds), count in wrong.items() if not count and thresholds == "midpoint"
+    ]
     return (fits[0], f"{asked:,} residuals, 0 mismatches") if asked and fits else None
 
 
 def _ranks(
-    view: View, absmax: Float32, got: tuple[NDArray[np.generic], ...], how: str, cuts: str
+    view: View, absmax: Float32, got: tuple[NDArray[np.generic], ...], how: str, thresholds: str
 ) -> NDArray[np.int64]:
     """The levels that residuals have under one recipe."""
-    trial = {"normalisation_full": how, "normalisation_partial": how, "thresholds": cuts}
+    trial = {"normalisation_full": how, "normalisation_partial": how, "thresholds": thresholds}
     residual = absmax - got[2].reshape(-1).astype(np.float32)
     scale = got[1].reshape(-1).astype(np.float32)
     q = expected.scaled(residual, scale, expected.blocks_of(absmax.shape, 256), trial)
     return expected.coder(view.levels, trial).ranks(q)
 
 
-def nested_candidates(rng: np.random.Generator, cuts: Float32, size: int) -> Float32:
-    """Absmax values whose residuals lie at the outer cuts: 1 +- t * n, balanced around 1."""
+def nested_candidates(rng: np.random.Generator, thresholds: Float32, size: int) -> Float32:
+    """Absmax values whose residuals lie at the outer thresholds: 1 +- t * n, balanced around 1."""
     scale = np.float32(rng.uniform(0.5, 1.0))
-    outer = cuts[np.abs(cuts) > 0.12]
+    outer = thresholds[np.abs(thresholds) > 0.12]
     chosen = rng.choice(outer, (size - 2) // 2)
     distance = expected.shift(chosen * scale, rng.integers(-2, 3, chosen.size))
-    odd = np.zeros(size % 2, np.float32)  # keeps the mean at 1, without which no cut is met
+    odd = np.zeros(size % 2, np.float32)  # keeps the mean at 1, without which no threshold is met
     pairs = np.concatenate([[scale, -scale], distance, -distance, odd])
     return (np.float32(1) + pairs).astype(np.float32)

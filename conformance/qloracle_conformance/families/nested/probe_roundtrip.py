@@ -1,4 +1,4 @@
-"""What a round trip shows: the table, how values are scaled and cut, and how scales are coded."""
+"""What a round trip shows: the table, how values are scaled and coded, and how scales are coded."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import qloracle
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.dialects import BY_NAME, Dialect
-from qloracle_conformance.families.asking import UNNAMED, Asker, Found
 from qloracle_conformance.families.nested import inputs, roundtrip
 from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.compare import blocks_of
 from qloracle_conformance.judging.expected import Float32
 from qloracle_conformance.judging.views import View
 
-NORMALISATIONS, CUTS = ("divide", "reciprocal"), ("midpoint", "nearest", "literal")
+NORMALISATIONS, THRESHOLDS = ("divide", "reciprocal"), ("midpoint", "nearest", "literal")
 
 
 def nested(ask: Asker, view: View) -> Found:
@@ -58,19 +58,19 @@ def _table(ask: Asker, view: View) -> Found:
 
 
 def _coding(ask: Asker, view: View) -> Found:
-    """Which normalisation and which cuts explain float32 values around every cut."""
+    """Which normalisation and which thresholds explain float32 values around every threshold."""
     rng = np.random.default_rng(17)
-    case = inputs.case(inputs.candidates(rng, view.coder.cuts, 96), "around the cuts")
-    for how, cuts in itertools.product(NORMALISATIONS, CUTS):
-        trial = view.dialect | {"thresholds": cuts, "normalisation_full": how}
+    case = inputs.case(inputs.candidates(rng, view.coder.thresholds, 96), "around the thresholds")
+    for how, thresholds in itertools.product(NORMALISATIONS, THRESHOLDS):
+        trial = view.dialect | {"thresholds": thresholds, "normalisation_full": how}
         if _explains(ask, case, view, trial):
-            why = f"{case.size:,} values around the cuts, 0 mismatches"
-            return {"normalisation_full": (how, why), "thresholds": (cuts, why)}
+            why = f"{case.size:,} values around the thresholds, 0 mismatches"
+            return {"normalisation_full": (how, why), "thresholds": (thresholds, why)}
     return {}
 
 
 def _halves(ask: Asker, view: View) -> Found:
-    """Whether 16-bit values are scaled, cut and decoded in their own type."""
+    """Whether 16-bit values are scaled, coded and decoded in their own type."""
     for dtype in ("bfloat16", "float16"):
         case = inputs.case(inputs.all_halves(dtype), f"all {dtype} values up to 1")
         scaled = [c for c in inputs.levels(view.levels) if c.arrays["x"].dtype.name == dtype]
@@ -101,8 +101,8 @@ def _scale(ask: Asker, view: View) -> Found:
     if got is None:
         return {}
     shown = got.reshape(256, 64)[:, 0]
-    for name, due in {"dynamic": _dynamic(absmax), "linear": _linear(absmax)}.items():
-        if np.array_equal(due, shown):
+    for name, correct in {"dynamic": _dynamic(absmax), "linear": _linear(absmax)}.items():
+        if np.array_equal(correct, shown):
             return {"nested_scale": (name, "256 scales with an exact mean agree")}
     wrong = int(np.argmax(_dynamic(absmax) != shown))
     return {"nested_scale": (UNNAMED, f"the scale {absmax[wrong]} comes back as {shown[wrong]}")}

@@ -20,6 +20,7 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.dialects import Dialect
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.bounds import TINY, U, gamma
 from qloracle_conformance.judging.compare import (
     NOTHING,
     Mismatch,
@@ -28,14 +29,12 @@ from qloracle_conformance.judging.compare import (
     Wrong,
     blocks_of,
     exact,
-    show,
 )
 from qloracle_conformance.judging.expected import Blocks, Float32
+from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 PLAIN = {"subnormal_input": "kept", "absmax_type": "float32"}
-UNIT = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-TINY = {"float32": 2.0**-150, "float16": 2.0**-25, "bfloat16": 2.0**-134}
 GROUP = 256  # scales that are coded together
 # Half the widest gap of the dynamic map, just below 1; its lowest level lies as far from -1.
 HALF_GAP = 1 + float(qloracle.dynamic_codebook()[0])
@@ -62,7 +61,7 @@ def usable_scales(shown: Float32, absmax: Float32, dtype: str, dialect: Dialect)
     """The scales that values are judged over: those shown, or absmax where S8 could not give them.
 
     As with absmax in S4, a scale that is not finite cannot serve, nor one that is not positive
-    although S8 allows none such.
+    where S8 allows none below zero.
     """
     bound = scale_bound(absmax, dtype, dialect)
     allowed = np.abs(shown.astype(np.float64) - absmax) <= bound  # beside an outlier also below 0
@@ -77,7 +76,7 @@ def ranks(x: NDArray[Any], blocks: Blocks, levels: Float32, dialect: Dialect) ->
     return expected.coder(levels, dialect, "nf4").ranks(q)
 
 
-def due_range(
+def allowed_range(
     levels: Float32, scale: Float32, dtype: str, dialect: Dialect
 ) -> tuple[Float32, Float32]:
     """The least and the largest value that a level may have, given the scale that was shown."""
@@ -92,7 +91,7 @@ def due_range(
 
 
 def judge_values(case: Case, values: Values, view: View) -> Outcome:
-    """Every value is the level that is due times the scale that its block shows."""
+    """Every value is the level that S5 gives times the scale that its block shows."""
     x, got = case.arrays["x"], values[0].reshape(-1).astype(np.float32)
     if got.size != x.size or not x.size:
         return NOTHING
@@ -102,7 +101,7 @@ def judge_values(case: Case, values: Values, view: View) -> Outcome:
     dtype, shown = case.options["dtype"], shown_scales(x, got, lead)
     scale = usable_scales(shown, absmax, dtype, view.dialect)[blocks.index]
     rank = ranks(x, blocks, view.levels, view.dialect)
-    low, high = due_range(view.levels[rank], scale, dtype, view.dialect)
+    low, high = allowed_range(view.levels[rank], scale, dtype, view.dialect)
     zero = (absmax == 0)[blocks.index]
     with np.errstate(invalid="ignore"):
         bad = ~((got >= low) & (got <= high)) & ~zero
@@ -126,9 +125,9 @@ def judge_zeros(case: Case, values: Values, view: View) -> Outcome:
         return NOTHING
     blocks = blocks_of(case, view)
     zero = (expected.absmax_of(x, blocks, PLAIN) == 0)[blocks.index]
-    due = np.where(zero, np.float32(0), got.astype(np.float32))
+    correct = np.where(zero, np.float32(0), got.astype(np.float32))
     reason = "x = 0 in a block of zeros: only the code of zero means 0"
-    return exact("values", got, due, reason) + judge_values(case, values, view)
+    return exact("values", got, correct, reason) + judge_values(case, values, view)
 
 
 def judge_scales(case: Case, values: Values, view: View) -> Outcome:
@@ -147,10 +146,8 @@ def judge_scales(case: Case, values: Values, view: View) -> Outcome:
     if not at.size:
         return Outcome(int(kept.sum()), use=use)
     block = int(np.flatnonzero(kept)[at[0]])
-    i, reason = (
-        int(lead[block]),
-        f"the scale of block {block}, whose absmax is {show(absmax[block])}",
-    )
+    i = int(lead[block])
+    reason = f"the scale of block {block}, whose absmax is {show(absmax[block])}"
     first = Mismatch(
         "values", i, show(got[i]), show(x[i].astype(np.float32)), reason,
         float(bound[block]), float(error[at[0]]),
@@ -167,9 +164,9 @@ def judge_blocks(case: Case, values: Values, view: View) -> Outcome:
 def scale_bound(absmax: Float32, dtype: str, dialect: Dialect) -> NDArray[np.float64]:
     """The bound on |scale - absmax| of each block; derived in rule S8."""
     a, own = absmax.astype(np.float64), dialect["input_type"] == "own"
-    u = UNIT[dtype] if own else UNIT["float32"]
-    k, mean = (a.size + 1) * UNIT["float32"], float(a.mean())
-    slip = (k / (1 - k) + u) * mean
+    u = U[dtype] if own else U["float32"]
+    mean = float(a.mean())
+    slip = (gamma(a.size + 1) + u) * mean
     residual = a - mean
     starts = np.arange(0, a.size, GROUP)
     largest = np.maximum.reduceat(np.abs(residual), starts).repeat(GROUP)[: a.size] + slip
@@ -177,5 +174,5 @@ def scale_bound(absmax: Float32, dtype: str, dialect: Dialect) -> NDArray[np.flo
     if dialect["nested_scale"] == "linear":
         share = np.where(residual > 0.99 * largest, STEP, STEP / 2)
     coded = (share + ROUNDINGS[dialect["nested_scale"]] * u) * largest
-    shown = u + (0 if own or dtype == "float32" else UNIT[dtype])  # the sum, and a 16-bit result
+    shown = u + (0 if own or dtype == "float32" else U[dtype])  # the sum, and a 16-bit result
     return np.asarray(coded + shown * (a + largest) + 9 * TINY[dtype])

@@ -7,10 +7,10 @@ small absmax may come back negative.  n = 0: offset 0.0.
 Offset.  Any order of summing n non-negative numbers makes an error of at most gamma_(n-1) times
 the sum (each of n - 1 additions rounds once); the division by n, or the product with a rounded
 1/n, adds at most two roundings.  So |offset - mean| <= gamma_(n+1) mean + 2^-150, with
-gamma_k = k u / (1 - k u), u = 2^-24.  The bound is nearly reached by sequential summation of equal
-terms at stagnation, and it is blind to a bfloat16 offset for large n.  So beside it stand data on
-which every order is exact (small integers times 2^k, n a power of two): there the offset must be
-exact to the bit.
+gamma_k = k u / (1 - k u), u = 2^-24.  Sequential summation of equal terms at stagnation
+nearly reaches the bound, which for large n does not see a bfloat16 offset.  So there are also data
+on which every order is exact (small integers times 2^k, n a power of two), where the offset must
+be exact to the bit.
 
 Codes and nested_absmax are judged against the implementation's own offset, the decoder against the
 codes that it is given, with its own default map or a map passed in.
@@ -26,7 +26,7 @@ decoded residual, and for the map its level and its threshold: k = 4 or 6 number
 the sum is rounded, and a 16-bit result once more, by u'.  With nine underflows
 |s - a| <= (h + k u) (m + e) + (u + u') (a + m + e) + 9 tiny.  A small scale may come back negative.
 The probe names the scheme from scales whose mean is exact: another than the dynamic map is a
-finding.  The scales of a layer of tiny weights differ by little: what is kept of 128 / m in float16
+finding.  The scales of a layer of tiny weights differ little, so 128 / m, if it is kept in float16,
 must not overflow.
 """
 
@@ -42,25 +42,25 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Arrays, Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES, GROUP_SIZES
 from qloracle_conformance.families.codes import values as values_passed_in
+from qloracle_conformance.families.codes.judge import compare_codes
 from qloracle_conformance.families.nested import inputs as roundtrip_inputs
 from qloracle_conformance.families.nested.probe import nested_candidates
 from qloracle_conformance.families.nested.roundtrip import judge_scales
 from qloracle_conformance.judging import expected
-from qloracle_conformance.judging.checks import Check, Plan
+from qloracle_conformance.judging.bounds import TINY, gamma
+from qloracle_conformance.judging.checks import Check, Plan, in_every_form
 from qloracle_conformance.judging.compare import (
     Mismatch,
     Outcome,
     Values,
-    compare_codes,
     exact,
-    own_absmax,
-    show,
+    own_scales,
     under_its_map,
 )
 from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
-U = 2.0**-24
 EDGES = (range(4), range(15, 18), range(62, 67), range(127, 130), range(254, 259), range(511, 514))
 SIZES = (*chain(*EDGES), 770)
 
@@ -102,10 +102,12 @@ def groups(plan: Plan) -> Iterator[Case]:
 
 def residuals(plan: Plan) -> Iterator[Case]:
     """Residuals at the outer thresholds, equal values, one large among small, zero blocks."""
-    rng, cuts = plan.rng, plan.view.coder.cuts
+    rng, thresholds = plan.rng, plan.view.coder.thresholds
     for size in (256, 255, 64, 512):
         for _ in range(plan.pick(8, 64)):
-            yield quantize_case(nested_candidates(rng, cuts, size), "residuals near thresholds")
+            yield quantize_case(
+                nested_candidates(rng, thresholds, size), "residuals near thresholds"
+            )
     yield quantize_case(np.full(700, 0.1, np.float32), "all equal")
     spike = np.full(257, 0.001, np.float32)
     spike[256] = 1000
@@ -128,9 +130,11 @@ def judge_nested(case: Case, values: Values, view: View) -> Outcome:
         residual = absmax - (offset if np.isfinite(offset) else np.float32(0))
     blocks = expected.blocks_of((absmax.size,), size)
     plain = {"subnormal_input": "kept", "absmax_type": "float32"}
-    due = expected.absmax_of(residual, blocks, plain)
-    outcome = exact("nested_absmax", values[1], due, "the largest |absmax - offset| of the group")
-    scale = own_absmax(residual, values[1], blocks, plain)
+    correct = expected.absmax_of(residual, blocks, plain)
+    outcome = exact(
+        "nested_absmax", values[1], correct, "the largest |absmax - offset| of the group"
+    )
+    scale = own_scales(values[1], correct)
     codes = values[0].reshape(-1)
     own = under_its_map(case, view)
     return outcome + compare_codes("code", codes, residual, scale, blocks, own)
@@ -158,7 +162,7 @@ def judge_offset(case: Case, values: Values, view: View) -> Outcome:
     n = absmax.size
     mean = math.fsum(absmax) / n if n else 0.0
     simple = case.note.startswith("integers") or n == 0
-    bound = 0.0 if simple else (n + 1) * U / (1 - (n + 1) * U) * mean + 2.0**-150
+    bound = 0.0 if simple else float(gamma(n + 1)) * mean + TINY["float32"]
     error = abs(got - mean)
     use = error / bound if bound else 0.0
     if error <= bound:
@@ -217,8 +221,8 @@ def judge_denested(case: Case, values: Values, view: View) -> Outcome:
     blocks = expected.blocks_of(case.arrays["codes"].shape, case.options["blocksize"])
     levels = under_its_map(case, view).levels[case.arrays["codes"]]
     scale = case.arrays["nested_absmax"][blocks.index]
-    due = expected.nested_value(levels, scale, float(case.arrays["offset"]), view.dialect)
-    return exact("absmax", values[0], due, "level * nested_absmax + offset, rounded twice")
+    correct = expected.nested_value(levels, scale, float(case.arrays["offset"]), view.dialect)
+    return exact("absmax", values[0], correct, "level * nested_absmax + offset, rounded twice")
 
 
 def round_trips(plan: Plan) -> Iterator[Case]:
@@ -238,6 +242,29 @@ def round_trips(plan: Plan) -> Iterator[Case]:
             yield roundtrip_inputs.case((body * scale[:, None]).astype("f4").astype(dtype), note)
 
 
+# ---- rule P5, on data that no lawful rounding can move -------------------------------------------
+
+
+def forms_of_scales(plan: Plan) -> Iterator[Case]:
+    """Double quantization of a full group, of more than one, and of fewer than a vector's lanes."""
+    for n in (256, 600, 5):
+        yield quantize_case(group_ramp(plan.rng, n), f"{n} absmax")
+    yield quantize_case(np.full(70, 0.5, np.float32), "all equal")
+
+
+def forms_of_codes(plan: Plan) -> Iterator[Case]:
+    """The same sizes back."""
+    for n in (256, 600, 5):
+        yield decode_case(plan, n, 256, None)
+    case = decode_case(plan, 600, 256, None)
+    yield case.with_arrays(nested_absmax=np.full(3, 0.5, np.float32))
+
+
+def judge_all(case: Case, values: Values, view: View) -> Outcome:
+    """All of S8: offset, scales and codes."""
+    return judge_nested(case, values, view) + judge_offset(case, values, view)
+
+
 CHECKS = (
     Check("S8", "scales", "quantize_nested", round_trips, judge_scales, tables=("nf4",)),
     Check("S8", "groups", "quantize_absmax", groups, judge_nested, (0, 1)),
@@ -245,4 +272,6 @@ CHECKS = (
     Check("S8", "offset", "quantize_absmax", offsets, judge_offset, (2,)),
     Check("S8", "groups", "dequantize_absmax", decode_groups, judge_denested),
     Check("S8", "volume", "dequantize_absmax", decode_volume, judge_denested, directed=False),
+    *in_every_form("quantize_absmax", forms_of_scales, judge_all, (0, 1, 2), axes=False),
+    *in_every_form("dequantize_absmax", forms_of_codes, judge_denested, axes=False),
 )

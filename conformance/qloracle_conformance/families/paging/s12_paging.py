@@ -42,7 +42,8 @@ from qloracle_conformance.contract.plain_arrays import Read
 from qloracle_conformance.contract.programs import DONE, LOGGED, PLAIN, RAISED, READ
 from qloracle_conformance.families.paging import directed
 from qloracle_conformance.judging.checks import Check, no_cases
-from qloracle_conformance.judging.compare import Mismatch, Outcome, Values, show
+from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
+from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 # ---- the judgement -------------------------------------------------------------------------------

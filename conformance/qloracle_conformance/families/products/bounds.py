@@ -1,17 +1,4 @@
-"""S9: what the product of a 4-bit layer may cost.
-
-Each of d products that are not zero is rounded once, and passes through at most d - 1 additions, in
-whatever order they are made; adding an exact zero rounds nothing.  So d roundings touch a term, and
-one more where a bias is added::
-
-    E = gamma_d (sum |x w| + |bias|) + d 2^-149
-
-Fused multiply-adds round less.  An order that is declared rounds less often: in chunks of c a term
-meets c roundings in its chunk and one for each chunk, in a tree ceil(log2 K) and its product's.
-Tensor cores cut off what float32 cannot hold instead of rounding it: there u is 2^-23.
-
-The kit sums in float64.  Its own error, at most K 2^-53 times the same sum, is part of the bound.
-"""
+"""Rule S9 in numbers: exact results of a 4-bit layer, and how far lawful ones may lie."""
 
 from __future__ import annotations
 
@@ -34,7 +21,7 @@ from qloracle_conformance.judging.compare import blocks_of
 from qloracle_conformance.judging.views import View
 
 OWN = 2.0**-53  # the unit roundoff of the kit's own sums
-TRUNCATED = 2.0**-23  # the unit roundoff of additions that cut off
+TRUNCATED = 2.0**-23  # the unit roundoff of additions that truncate
 
 
 def incoming(case: Case) -> NDArray[np.generic]:

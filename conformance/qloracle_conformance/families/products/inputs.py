@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Arrays, Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
-from qloracle_conformance.families.codes.values import full_mantissa
 from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.asking import Asker
 from qloracle_conformance.judging.checks import Plan
 from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import View
 
 ROWS = (1, 2, 16, 33, 64)  # M: a vector, a tile, one more than a tile
 COLUMNS = (513, 700, 1023, 1025, 1031, 1040, 2047, 2100, 4099)  # K: beyond tiles, primes, ragged
 LARGEST = {"float32": 4095, "float16": 2047, "bfloat16": 255}  # whole numbers that a type holds
-NEAR = 1 + 2.0**-10  # a scale that float16 and bfloat16 weights do not tell from 1
+NEAR = 1 + 2.0**-10  # a scale that float16 and bfloat16 weights round to 1
 
 
 def backward(view: View) -> bool:
@@ -35,9 +36,9 @@ def layer(
     view: View, codes: NDArray[np.uint8], scale: Float32, shape: tuple[int, int], blocksize: int
 ) -> tuple[Arrays, dict[str, Any]]:
     """The arrays and options of W [out, in]; scales are repeated where the layout has more."""
-    due = expected.blocks_of(shape, blocksize, view.dialect["layout"]).sizes.size
+    correct = expected.blocks_of(shape, blocksize, view.dialect["layout"]).sizes.size
     packed = expected.pack(codes.reshape(-1), view.dialect["nibble_order"])
-    arrays: Arrays = {"packed": packed, "absmax": np.resize(scale, due).astype(np.float32)}
+    arrays: Arrays = {"packed": packed, "absmax": np.resize(scale, correct).astype(np.float32)}
     return arrays, {"shape": list(shape), "blocksize": blocksize, "quant_type": view.table}
 
 
@@ -46,8 +47,8 @@ def random_layer(
 ) -> tuple[Arrays, dict[str, Any]]:
     """Codes in any order; scales with full mantissas, each block another."""
     codes = rng.integers(0, view.levels.size, shape[0] * shape[1]).astype(np.uint8)
-    due = expected.blocks_of(shape, blocksize, view.dialect["layout"]).sizes.size
-    return layer(view, codes, full_mantissa(rng, due, -3, 2), shape, blocksize)
+    correct = expected.blocks_of(shape, blocksize, view.dialect["layout"]).sizes.size
+    return layer(view, codes, full_mantissa(rng, correct, -3, 2), shape, blocksize)
 
 
 def call(
@@ -60,8 +61,9 @@ def call(
     return Case(view.function, arrays, weight[1], note)
 
 
-def plain(view: View, dtype: str, blocksize: int) -> Case:
-    """A call that every implementation of the function should take: one row, two of W."""
+def plain(ask: Asker, view: View) -> Case:
+    """A call that every implementation of the function should take: one row of ones."""
+    dtype, blocksize = ask.dtype(view), ask.blocksize(view)
     shape = (64, blocksize)
     codes = np.zeros(64 * blocksize, np.uint8)
     weight = layer(view, codes, np.ones(64, np.float32), shape, blocksize)
@@ -178,7 +180,7 @@ def swamped(plan: Plan) -> Iterator[Case]:
 def stagnating(view: View, columns: int) -> Case:
     """1, first or last, among numbers that one addition loses: the most that S9's bound allows.
 
-    Half an ulp of 1 is a tie, and rounded away each time; all but an ulp of it is cut off.
+    Half an ulp of 1 is a tie, and rounded away each time; all but an ulp of it is truncated.
     """
     x = np.full((4, columns), 2.0**-24, np.float32)
     x[2:] = np.nextafter(np.float32(2.0**-23), np.float32(0))

@@ -1,8 +1,9 @@
-"""The dialect of a product: which weights it uses, how they lie, and whether sums are cut off."""
+"""The dialect of a product: which weights it uses, how they lie, and whether sums are truncated."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,13 +12,20 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.dialects import BY_NAME
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
-from qloracle_conformance.families.asking import UNNAMED, Asker, Found
-from qloracle_conformance.families.lora import inputs as lora_inputs
 from qloracle_conformance.families.products import bounds, inputs
 from qloracle_conformance.judging import expected
+from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.views import View
 
 ROWS = 64  # asked at once: rules S9 and S10 ask again with few
+
+
+Worn = Callable[[Case], Case]
+
+
+def same(case: Case) -> Case:
+    """A product's call as it is."""
+    return case
 
 
 def forward(ask: Asker, view: View) -> Found:
@@ -25,16 +33,16 @@ def forward(ask: Asker, view: View) -> Found:
     return weights(ask, view) | sums(ask, view) | bias(ask, view)
 
 
-def backward(ask: Asker, view: View) -> Found:
-    """The same; a gradient has no bias."""
-    return weights(ask, view) | sums(ask, view)
+def backward(ask: Asker, view: View, worn: Worn = same) -> Found:
+    """The same; a gradient has no bias.  `worn` makes the calls those of another function."""
+    return weights(ask, view, worn) | sums(ask, view, worn)
 
 
-def weights(ask: Asker, view: View) -> Found:
+def weights(ask: Asker, view: View, worn: Worn = same) -> Found:
     """Name the order of nibbles, the layout of blocks and the weights' type that explain y."""
     size = ask.blocksize(view)
     ragged, even = (3, 2 * size - 1), (64, 2 * size)  # six blocks, however they lie; for the choosy
-    shown = _shown(ask, view, ragged) or _shown(ask, view, even)
+    shown = _shown(ask, view, ragged, worn) or _shown(ask, view, even, worn)
     if not shown:
         return {}
     wanted = ("nibble_order", "layout", "product_weights")
@@ -47,10 +55,10 @@ def weights(ask: Asker, view: View) -> Found:
 
 
 def _shown(
-    ask: Asker, view: View, shape: tuple[int, int]
+    ask: Asker, view: View, shape: tuple[int, int], worn: Worn
 ) -> list[tuple[Case, NDArray[np.generic]]]:
     """What comes back for one-hot rows over a layer all of whose blocks differ; and differences."""
-    cases = _showing(ask, view, shape)
+    cases = [worn(case) for case in _showing(ask, view, shape)]
     if _values(ask, cases[0]) is None:
         return []
     return [(case, got) for case in cases if (got := _values(ask, case)) is not None]
@@ -67,7 +75,7 @@ def _showing(ask: Asker, view: View, shape: tuple[int, int]) -> list[Case]:
         rows = inputs.units(columns, places, dtype)
         cases += [inputs.call(view, rows, weight, "one-hot")]
         cases += [inputs.differences(view, dtype, ROWS, size)]
-    return [lora_inputs.with_nothing_added(case) for case in cases]
+    return cases
 
 
 def _values(ask: Asker, case: Case) -> NDArray[np.generic] | None:
@@ -76,8 +84,8 @@ def _values(ask: Asker, case: Case) -> NDArray[np.generic] | None:
 
 
 def _explains(view: View, case: Case, got: NDArray[np.generic]) -> bool:
-    due = bounds.only_result(case, view).exact.reshape(-1)
-    return got.size == due.size and bool((got.astype(np.float64) == due).all())
+    correct = bounds.only_result(case, view).exact.reshape(-1)
+    return got.size == correct.size and bool((got.astype(np.float64) == correct).all())
 
 
 def bias(ask: Asker, view: View) -> Found:
@@ -93,8 +101,8 @@ def bias(ask: Asker, view: View) -> Found:
     return {"bias_type": ("own", f"1 + 2^-12 less 1 is 0 in {dtype}")}
 
 
-def sums(ask: Asker, view: View) -> Found:
-    """1 + 1.5 * 2^-24 is 1 + 2^-23 when it is rounded, and 1 when it is cut off."""
+def sums(ask: Asker, view: View, worn: Worn = same) -> Found:
+    """1 + 1.5 * 2^-24 is 1 + 2^-23 when it is rounded, and 1 when it is truncated."""
     size = ask.blocksize(view)
     if ask.dtype(view) != "float32":
         return {}
@@ -106,7 +114,7 @@ def sums(ask: Asker, view: View) -> Found:
     places = np.arange(ROWS)
     rows[places, places % columns] = 1
     rows[places, (places + 1 + places // 8) % columns] = 1.5 * 2.0**-24
-    case = lora_inputs.with_nothing_added(inputs.call(view, rows, weight, "a sum that rounds up"))
+    case = worn(inputs.call(view, rows, weight, "a sum that rounds up"))
     got = _values(ask, case)
     if got is None or view.levels.max() != 1 or not (got == 1).all():
         return {}

@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.judging.plainer import complexity, rounder, zeroed
+from qloracle_conformance.judging.numbers import (
+    complexity,
+    rounder,
+    shorter,
+    simpler_scales,
+    zeroed,
+)
 
 ROWWISE = ("x", "dy", "dropout_mask")  # arrays that have a row for each row of the result
 OPTIONAL = ("bias", "dropout_mask")
@@ -78,16 +84,11 @@ def _sides(case: Case) -> tuple[int, int]:
 def _smaller_weight(case: Case) -> Iterator[Case]:
     """Fewer output rows of W; then, of a dense W or one of a single row, fewer columns."""
     out, into = _sides(case)
-    for n in _shorter(out):
+    for n in shorter(out):
         yield _resized(case, n, into)
     if out == 1 or "w" in case.arrays:
-        for k in _shorter(into):
+        for k in shorter(into):
             yield _resized(case, out, k)
-
-
-def _shorter(length: int) -> list[int]:
-    edges = {1, 2, 3, 16, 32, 64, length // 4, length // 2, length - length % 16}
-    return sorted(n for n in {*edges, length - 16, length - 2, length - 1} if 0 < n < length)
 
 
 def _resized(case: Case, out: int, into: int) -> Case:
@@ -159,10 +160,6 @@ def _simpler_weight(case: Case) -> Iterator[Case]:
     if "packed" not in case.arrays:
         return
     packed, scale = case.arrays["packed"], case.arrays["absmax"]
-    ramp = np.arange(1, scale.size + 1, dtype=np.float32)
-    hard = sum(complexity(float(v))[0] for v in scale[:64])
-    for simple in (np.ones_like(scale), ramp):
-        if hard > sum(complexity(float(v))[0] for v in simple[:64]):
-            yield case.with_arrays(absmax=simple)
+    yield from (case.with_arrays(absmax=simple) for simple in simpler_scales(scale))
     if packed.size and (packed != packed[0]).any():
         yield from (case.with_arrays(packed=np.full_like(packed, v)) for v in (0xFF, packed[0]))

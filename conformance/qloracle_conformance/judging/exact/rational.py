@@ -1,4 +1,4 @@
-"""The second oracle: rules S1 to S8 in exact integer arithmetic.
+"""A second opinion: rules S1 to S8 in exact integer arithmetic.
 
 It shares no code with the reference. Where the two differ, one of them is wrong.
 
@@ -57,12 +57,9 @@ NF4 = [
     0x3DA2FAFF, 0x3E24CAE3, 0x3E7C04DD, 0x3EAD033A, 0x3EE1A4B8, 0x3F1007AB, 0x3F3913B3, 0x3F800000,
 ]  # fmt: skip
 FP4 = [nearest(Fraction(k, 192)) for k in (0, 1, 128, 192, 64, 96, 32, 48)]  # by 3-bit code
-NOTES = "-1 -.784 -.588 -.431 -.302 -.194 -.102 -.018 .018 .102 .194 .302 .431 .588 .784 1"
 LEVELS = {
     "nf4": NF4,
     "fp4": FP4 + [level and SIGN | level for level in FP4],  # code 8 is +0 in the table, too
-    "int4": [nearest(Fraction(k, 7)) for k in range(-7, 8)],
-    "notes": [nearest(Fraction(level)) for level in NOTES.split()],
 }
 
 

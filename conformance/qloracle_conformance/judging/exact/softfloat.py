@@ -1,4 +1,4 @@
-"""Floating-point arithmetic on bit patterns, in Python integers: what the second oracle stands on.
+"""Floating-point arithmetic on bit patterns, in Python integers: the ground of `rational`.
 
 A finite float is an integer times a power of two, so sums, products and quotients of floats are
 exact rationals. Each is computed as one here and rounded once, by `encode`, which is all that this

@@ -1,170 +1,203 @@
-"""One step of Adam in steps of its own: a mutant replaces one and tells why.
+"""One step of Adam in steps: a mutant replaces one of them and says why.
 
-`stepper` and `stepper_8bit` build the two functions out of the steps of S11 and S11b.  Each step is
-handed the numbers of the call and what is known so far: p, g, the old m0 and v0, the new m and v.
+`stepper` and `stepper_8bit` build the two functions from the steps of S11 and S11b.  Each step is
+given the numbers of the call, `k`, and what is known so far, `s`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
 import qloracle
-from qloracle_conformance.mutants.parts import (
-    Array,
-    encoder_8bit,
-    spread,
-)
+from qloracle_conformance.mutants.parts import Array, Step, encoder_8bit, spread
 
 Moments = tuple[Array, Array, Array]
-States = tuple[Array, Array, Array, Array, Array]
-Step = Callable[..., Any]
-K = Any  # the numbers of a call, float32
-S = Any  # what is known so far, float32
+States = tuple[Array, ...]  # m_codes, m_absmax, v_codes, v_absmax
 
-ZERO = 127  # the code of zero in the signed map
+
+class Options(NamedTuple):
+    """The options of a call, as the caller gives them."""
+
+    step: int
+    lr: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decoupled_weight_decay: bool = True
+
+
+class Numbers(NamedTuple):
+    """S11's constants, float32: betas, 1 - beta, 1 - beta^step, and the decay, coupled or not."""
+
+    b1: Any
+    w1: Any
+    c1: Any
+    b2: Any
+    w2: Any
+    c2: Any
+    lr: Any
+    eps: Any
+    wd: Any
+    kept: Any
+
+
+class State(NamedTuple):
+    """What is known so far, flat and float32; until they are made, m and v are the old ones."""
+
+    p: Array
+    g: Array  # with a coupled decay
+    m: Array
+    v: Array
+    d: Array  # the step over lr, once it is made
+    g0: Array  # what came in
+    m0: Array
+    v0: Array
+    dtype: np.dtype[Any]  # of the parameter
+    old: States = ()
+    maps: tuple[Array, ...] = ()
+    blocksize: int = 0
+
+
+Count = Callable[[Options], Numbers]
+Formula = Callable[[Numbers, State], Array]
+Decode = Callable[[Array, Array, Array, int], Array]  # codes, absmax, levels, blocksize
+Code = Callable[[State], States]
+
+
+class Formulas(TypedDict, total=False):
+    """The formulas of a step that differ from S11's."""
+
+    read: Formula  # g
+    first: Formula  # m
+    second: Formula  # v
+    direct: Formula  # d
+    move: Formula  # p
 
 
 # ---- the steps -----------------------------------------------------------------------------------
 
 
-def numbers(
-    *, step: int, lr: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
-    weight_decay: float = 0.0, decoupled_weight_decay: bool = True,
-) -> K:  # fmt: skip
+def numbers(o: Options) -> Numbers:
     """S11's constants: in float64, then each rounded to float32 once."""
-    coupled = not decoupled_weight_decay
-    exact = {
-        "b1": beta1, "w1": 1 - beta1, "c1": 1 - beta1**step, "lr": lr,
-        "b2": beta2, "w2": 1 - beta2, "c2": 1 - beta2**step, "eps": eps,
-        "wd": weight_decay * coupled, "kept": 1 - lr * weight_decay * decoupled_weight_decay,
-    }  # fmt: skip
-    return SimpleNamespace(**{name: np.float32(value) for name, value in exact.items()})
+    exact = Numbers(
+        b1=o.beta1, w1=1 - o.beta1, c1=1 - o.beta1**o.step, lr=o.lr,
+        b2=o.beta2, w2=1 - o.beta2, c2=1 - o.beta2**o.step, eps=o.eps,
+        wd=o.weight_decay * (not o.decoupled_weight_decay),
+        kept=1 - o.lr * o.weight_decay * o.decoupled_weight_decay,
+    )  # fmt: skip
+    return Numbers(*map(np.float32, exact))
 
 
-def gradient(k: K, s: S) -> Array:
-    """G, with a coupled decay added."""
-    return np.asarray(s.g + k.wd * s.p) if k.wd else np.asarray(s.g)
+def float32_betas(o: Options) -> Numbers:
+    """The betas come as float32, and 1 - beta is exact from there."""
+    b1, b2 = float(np.float32(o.beta1)), float(np.float32(o.beta2))
+    return numbers(o._replace(beta1=b1, beta2=b2))
 
 
-def first(k: K, s: S) -> Array:
-    """M'."""
+def gradient(k: Numbers, s: State) -> Array:
+    """The gradient, with a coupled decay added."""
+    return np.asarray(s.g + k.wd * s.p) if k.wd else s.g
+
+
+def first(k: Numbers, s: State) -> Array:
+    """The new m."""
     return np.asarray(k.b1 * s.m0 + k.w1 * s.g)
 
 
-def second(k: K, s: S) -> Array:
-    """V'."""
+def second(k: Numbers, s: State) -> Array:
+    """The new v."""
     return np.asarray(k.b2 * s.v0 + k.w2 * s.g * s.g)
 
 
-def direction(k: K, s: S) -> Array:
+def direction(k: Numbers, s: State) -> Array:
     """The step over lr."""
     return np.asarray((s.m / k.c1) / (np.sqrt(s.v / k.c2) + k.eps))
 
 
-def moved(k: K, s: S) -> Array:
-    """P'."""
+def moved(k: Numbers, s: State) -> Array:
+    """The new parameter."""
     return np.asarray(s.p * k.kept - k.lr * s.d)
 
 
-STEPS = {"read": gradient, "first": first, "second": second, "direct": direction, "move": moved}
-
-
-def after(k: K, s: S) -> Array:
-    """P', decayed after the update."""
+def after(k: Numbers, s: State) -> Array:
+    """The new parameter, decayed after the update."""
     return np.asarray((s.p - k.lr * s.d) * k.kept)
 
 
-def _carry_out(k: K, s: S, steps: dict[str, Step]) -> None:
-    """One step in float32, in place."""
-    with np.errstate(all="ignore"):
-        s.g = steps["read"](k, s)
-        s.m, s.v = steps["first"](k, s), steps["second"](k, s)
-        s.d = steps["direct"](k, s)
-        s.p = steps["move"](k, s)
+def carried_out(k: Numbers, s: State, **own: Unpack[Formulas]) -> State:
+    """One step in float32."""
+    s = s._replace(g=own.get("read", gradient)(k, s))
+    s = s._replace(m=own.get("first", first)(k, s), v=own.get("second", second)(k, s))
+    s = s._replace(d=own.get("direct", direction)(k, s))
+    return s._replace(p=own.get("move", moved)(k, s))
 
 
-def _given(param: Array, grad: Array, m: Array, v: Array) -> S:
-    p, g, m0, v0 = (x.reshape(-1).astype(np.float32) for x in (param, grad, m, v))
-    return SimpleNamespace(p=p, g=g, m0=m0, v0=v0, p0=p, g0=g, dtype=param.dtype)
+def given(param: Array, grad: Array, m: Array, v: Array) -> State:
+    """What a call knows at first."""
+    p, g, m, v = (x.reshape(-1).astype(np.float32) for x in (param, grad, m, v))
+    return State(p, g, m, v, g, g, m, v, param.dtype)
 
 
-def stepper(*, count: Step = numbers, **steps: Step) -> Step:
+def stepper(*, count: Count = numbers, **formulas: Unpack[Formulas]) -> Step:
     """Build adam_step from its steps; `count` makes the numbers of a call."""
 
+    @np.errstate(all="ignore")
     def adam_step(param: Array, grad: Array, m: Array, v: Array, **options: Any) -> Moments:
-        s = _given(param, grad, m, v)
-        with np.errstate(all="ignore"):
-            _carry_out(count(**options), s, {**STEPS, **steps})
-            new = s.p.astype(param.dtype).reshape(param.shape)
+        s = carried_out(count(Options(**options)), given(param, grad, m, v), **formulas)
+        new = s.p.astype(param.dtype).reshape(param.shape)
         return new, s.m.reshape(param.shape), s.v.reshape(param.shape)
 
     return adam_step
 
 
-def decoded(codes: Array, absmax: Array, levels: Array, blocksize: int) -> Array:
-    """S7."""
-    return np.asarray(levels[codes] * spread(absmax, codes.size, blocksize))
-
+# ---- the state of 8 bits -------------------------------------------------------------------------
 
 quantized = encoder_8bit()
 
 
-def coded_by(s: S, maps: tuple[Array, Array], blocksize: int, quantize: Step) -> tuple[Array, ...]:
+def decoded(codes: Array, absmax: Array, levels: Array, blocksize: int) -> Array:
+    """S7: level times absmax."""
+    return np.asarray(levels[codes] * spread(absmax, codes.size, blocksize))
+
+
+def coded_by(quantize: Step) -> Code:
     """Both moments, coded by a quantizer."""
-    m, v = (quantize(x, y, blocksize=blocksize) for x, y in zip((s.m, s.v), maps, strict=True))
-    return (*m, *v)
+
+    def code(s: State) -> States:
+        signed, unsigned = s.maps
+        m = quantize(s.m, signed, blocksize=s.blocksize)
+        return (*m, *quantize(s.v, unsigned, blocksize=s.blocksize))
+
+    return code
 
 
-def coded(s: S, maps: tuple[Array, Array], blocksize: int) -> tuple[Array, ...]:
-    """S4 and S5 of both moments."""
-    return coded_by(s, maps, blocksize, quantized)
+coded = coded_by(quantized)  # S4 and S5
 
 
 def stepper_8bit(
-    *, count: Step = numbers, decode: Step = decoded, code: Step = coded, **steps: Step
-) -> Step:
+    *, count: Count = numbers, decode: Decode = decoded, code: Code = coded,
+    **formulas: Unpack[Formulas],
+) -> Step:  # fmt: skip
     """Build adam_step_8bit from its steps."""
 
+    @np.errstate(all="ignore")
     def adam_step_8bit(
         param: Array, grad: Array, m_codes: Array, m_absmax: Array, v_codes: Array,
         v_absmax: Array, *, blocksize: int = 256, m_codebook: Array | None = None,
         v_codebook: Array | None = None, **options: Any,
-    ) -> States:  # fmt: skip
-        maps = (
-            qloracle.dynamic_codebook() if m_codebook is None else m_codebook,
-            qloracle.dynamic_codebook(signed=False) if v_codebook is None else v_codebook,
+    ) -> tuple[Array, ...]:  # fmt: skip
+        signed = qloracle.dynamic_codebook() if m_codebook is None else m_codebook
+        unsigned = qloracle.dynamic_codebook(signed=False) if v_codebook is None else v_codebook
+        m = decode(m_codes, m_absmax, signed, blocksize)
+        v = decode(v_codes, v_absmax, unsigned, blocksize)
+        s = given(param, grad, m, v)._replace(
+            old=(m_codes, m_absmax, v_codes, v_absmax), maps=(signed, unsigned), blocksize=blocksize
         )
-        with np.errstate(all="ignore"):
-            m = decode(m_codes, m_absmax, maps[0], blocksize)
-            v = decode(v_codes, v_absmax, maps[1], blocksize)
-            s = _given(param, grad, m, v)
-            s.old = (m_codes, m_absmax, v_codes, v_absmax)
-            _carry_out(count(**options), s, {**STEPS, **steps})
-            states = code(s, maps, blocksize)
-            return (s.p.astype(param.dtype).reshape(param.shape), *states)
+        s = carried_out(count(Options(**options)), s, **formulas)
+        return (s.p.astype(param.dtype).reshape(param.shape), *code(s))
 
     return adam_step_8bit
-
-
-def changed(**new: Callable[[Any], float]) -> Step:
-    """`numbers` with some options replaced by a function of the options."""
-
-    def count(**options: Any) -> K:
-        asked = SimpleNamespace(**options)
-        return numbers(**options | {name: make(asked) for name, make in new.items()})
-
-    return count
-
-
-def without(*names: str) -> Step:
-    """`numbers` with some constants at 1."""
-
-    def count(**options: Any) -> K:
-        ones = dict.fromkeys(names, np.float32(1))
-        return SimpleNamespace(**{**vars(numbers(**options)), **ones})
-
-    return count

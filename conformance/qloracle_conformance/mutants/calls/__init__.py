@@ -1,0 +1,3 @@
+from qloracle_conformance.mutants.calls import faulty, forms
+
+MODULES = (faulty, forms)

@@ -3,23 +3,23 @@
 Only implementations on tensors are handed views, so these are kernels on torch tensors.  They do
 what a kernel does that takes a tensor's pointer and forgets the rest.
 """
-# ruff: noqa: D102 (the class tells the story of its functions)
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 import qloracle
 from qloracle_conformance.calling import frameworks
-from qloracle_conformance.mutants.parts import Array, Right
+from qloracle_conformance.mutants.parts import Array, Step, fault, variant
 
-Kernel = Callable[..., Any]
+TORCH = {"arrays": "torch"}
+Read = Callable[[Any], Any]  # a tensor -> what the kernel takes for it
 
 
-def kernel(name: str, read: Callable[[Any], Any] = lambda tensor: tensor) -> Kernel:
+def kernel(name: str, read: Read = lambda tensor: tensor) -> Step:
     """A kernel on tensors that is right but for how it reads them."""
 
     def call(*tensors: Any, **options: Any) -> Any:
@@ -49,170 +49,94 @@ def from_memory(tensor: Any, start: int) -> Any:
     return tensor.as_strided(tensor.shape, steps, start)
 
 
-class OnTensors(Right):
-    """Every function on tensors, in whatever form they come."""
-
-    lawful = True
-    arrays = "torch"
-    quantize_4bit = staticmethod(kernel("quantize_4bit"))
-    dequantize_4bit = staticmethod(kernel("dequantize_4bit"))
-    quantize_blockwise = staticmethod(kernel("quantize_blockwise"))
-    dequantize_blockwise = staticmethod(kernel("dequantize_blockwise"))
-    quantize_absmax = staticmethod(kernel("quantize_absmax"))
-    dequantize_absmax = staticmethod(kernel("dequantize_absmax"))
+def _no_views(packed: Any, absmax: Any, **options: Any) -> Any:
+    if packed.storage_offset() or not packed.is_contiguous():
+        raise ValueError("packed is a view")
+    return kernel("dequantize_4bit")(packed, absmax, **options)
 
 
-class RefusesViews(Right):
-    """It refuses views, and says so in its limits."""
-
-    lawful = True
-    arrays = "torch"
-    limits: ClassVar[dict[str, list[str]]] = {"views": []}
-
-    @staticmethod
-    def dequantize_4bit(packed: Any, absmax: Any, **options: Any) -> Any:
-        if packed.storage_offset() or not packed.is_contiguous():
-            raise ValueError("packed is a view")
-        return OnTensors.dequantize_4bit(packed, absmax, **options)
+def _columns_for_rows(tensor: Any) -> Any:
+    transposed = tensor.ndim > 1 and tensor.stride(0) == 1 and not tensor.is_contiguous()
+    return from_memory(tensor, 0) if transposed else tensor
 
 
-class WritesIntoOut(Right):
-    """It writes its results into `out` where that is given."""
-
-    lawful = True
-
-    @staticmethod
-    def dequantize_4bit(packed: Array, absmax: Array, *, out: Any = None, **options: Any) -> Array:
-        values: Array = qloracle.dequantize_4bit(packed, absmax, **options)
-        if out is None:
-            return values
-        out[...] = values
-        return np.asarray(out)
-
-
-class IgnoresStrides(Right):
-    """The kernel reads from the tensor's pointer on, as if it were contiguous."""
-
-    kills = "P5"
-    arrays = "torch"
-    quantize_4bit = staticmethod(
-        kernel("quantize_4bit", lambda t: from_memory(t, t.storage_offset()))
-    )
-
-
-def is_transposed(tensor: Any) -> bool:
-    """True where the first axis lies closest in memory."""
-    return bool(tensor.ndim > 1 and tensor.stride(0) == 1 and not tensor.is_contiguous())
-
-
-class TakesColumnsForRows(Right):
-    """A transposed tensor is read as it lies in memory: its columns pass for rows."""
-
-    kills = "P5"
-    arrays = "torch"
-    quantize_blockwise = staticmethod(
-        kernel("quantize_blockwise", lambda t: from_memory(t, 0) if is_transposed(t) else t)
-    )
-
-
-class ReadsFromTheStorage(Right):
-    """The kernel takes the pointer of the storage, not that of the view in it."""
-
-    kills = "P5"
-    arrays = "torch"
-    dequantize_4bit = staticmethod(
-        kernel("dequantize_4bit", lambda t: from_memory(t, 0) if t.is_contiguous() else t)
-    )
-
-
-def aligned(tensor: Any) -> Any:
+def _rounded_down(tensor: Any) -> Any:
     """What a load from the next lower multiple of 16 bytes finds."""
     lanes = 16 // tensor.itemsize
     start = tensor.storage_offset() // lanes * lanes
     return from_memory(tensor, start) if tensor.is_contiguous() else tensor
 
 
-class RoundsThePointerDown(Right):
-    """A vector load of 16 bytes takes the aligned address below the pointer."""
-
-    kills = "P5"
-    arrays = "torch"
-    dequantize_blockwise = staticmethod(kernel("dequantize_blockwise", aligned))
-
-
-class TakesStridesOfZero(Right):
-    """It takes the number of elements for the size of the memory and reads what follows it."""
-
-    kills = "P5"
-    arrays = "torch"
-
-    @staticmethod
-    def dequantize_absmax(codes: Any, nested_absmax: Any, offset: Any, **options: Any) -> Any:
-        if nested_absmax.numel() > 1 and nested_absmax.stride(0) == 0:  # as if noise came after
-            nested_absmax = nested_absmax.clone()
-            nested_absmax[1:] = 1e-3
-        return OnTensors.dequantize_absmax(codes, nested_absmax, offset, **options)
+def _stride_of_zero(codes: Any, nested_absmax: Any, offset: Any, **options: Any) -> Any:
+    if nested_absmax.numel() > 1 and nested_absmax.stride(0) == 0:  # as if noise came after
+        nested_absmax = nested_absmax.clone()
+        nested_absmax[1:] = 1e-3
+    return kernel("dequantize_absmax")(codes, nested_absmax, offset, **options)
 
 
-class FlattensByView(Right):
-    """It calls `view(-1)`, which some strides do not allow, and declares no limit."""
-
-    kills = "P5"
-    arrays = "torch"
-    quantize_4bit = staticmethod(kernel("quantize_4bit", lambda t: t.view(-1)))
+def _scratch_in_the_gaps(absmax: Any, **options: Any) -> Any:
+    if absmax.ndim and absmax.stride(0) == 2:
+        absmax.as_strided(absmax.shape, (2,), absmax.storage_offset() + 1).zero_()
+    return kernel("quantize_absmax")(absmax, **options)
 
 
-class ScratchBetweenElements(Right):
-    """It takes the memory between the elements of a strided tensor for its own (rule P2)."""
+def into(function: Step, write: Callable[..., Any]) -> Step:
+    """The function with `out`, into which it writes in its own way."""
 
-    kills = "P2"
-    arrays = "torch"
-
-    @staticmethod
-    def quantize_absmax(absmax: Any, **options: Any) -> Any:
-        if absmax.ndim and absmax.stride(0) == 2:
-            absmax.as_strided(absmax.shape, (2,), absmax.storage_offset() + 1).zero_()
-        return OnTensors.quantize_absmax(absmax, **options)
-
-
-class ForgetsOut(Right):
-    """It takes `out` and leaves it as it was."""
-
-    kills = "P5"
-
-    @staticmethod
-    def quantize_4bit(x: Array, *, out: Any = None, **options: Any) -> Any:
-        return qloracle.quantize_4bit(x, **options) if out is None else None
-
-
-class WritesWholeBlocksOnly(Right):
-    """The short last block never reaches `out`."""
-
-    kills = "P5"
-
-    @staticmethod
-    def dequantize_blockwise(
-        codes: Array, absmax: Array, codebook: Array, *, out: Any = None, **options: Any
-    ) -> Any:
-        values = qloracle.dequantize_blockwise(codes, absmax, codebook, **options)
+    def call(*arrays: Array, out: Any = None, **options: Any) -> Any:
+        values = function(*arrays, **options)
         if out is None:
             return values
-        whole = values.size - values.size % options["blocksize"]
-        out.reshape(-1)[:whole] = values.reshape(-1)[:whole]
-        return None
-
-
-class AddsToOut(Right):
-    """It adds its results to what `out` held before."""
-
-    kills = "P5"
-
-    @staticmethod
-    def dequantize_absmax(
-        codes: Array, nested_absmax: Array, offset: Any, *, out: Any = None, **options: Any
-    ) -> Any:
-        values = qloracle.dequantize_absmax(codes, nested_absmax, offset, **options)
-        if out is None:
-            return values
-        out += values
+        write(out, values, **options)
         return out
+
+    return call
+
+
+def _whole_blocks(out: Array, values: Array, *, blocksize: int, **_: Any) -> None:
+    whole = values.size - values.size % blocksize
+    out.reshape(-1)[:whole] = values.reshape(-1)[:whole]
+
+
+# fmt: off
+# ---- views ---------------------------------------------------------------------------------------
+OnTensors = variant("", "Every function on tensors, whatever their strides and offsets.",
+    TORCH, **{name: kernel(name) for name in (
+        "quantize_4bit", "dequantize_4bit", "quantize_blockwise", "dequantize_blockwise",
+        "quantize_absmax", "dequantize_absmax")})
+RefusesViews = variant("", "It refuses views, and says so in its limits.",
+    TORCH | {"limits": {"views": []}}, dequantize_4bit=_no_views)
+IgnoresStrides = fault("P5",
+    "The kernel reads on from the tensor's pointer, as if it were contiguous.",
+    TORCH, quantize_4bit=kernel("quantize_4bit", lambda t: from_memory(t, t.storage_offset())))
+TakesColumnsForRows = fault("P5",
+    "A transposed tensor is read as it lies in memory: its columns pass for rows.",
+    TORCH, quantize_blockwise=kernel("quantize_blockwise", _columns_for_rows))
+ReadsFromTheStorage = fault("P5",
+    "The kernel takes the pointer of the storage, not that of the view in it.",
+    TORCH, dequantize_4bit=kernel("dequantize_4bit",
+        lambda t: from_memory(t, 0) if t.is_contiguous() else t))
+RoundsThePointerDown = fault("P5",
+    "A vector load of 16 bytes takes the aligned address below the pointer.",
+    TORCH, dequantize_blockwise=kernel("dequantize_blockwise", _rounded_down))
+TakesStridesOfZero = fault("P5",
+    "It reads as many elements as the shape has, and past the one that is there.",
+    TORCH, dequantize_absmax=_stride_of_zero)
+FlattensByView = fault("P5",
+    "It calls `view(-1)`, which some strides do not allow, and declares no limit.",
+    TORCH, quantize_4bit=kernel("quantize_4bit", lambda t: t.view(-1)))
+ScratchBetweenElements = fault("P2",
+    "It uses the memory between the elements of a strided tensor as scratch (rule P2).",
+    TORCH, quantize_absmax=_scratch_in_the_gaps)
+
+# ---- out= ----------------------------------------------------------------------------------------
+WritesIntoOut = variant("", "It writes its results into `out` where that is given.",
+    dequantize_4bit=into(
+        qloracle.dequantize_4bit, lambda out, values, **_: np.copyto(out, values)))
+ForgetsOut = fault("P5", "It accepts `out` and leaves it as it was.",
+    quantize_4bit=into(qloracle.quantize_4bit, lambda out, values, **_: None))
+WritesWholeBlocksOnly = fault("P5", "The short last block never reaches `out`.",
+    dequantize_blockwise=into(qloracle.dequantize_blockwise, _whole_blocks))
+AddsToOut = fault("P5", "It adds its results to what `out` held before.",
+    dequantize_absmax=into(
+        qloracle.dequantize_absmax, lambda out, values, **_: np.add(out, values, out=out)))

@@ -1,283 +1,143 @@
 """Wrong tables (S1) and wrong thresholds (S2): the lists of numbers that a port types in."""
-# ruff: noqa: D102 (the class tells the story of its functions)
 
 from __future__ import annotations
-
-import math
-from typing import Any
 
 import numpy as np
 
 import qloracle
+from qloracle_conformance.mutants.codes.steps import (
+    fp4_encoder,
+    levels_with,
+    nf4_encoder,
+    with_entry,
+)
 from qloracle_conformance.mutants.parts import (
     BFLOAT16,
     NF4,
     Array,
-    Right,
+    Levels,
     Step,
+    Thresholds,
     coded,
     counted,
     decoder,
-    divided,
+    decoder_8bit,
     encoder,
     encoder_8bit,
-    nf4_as,
-    packed_pairs,
-    peaks,
+    fault,
     rounded,
-    widened,
-    with_entry,
+    then,
 )
 
+FP4 = qloracle.fp4_codebook()
+DYNAMIC = qloracle.dynamic_codebook()
+
+
+def _both(levels: Levels) -> dict[str, Step]:
+    """Both 4-bit functions over the same levels."""
+    return {"quantize_4bit": encoder(levels=levels), "dequantize_4bit": decoder(levels=levels)}
+
+
+def _at_or_above(q: Array, thresholds: Array) -> Array:
+    return np.searchsorted(thresholds, q, side="right")
+
+
+def _moved(place: int, move: Thresholds) -> Thresholds:
+    """NF4's thresholds with one of them moved."""
+
+    def thresholds(table: Array) -> Array:
+        right = qloracle.thresholds(table)
+        known = np.array_equal(table, NF4)
+        return with_entry(right, place, move(right)[place]) if known else right
+
+    return thresholds
+
+
+def _mirrored(q: Array) -> Array:
+    """NF4's codes, those of negative values counted from the other end."""
+    above = coded(np.abs(q), NF4, "nf4", qloracle.thresholds, counted)
+    return np.where(q < 0, 14 - np.minimum(above, 14), above)
+
+
+def _on_a_grid(q: Array, thresholds: Array) -> Array:
+    half = np.float32(32767.5)
+    return counted(np.floor((q + 1) * half + np.float32(0.5)) / half - 1, thresholds)
+
+
+# fmt: off
 # ---- S1: the table -------------------------------------------------------------------------------
-
-
-class FourDecimals(Right):
-    """The table is typed with four decimals (torchao's nf4tensor.py; pytorch/ao #295)."""
-
-    kills = "S1"
-    levels = nf4_as(NF4.astype(np.float64).round(4).astype(np.float32))
-    quantize_4bit = staticmethod(encoder(levels=levels))
-    dequantize_4bit = staticmethod(decoder(levels=levels))
-
-
-class PaperOffset(Right):
-    """The table is computed by the paper's formula, not with bitsandbytes' constant (rule S1)."""
-
-    kills = "S1"
-    levels = nf4_as(qloracle.normal_float_codebook(4))
-    quantize_4bit = staticmethod(encoder(levels=levels))
-    dequantize_4bit = staticmethod(decoder(levels=levels))
-
-
-class NotesTable(Right):
-    """The symmetric table of study notes, which has no zero, is sold as nf4 (rule S1)."""
-
-    kills = "S1"
-    levels = nf4_as(qloracle.notes_codebook())
-    quantize_4bit = staticmethod(encoder(levels=levels))
-    dequantize_4bit = staticmethod(decoder(levels=levels))
-
-
-class ZeroIsCodeNought(Right):
-    """Code 0 names zero and codes 1 to 7 the negatives; a round trip sees nothing (trueno #195)."""
-
-    kills = "S1"
-    levels = nf4_as(np.concatenate([NF4[7:8], NF4[:7], NF4[8:]]))
-    quantize_4bit = staticmethod(encoder(levels=levels))
-    dequantize_4bit = staticmethod(decoder(levels=levels))
-
-
-class BFloat16Table(Right):
-    """The decoder keeps its table in bfloat16 (pytorch/ao #295: a table in the weight's type)."""
-
-    kills = "S1"
-    dequantize_4bit = staticmethod(decoder(levels=nf4_as(rounded(NF4, BFLOAT16))))
-
-
-class TypingSlip(Right):
-    """One level is typed as 0.24611294 and not 0.24611230 (trueno #195: hand-typed tables)."""
-
-    kills = "S1"
-    dequantize_4bit = staticmethod(decoder(levels=nf4_as(with_entry(NF4, 10, 0.24611294))))
-
-
-class TwoDigits(Right):
-    """One level is rounded to two digits: a mean error over random weights cannot see it (S1)."""
-
-    kills = "S1"
-    dequantize_4bit = staticmethod(decoder(levels=nf4_as(with_entry(NF4, 14, 0.72))))
-
-
-class AlmostZero(Right):
-    """The level of zero is 0.001, so that padding and pruned weights move (rule S1)."""
-
-    kills = "S1"
-    dequantize_4bit = staticmethod(decoder(levels=nf4_as(with_entry(NF4, 7, 1e-3))))
-
-
-def _fp4_by_size(quant_type: str) -> Array:
-    """FP4 with its codes in the order of the magnitudes."""
-    table = qloracle.codebook(quant_type)
-    if quant_type != "fp4":
-        return table
-    return np.concatenate([np.sort(table[:8]), -np.sort(table[:8])])
-
-
-class FP4BySize(Right):
-    """FP4's codes follow the size of the magnitudes, as E2M1's do, and not bitsandbytes' table."""
-
-    kills = "S1"
-    dequantize_4bit = staticmethod(decoder(levels=_fp4_by_size))
-
-
-class FP4Truncated(Right):
-    """FP4's smallest level is typed as 0.00520833, 7 ulp too small (bitsandbytes #2025)."""
-
-    kills = "S1"
-    dequantize_4bit = staticmethod(
-        decoder(
-            levels=lambda name: (
-                with_entry(qloracle.fp4_codebook(), 1, 0.00520833)
-                if name == "fp4"
-                else qloracle.codebook(name)
-            )
-        )
-    )
-
+FourDecimals = fault("S1",
+    "The table is typed with four decimals (torchao's nf4tensor.py; pytorch/ao #295).",
+    **_both(levels_with(nf4=NF4.astype(np.float64).round(4).astype(np.float32))))
+PaperOffset = fault("S1",
+    "The table is computed by the paper's formula, not with bitsandbytes' constant (rule S1).",
+    **_both(levels_with(nf4=qloracle.normal_float_codebook(4))))
+NotesTable = fault("S1",
+    "The symmetric table of study notes, which has no zero, is sold as nf4 (rule S1).",
+    **_both(levels_with(nf4=qloracle.notes_codebook())))
+ZeroIsCodeNought = fault("S1",
+    "Code 0 names zero and codes 1 to 7 the negatives; a round trip sees nothing (trueno #195).",
+    **_both(levels_with(nf4=np.concatenate([NF4[7:8], NF4[:7], NF4[8:]]))))
+BFloat16Table = fault("S1",
+    "The decoder keeps its table in bfloat16 (pytorch/ao #295: a table in the weight's type).",
+    dequantize_4bit=decoder(levels=levels_with(nf4=rounded(NF4, BFLOAT16))))
+TypingSlip = fault("S1",
+    "One level is typed as 0.24611294 and not 0.24611230 (trueno #195: hand-typed tables).",
+    dequantize_4bit=decoder(levels=levels_with(nf4=with_entry(NF4, 10, 0.24611294))))
+TwoDigits = fault("S1",
+    "One level is rounded to two digits: a mean error over random weights cannot see it (S1).",
+    dequantize_4bit=decoder(levels=levels_with(nf4=with_entry(NF4, 14, 0.72))))
+AlmostZero = fault("S1",
+    "The level of zero is 0.001, so that padding and pruned weights move (rule S1).",
+    dequantize_4bit=decoder(levels=levels_with(nf4=with_entry(NF4, 7, 1e-3))))
+FP4BySize = fault("S1",
+    "FP4's codes follow the size of the magnitudes, as E2M1's do, and not bitsandbytes' table.",
+    dequantize_4bit=decoder(
+        levels=levels_with(fp4=np.append(np.sort(FP4[:8]), -np.sort(FP4[:8])))))
+FP4Truncated = fault("S1",
+    "FP4's smallest level is typed as 0.00520833, 7 ulp too small (bitsandbytes #2025).",
+    dequantize_4bit=decoder(levels=levels_with(fp4=with_entry(FP4, 1, 0.00520833))))
 
 # ---- S2: the thresholds --------------------------------------------------------------------------
+TieTakesUpper = fault("S2", "A tie takes the upper code, >= for > (web-rwkv's quant_mat_nf4.wgsl).",
+    quantize_4bit=encoder(count=_at_or_above))
+TieTakesUpper8Bit = fault("S2", "A tie takes the upper code in the 8-bit quantizer (rule S2).",
+    quantize_blockwise=encoder_8bit(count=_at_or_above))
+ThresholdOneUlp = fault("S2", "One threshold lies one float32 too high (nncf #3387).",
+    quantize_4bit=encoder(thresholds=_moved(5, lambda right: np.nextafter(right, np.float32(1)))))
+ThresholdOff = fault("S2",
+    "One threshold lies 0.005 too high; 95 % of the codes still match (rule S2).",
+    quantize_4bit=encoder(thresholds=_moved(10, lambda right: right + 0.005)))
+Float16Distances = fault("S2", "The nearest level is found by distances in float16 (rule S2).",
+    quantize_4bit=nf4_encoder(
+        lambda q: np.abs(np.subtract.outer(q, NF4, dtype=np.float16)).argmin(axis=1)))
+MirroredThresholds = fault("S2",
+    "Negative values take the mirrored code of their magnitude; NF4 is not symmetric (rule S2).",
+    quantize_4bit=nf4_encoder(_mirrored))
+FP4WithoutSign = fault("S5", "FP4's sign bit is never set (rule S5).",
+    quantize_4bit=fp4_encoder(
+        then(qloracle.quantize_4bit, lambda packed, absmax: (packed & np.uint8(0x77), absmax))))
+LowerLevel8Bit = fault("S2",
+    "The 8-bit quantizer takes the level below, not the nearest (bitsandbytes #1582).",
+    quantize_blockwise=encoder_8bit(thresholds=lambda table: table[1:]))
 
-
-def _at_or_above(q: Array, cuts: Array) -> Array:
-    return np.searchsorted(cuts, q, side="right")
-
-
-class TieTakesUpper(Right):
-    """A tie takes the upper code, >= for > (web-rwkv's quant_mat_nf4.wgsl)."""
-
-    kills = "S2"
-    quantize_4bit = staticmethod(encoder(count=_at_or_above))
-
-
-class TieTakesUpper8Bit(Right):
-    """A tie takes the upper code in the 8-bit quantizer (rule S2)."""
-
-    kills = "S2"
-    quantize_blockwise = staticmethod(encoder_8bit(count=_at_or_above))
-
-
-def _moved(place: int, by: float) -> Step:
-    """Thresholds of which one is moved; `by` infinity moves it by one float32."""
-
-    def cuts(table: Array) -> Array:
-        right = qloracle.thresholds(table)
-        if not np.array_equal(table, NF4):
-            return right
-        wrong = np.nextafter(right[place], np.float32(by)) if math.isinf(by) else right[place] + by
-        return with_entry(right, place, wrong)
-
-    return cuts
-
-
-class ThresholdOneUlp(Right):
-    """One threshold lies one float32 too high (nncf #3387)."""
-
-    kills = "S2"
-    quantize_4bit = staticmethod(encoder(cuts=_moved(5, math.inf)))
-
-
-class ThresholdOff(Right):
-    """One threshold lies 0.005 too high; 95 % of the codes still match (rule S2)."""
-
-    kills = "S2"
-    quantize_4bit = staticmethod(encoder(cuts=_moved(10, 0.005)))
-
-
-class Float16Distances(Right):
-    """The nearest level is searched by distances in float16 (rule S2)."""
-
-    kills = "S2"
-
-    @staticmethod
-    def quantize_4bit(x: Array, *, blocksize: int = 64) -> tuple[Array, Array]:
-        flat = widened(x)
-        absmax = peaks(flat, blocksize)
-        q = divided(flat, absmax, blocksize).astype(np.float16)
-        distances = np.abs(q[:, None] - NF4.astype(np.float16))
-        return packed_pairs(distances.argmin(axis=1).astype(np.uint8)), absmax
-
-
-class MirroredThresholds(Right):
-    """Negative values take the mirrored code of their magnitude; NF4 is not symmetric (rule S2)."""
-
-    kills = "S2"
-
-    @staticmethod
-    def quantize_4bit(x: Array, *, blocksize: int = 64) -> tuple[Array, Array]:
-        flat = widened(x)
-        absmax = peaks(flat, blocksize)
-        q = divided(flat, absmax, blocksize)
-        above = coded(np.abs(q), NF4, "nf4", qloracle.thresholds, counted)
-        return packed_pairs(np.where(q < 0, 14 - np.minimum(above, 14), above)), absmax
-
-
-class FP4WithoutSign(Right):
-    """FP4's sign bit is never set (rule S5)."""
-
-    kills = "S5"
-
-    @staticmethod
-    def quantize_4bit(
-        x: Array, *, blocksize: int = 64, quant_type: str = "nf4"
-    ) -> tuple[Array, Array]:
-        packed, absmax = qloracle.quantize_4bit(x, blocksize=blocksize, quant_type=quant_type)
-        return packed & np.uint8(0x77 if quant_type == "fp4" else 0xFF), absmax
-
-
-class LowerLevel8Bit(Right):
-    """The 8-bit quantizer takes the level below, not the nearest (bitsandbytes #1582)."""
-
-    kills = "S2"
-    quantize_blockwise = staticmethod(encoder_8bit(cuts=lambda table: table[1:]))
-
-
-class GridOf65536(Right):
-    """A look-up on 65,536 bins, none of which is zero: 0 is read as 1.5e-5 (bitsandbytes #1901)."""
-
-    kills = "S5"
-    quantize_blockwise = staticmethod(
-        encoder_8bit(
-            count=lambda q, cuts: counted(
-                np.floor((q + 1) * np.float32(32767.5) + np.float32(0.5)) / np.float32(32767.5) - 1,
-                cuts,
-            )
-        )
-    )
-
-
-class LastLevelNeverUsed(Right):
-    """A binary search over the pivots 127, 63, ... that cannot reach the last level (rule S5)."""
-
-    kills = "S5"
-    quantize_blockwise = staticmethod(
-        encoder_8bit(count=lambda q, cuts: np.minimum(counted(q, cuts), cuts.size - 1))
-    )
-
-
-class CodebookIgnored(Right):
-    """Both 8-bit functions use the signed dynamic map, whatever map is passed in (rule S5)."""
-
-    kills = "S5"
-
-    @staticmethod
-    def quantize_blockwise(
-        x: Array, codebook: Array, *, blocksize: int = 256
-    ) -> tuple[Array, Array]:
-        return qloracle.quantize_blockwise(x, qloracle.dynamic_codebook(), blocksize=blocksize)
-
-    @staticmethod
-    def dequantize_blockwise(codes: Array, absmax: Array, codebook: Array, **options: Any) -> Array:
-        return qloracle.dequantize_blockwise(codes, absmax, qloracle.dynamic_codebook(), **options)
-
-
-class MagnitudesOnly(Right):
-    """A map without negative levels is taken for a map of magnitudes (rule S5)."""
-
-    kills = "S5"
-    quantize_blockwise = staticmethod(
-        encoder_8bit(count=lambda q, cuts: counted(np.abs(q) if cuts[0] > 0 else q, cuts))
-    )
-
-
-class ShortMapPadded(Right):
-    """A search of eight steps reads beyond the end of a map of fewer than 256 levels (rule S5)."""
-
-    kills = "S5"
-    quantize_blockwise = staticmethod(
-        encoder_8bit(
-            count=lambda q, cuts: np.where(
-                (cuts.size < 255) & (q > cuts[-1]), 255, counted(q, cuts)
-            )
-        )
-    )
+# ---- S5: the search in a map of 8 bits -----------------------------------------------------------
+GridOf65536 = fault("S5",
+    "A look-up on 65,536 bins, none of which is zero: 0 is read as 1.5e-5 (bitsandbytes #1901).",
+    quantize_blockwise=encoder_8bit(count=_on_a_grid))
+LastLevelNeverUsed = fault("S5",
+    "A binary search over the pivots 127, 63, ... that cannot reach the last level (rule S5).",
+    quantize_blockwise=encoder_8bit(count=lambda q, thresholds:
+        np.minimum(counted(q, thresholds), thresholds.size - 1)))
+CodebookIgnored = fault("S5",
+    "Both 8-bit functions use the signed dynamic map, whatever map is passed in (rule S5).",
+    quantize_blockwise=encoder_8bit(thresholds=lambda _: qloracle.thresholds(DYNAMIC)),
+    dequantize_blockwise=decoder_8bit(levels=lambda _: DYNAMIC))
+MagnitudesOnly = fault("S5",
+    "A map without negative levels is taken for a map of magnitudes (rule S5).",
+    quantize_blockwise=encoder_8bit(count=lambda q, thresholds:
+        counted(np.abs(q) if thresholds[0] > 0 else q, thresholds)))
+ShortMapPadded = fault("S5",
+    "A search of eight steps reads beyond the end of a map of fewer than 256 levels (rule S5).",
+    quantize_blockwise=encoder_8bit(count=lambda q, thresholds:
+        np.where((thresholds.size < 255) & (q > thresholds[-1]), 255, counted(q, thresholds))))

@@ -1,0 +1,3 @@
+from qloracle_conformance.mutants.lora import faulty, lawful
+
+MODULES = (faulty, lawful)

@@ -2,181 +2,109 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
-from qloracle_conformance.mutants.lora.steps import Layer, backward, forward, in_own_type, merged
-from qloracle_conformance.mutants.parts import Array, Right
+from qloracle_conformance.mutants.lora import steps
+from qloracle_conformance.mutants.lora.steps import Layer, backward, forward, in_own_type, unscaled
+from qloracle_conformance.mutants.parts import Array, variant
 from qloracle_conformance.mutants.products import sums
 from qloracle_conformance.mutants.products.steps import in_type_of_rows, wide
 
-
-class ScalingOnTheBranch(Right):
-    """The branch is scaled where it ends, and the library adds."""
-
-    lawful = True
-    lora_forward, qlora_forward = forward()
-    lora_backward, qlora_backward = backward()
+TRUNCATED = {"accumulate": "truncated"}
 
 
-class ScalingOnA(Right):
-    """s A is made first, one product after the other."""
-
-    lawful = True
-    lora_forward, qlora_forward = forward(
-        sides=lambda a, b, s: (np.float32(s) * wide(a), wide(b), np.float32(1)),
-        total=sums.in_order,
-    )
+# ---- steps in another order ----------------------------------------------------------------------
 
 
-class ScalingOnB(Right):
-    """s B is made first, sums from the end."""
-
-    lawful = True
-    lora_forward, qlora_forward = forward(
-        sides=lambda a, b, s: (wide(a), np.float32(s) * wide(b), np.float32(1)),
-        total=sums.from_the_end,
-    )
+def _ba(own: Layer) -> Array:
+    return own.total(own.b, own.a.T)  # out, in
 
 
-class ScalingOnHidden(Right):
-    """h and g are scaled as soon as they are there; sums as trees."""
-
-    lawful = True
-    lora_forward, qlora_forward = forward(
-        hidden=lambda h, own: own.s * h,
-        y=lambda own: own.total(own.x, own.w) + own.total(own.h, own.b),
-        total=sums.tree,
-    )
-    lora_backward, qlora_backward = backward(
-        hidden=lambda h, own: own.s * h,
-        dx=lambda own, dy, g: own.total(dy, own.w.T) + own.total(g, own.a.T) * own.mask,
-        da=lambda own, dy, g: own.total(g.T, own.masked.T),
-        db=lambda own, dy, g: own.total(dy.T, own.h.T),
-        total=sums.tree,
-    )
+def _dw(own: Layer, dy: Array) -> Array:
+    return own.total(dy.T, own.masked.T)  # out, in: the gradient of B A
 
 
-class BranchAddedOnTheWay(Right):
-    """One sum holds both: the products of the branch are added to those of x W'."""
-
-    lawful = True
-
-    @staticmethod
-    def _y(own: Layer) -> Array:
-        rows = np.concatenate([own.x, own.s * own.h], axis=1)
-        return own.total(rows, np.concatenate([own.w, own.b], axis=1))
-
-    lora_forward, qlora_forward = forward(y=_y, total=sums.in_order)
+def _one_sum(own: Layer) -> Array:
+    rows = np.concatenate([own.x, own.s * own.h], axis=1)
+    return own.total(rows, np.concatenate([own.w, own.b], axis=1))
 
 
-class AdapterMultipliedFirst(Right):
-    """B A is made before x is there: the other order of the three matrices."""
-
-    lawful = True
-
-    @staticmethod
-    def _y(own: Layer) -> Array:
-        return np.asarray(
-            own.total(own.x, own.w) + own.s * own.total(own.masked, own.total(own.b, own.a.T))
-        )
-
-    @staticmethod
-    def _dx(own: Layer, dy: Array, g: Array) -> Array:
-        both = own.total(own.b, own.a.T)  # out, in
-        return np.asarray(own.total(dy, own.w.T) + own.s * own.total(dy, both.T) * own.mask)
-
-    @staticmethod
-    def _da(own: Layer, dy: Array, g: Array) -> Array:
-        return np.asarray(own.s * own.total(own.b.T, own.total(dy.T, own.masked.T).T))
-
-    @staticmethod
-    def _db(own: Layer, dy: Array, g: Array) -> Array:
-        return np.asarray(own.s * own.total(own.total(dy.T, own.masked.T), own.a))
-
-    lora_forward, qlora_forward = forward(y=_y)
-    lora_backward, qlora_backward = backward(dx=_dx, da=_da, db=_db)
+# ---- every step a call of a library, which returns the type of x ---------------------------------
 
 
-class LayerOnTensorCores(Right):
-    """All products on tensor cores, which cut off: found on a packed weight, else declared."""
-
-    lawful = True
-    adopts = "accumulate: truncated"
-    dialect: ClassVar[dict[str, dict[str, str]]] = {
-        "lora_forward": {"accumulate": "truncated"},
-        "lora_backward": {"accumulate": "truncated"},
-    }
-    lora_forward, qlora_forward = forward(total=sums.tensor_core)
-    lora_backward, qlora_backward = backward(total=sums.tensor_core)
+def _separate(own: Layer) -> Layer:
+    masked = in_own_type(own.masked, own)
+    return own._replace(masked=masked, h=in_own_type(own.total(masked, own.a), own))
 
 
-class PackedInTypeOfX(Right):
-    """The packed weight is decoded into the type of x."""
-
-    lawful = True
-    adopts = "product_weights: own"
-    qlora_forward = forward(decode=in_type_of_rows)[1]
-    qlora_backward = backward(decode=in_type_of_rows)[1]
+def _separate_g(own: Layer, dy: Array) -> tuple[Array, Array]:
+    scaled = in_own_type(own.s * dy, own)
+    return scaled, in_own_type(own.total(scaled, own.b.T), own)
 
 
-class HiddenInTypeOfX(Right):
-    """h and g are kept in the type of x between the two products."""
-
-    lawful = True
-    adopts = "lora_rounding: hidden"
-    lora_forward, qlora_forward = forward(hidden=in_own_type)
-    lora_backward, qlora_backward = backward(hidden=in_own_type)
+def separate_y(own: Layer) -> Array:
+    """Base and branch in the type of x."""
+    own = _separate(own)
+    z = in_own_type(own.total(own.h, own.b), own)
+    return in_own_type(own.total(own.x, own.w), own) + in_own_type(own.s * z, own)
 
 
-class EveryStepInTypeOfX(Right):
-    """Every step is a call of a library, which returns the type of x (a layer of torch)."""
-
-    lawful = True
-    adopts = "lora_rounding: separate"
-
-    @staticmethod
-    def _masked(own: Layer) -> Layer:
-        masked = in_own_type(own.masked, own)
-        return own._replace(masked=masked, h=in_own_type(own.total(masked, own.a), own))
-
-    @staticmethod
-    def _y(own: Layer) -> Array:
-        own = EveryStepInTypeOfX._masked(own)
-        z = in_own_type(own.total(own.h, own.b), own)
-        base = in_own_type(own.total(own.x, own.w), own)
-        return base + in_own_type(own.s * z, own)
-
-    @staticmethod
-    def _scaled(own: Layer, dy: Array) -> tuple[Array, Array]:
-        scaled = in_own_type(own.s * dy, own)
-        return scaled, in_own_type(own.total(scaled, own.b.T), own)
-
-    @staticmethod
-    def _dx(own: Layer, dy: Array, g: Array) -> Array:
-        _, g = EveryStepInTypeOfX._scaled(own, dy)
-        inner = in_own_type(own.total(g, own.a.T), own)
-        return in_own_type(own.total(dy, own.w.T), own) + in_own_type(inner * own.mask, own)
-
-    @staticmethod
-    def _da(own: Layer, dy: Array, g: Array) -> Array:
-        _, g = EveryStepInTypeOfX._scaled(own, dy)
-        return own.total(g.T, EveryStepInTypeOfX._masked(own).masked.T)
-
-    @staticmethod
-    def _db(own: Layer, dy: Array, g: Array) -> Array:
-        scaled, _ = EveryStepInTypeOfX._scaled(own, dy)
-        return own.total(scaled.T, EveryStepInTypeOfX._masked(own).h.T)
-
-    lora_forward, qlora_forward = forward(y=_y)
-    lora_backward, qlora_backward = backward(dx=_dx, da=_da, db=_db)
+def separate_dx(own: Layer, dy: Array, g: Array) -> Array:
+    """Base and branch in the type of x."""
+    inner = in_own_type(own.total(_separate_g(own, dy)[1], own.a.T), own)
+    return in_own_type(own.total(dy, own.w.T), own) + in_own_type(inner * own.mask, own)
 
 
-class DeclaredMerge(Right):
-    """s B A is added to the weight, in the type of x: declared."""
+def separate_da(own: Layer, dy: Array, g: Array) -> Array:
+    """Made of g in the type of x."""
+    return own.total(_separate_g(own, dy)[1].T, _separate(own).masked.T)
 
-    lawful = True
-    adopts = "lora_merged: yes"
-    dialect: ClassVar[dict[str, str]] = {"lora_merged": "yes"}
-    lora_forward, qlora_forward = forward(y=merged)
+
+def separate_db(own: Layer, dy: Array, g: Array) -> Array:
+    """Made of s dy in the type of x."""
+    return own.total(_separate_g(own, dy)[0].T, _separate(own).h.T)
+
+
+# fmt: off
+# ---- the variants --------------------------------------------------------------------------------
+
+ScalingOnTheBranch = variant("", "The branch is scaled where it ends, and the library adds.",
+    **forward(), **backward())
+ScalingOnA = variant("", "s A is made first, one product after the other.",
+    **forward(sides=lambda a, b, s: (np.float32(s) * wide(a), wide(b), np.float32(1)),
+              total=sums.in_order))
+ScalingOnB = variant("", "s B is made first, sums from the end.",
+    **forward(sides=lambda a, b, s: (wide(a), np.float32(s) * wide(b), np.float32(1)),
+              total=sums.from_the_end))
+ScalingOnHidden = variant("", "h and g are scaled as soon as they are there; sums as trees.",
+    **forward(hidden=lambda h, own: own.s * h, total=sums.tree,
+              y=lambda own: steps.output(unscaled(own))),
+    **backward(hidden=lambda h, own: own.s * h, total=sums.tree,
+               dx=lambda own, dy, g: steps.x_gradient(unscaled(own), dy, g),
+               da=lambda own, dy, g: steps.a_gradient(unscaled(own), dy, g),
+               db=lambda own, dy, g: steps.b_gradient(unscaled(own), dy, g)))
+BranchAddedOnTheWay = variant("", "One sum holds both: the branch's products follow those of x W'.",
+    **forward(y=_one_sum, total=sums.in_order))
+AdapterMultipliedFirst = variant("", "B A is made first: the three matrices in the other order.",
+    **forward(
+        y=lambda own: own.total(own.x, own.w) + own.s * own.total(own.masked, _ba(own))),
+    **backward(
+        dx=lambda own, dy, g: own.total(dy, own.w.T) + own.s * own.total(dy, _ba(own).T) * own.mask,
+        da=lambda own, dy, g: own.s * own.total(own.b.T, _dw(own, dy).T),
+        db=lambda own, dy, g: own.s * own.total(_dw(own, dy), own.a)))
+LayerOnTensorCores = variant("accumulate: truncated",
+    "All products on tensor cores, which cut off: found on a packed weight, else declared.",
+    {"dialect": {"lora_forward": TRUNCATED, "lora_backward": TRUNCATED}},
+    **forward(total=sums.tensor_core), **backward(total=sums.tensor_core))
+PackedInTypeOfX = variant("product_weights: own", "The packed weight is decoded into x's type.",
+    qlora_forward=forward(decode=in_type_of_rows)["qlora_forward"],
+    qlora_backward=backward(decode=in_type_of_rows)["qlora_backward"])
+HiddenInTypeOfX = variant("lora_rounding: hidden",
+    "h and g are kept in the type of x between the two products.",
+    **forward(hidden=in_own_type), **backward(hidden=in_own_type))
+EveryStepInTypeOfX = variant("lora_rounding: separate",
+    "Every step is a call of a library, which returns the type of x (a layer of torch).",
+    **forward(y=separate_y), **backward(dx=separate_dx, da=separate_da, db=separate_db))
+DeclaredMerge = variant("lora_merged: yes",
+    "s B A is added to the weight in the type of x, declared.",
+    {"dialect": {"lora_merged": "yes"}}, **forward(y=steps.merged))

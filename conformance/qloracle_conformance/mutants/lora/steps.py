@@ -1,24 +1,25 @@
-"""A LoRA layer in steps of its own: a mutant replaces one and tells why.
+"""A LoRA layer in steps: a mutant replaces one of them and says why.
 
 `forward` builds `lora_forward` and `qlora_forward`, `backward` both gradients: read the matrices
-(`sides`), mask x (`cover`), keep the hidden numbers (`hidden`), and then a step for each result.
-Each such step is given the `Layer`, which is all that the call has at hand.
+(`sides`), mask x (`cover`), keep the hidden numbers (`hidden`), and then one step for each result.
+Those are given the `Layer`, which is all that the call has at hand.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qloracle_conformance.mutants.parts import Array, Step, rounded
 from qloracle_conformance.mutants.products import sums
-from qloracle_conformance.mutants.products.steps import decoded, finished, wide
+from qloracle_conformance.mutants.products.steps import Decode, decoded, finished, wide
 from qloracle_conformance.mutants.products.sums import Total
 
 
 class Layer(NamedTuple):
-    """What a call has at hand: float32 matrices, leading axes as one; mask is 1 where none is."""
+    """What a call has at hand: float32 matrices, leading axes as one; without a mask, it is 1."""
 
     x: Array  # m, in
     masked: Array  # m, in
@@ -32,6 +33,13 @@ class Layer(NamedTuple):
     type: np.dtype[Any]
     axes: tuple[int, ...]
     given: bool  # whether a mask was passed
+
+
+Sides = Callable[[Array, Array, float], tuple[Array, Array, Any]]
+Cover = Callable[[Array, Array], Array]  # x, mask
+Hidden = Callable[[Array, Layer], Array]  # h or g
+Output = Callable[[Layer], Array]
+Gradient = Callable[[Layer, Array, Array], Array]  # the layer, dy, g = dy B
 
 
 # ---- the steps of a layer ------------------------------------------------------------------------
@@ -72,9 +80,14 @@ def b_gradient(own: Layer, dy: Array, g: Array) -> Array:
     return np.asarray(own.s * own.total(dy.T, own.h.T))
 
 
+def unscaled(own: Layer) -> Layer:
+    """The layer with a scaling of 1."""
+    return own._replace(s=np.float32(1))
+
+
 def layer(
     x: Array, w: Array, a: Array, b: Array, scaling: float, mask: Array | None, *,
-    sides: Step, cover: Step, hidden: Step, total: Total,
+    sides: Sides, cover: Cover, hidden: Hidden, total: Total,
 ) -> Layer:  # fmt: skip
     """Read a call and make its hidden numbers."""
     own_a, own_b, s = sides(a, b, scaling)
@@ -89,9 +102,9 @@ def layer(
 
 
 def forward(
-    *, sides: Step = as_given, cover: Step = covered, hidden: Step = unchanged,
-    total: Total = sums.blas, y: Step = output, decode: Step = decoded,
-) -> tuple[Any, Any]:  # fmt: skip
+    *, sides: Sides = as_given, cover: Cover = covered, hidden: Hidden = unchanged,
+    total: Total = sums.blas, y: Output = output, decode: Decode = decoded,
+) -> dict[str, Step]:  # fmt: skip
     """Build lora_forward and qlora_forward from the same steps."""
     steps: Any = {"sides": sides, "cover": cover, "hidden": hidden, "total": total}
 
@@ -108,14 +121,14 @@ def forward(
         w = decode(packed, absmax, x, **options)
         return lora_forward(x, w, a, b, scaling=scaling, dropout_mask=dropout_mask)
 
-    return staticmethod(lora_forward), staticmethod(qlora_forward)
+    return {"lora_forward": lora_forward, "qlora_forward": qlora_forward}
 
 
 def backward(
-    *, sides: Step = as_given, cover: Step = covered, hidden: Step = unchanged,
-    total: Total = sums.blas, dx: Step = x_gradient, da: Step = a_gradient,
-    db: Step = b_gradient, decode: Step = decoded,
-) -> tuple[Any, Any]:  # fmt: skip
+    *, sides: Sides = as_given, cover: Cover = covered, hidden: Hidden = unchanged,
+    total: Total = sums.blas, dx: Gradient = x_gradient, da: Gradient = a_gradient,
+    db: Gradient = b_gradient, decode: Decode = decoded,
+) -> dict[str, Step]:  # fmt: skip
     """Build lora_backward and qlora_backward from the same steps."""
     steps: Any = {"sides": sides, "cover": cover, "hidden": hidden, "total": total}
 
@@ -140,7 +153,7 @@ def backward(
         w = decode(packed, absmax, x, **options)
         return lora_backward(dy, x, w, a, b, scaling=scaling, dropout_mask=dropout_mask)
 
-    return staticmethod(lora_backward), staticmethod(qlora_backward)
+    return {"lora_backward": lora_backward, "qlora_backward": qlora_backward}
 
 
 # ---- steps of other roundings --------------------------------------------------------------------

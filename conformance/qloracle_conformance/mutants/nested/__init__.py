@@ -1,0 +1,3 @@
+from qloracle_conformance.mutants.nested import faulty, lawful, opaque
+
+MODULES = (faulty, opaque, lawful)

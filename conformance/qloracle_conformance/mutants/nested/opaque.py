@@ -1,18 +1,30 @@
 """Faults of states that cannot be taken apart: only the round trip shows them (rules S1 to S8)."""
-# ruff: noqa: D102 (the class tells the story of its functions)
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 import qloracle
 from qloracle_conformance.judging import expected
-from qloracle_conformance.mutants.parts import NF4, Array, Right, divided, peaks, spread, widened
+from qloracle_conformance.mutants.parts import (
+    BFLOAT16,
+    NF4,
+    Array,
+    Step,
+    divided,
+    fault,
+    peaks,
+    rounded,
+    spread,
+    variant,
+    widened,
+)
 
 FOUR_DECIMALS = expected.four_bit_levels("nf4", {"codebook": "four_decimals"})
+Scales = Callable[[Array], Array]
 State = tuple[Array, Array, tuple[int, ...]]  # codes, the scale of each block as coded, the shape
 
 
@@ -25,21 +37,21 @@ def linear(absmax: Array, most: float = np.inf) -> Array:
     """Scales in 256 equal steps, group by group, the mean removed; `most` is the largest factor."""
     mean = np.float32(absmax.mean(dtype=np.float64))
     residual = absmax - mean
-    groups = np.arange(absmax.size) // 256
-    largest = np.array([np.abs(residual[groups == g]).max() for g in range(groups.max() + 1)])
+    largest = spread(peaks(residual, 256), absmax.size, 256)
     with np.errstate(all="ignore"):
-        factor = (np.float32(128) / largest.astype(np.float32))[groups]
+        factor = np.float32(128) / largest
         factor = np.where(factor > most, np.float32(np.inf), factor)
-        codes = np.clip(np.rint(residual * factor), -128, 127).astype(np.float32)
-        return np.where(largest[groups] == 0, mean, codes / factor + mean).astype(np.float32)
+        codes = np.clip(np.rint(residual * factor), -128, 127)
+        return np.where(largest == 0, mean, codes / factor + mean)
 
 
 def encoded(
-    levels: Array = NF4,
-    scales: Callable[[Array], Array] = dynamic,
-    own: Callable[[Array], Array] = lambda absmax: absmax,
-) -> Any:
-    """`quantize_nested` with the scales coded in one way, and codes made over `own` scales."""
+    levels: Array = NF4, scales: Scales = dynamic, own: Scales = np.asarray, zero: int = 7
+) -> Step:
+    """`quantize_nested` with the scales coded in one way, and codes made over `own` scales.
+
+    `zero` is the code in a block of zeros.
+    """
 
     def quantize_nested(x: Array, *, blocksize: int = 64, quant_type: str = "nf4") -> State:
         if quant_type != "nf4":
@@ -48,12 +60,13 @@ def encoded(
         absmax = peaks(flat, blocksize).astype(np.float32)
         q = divided(flat, own(absmax), blocksize)
         codes = np.searchsorted(qloracle.thresholds(levels), q)
+        codes[spread(absmax, flat.size, blocksize) == 0] = zero
         return codes, spread(scales(absmax), flat.size, blocksize), x.shape
 
-    return staticmethod(quantize_nested)
+    return quantize_nested
 
 
-def decoded(levels: Array = NF4) -> Any:
+def decoded(levels: Array = NF4) -> Step:
     """`dequantize_nested`: S7 on the scales of a state."""
 
     def dequantize_nested(state: State, dtype: Any) -> Array:
@@ -61,128 +74,64 @@ def decoded(levels: Array = NF4) -> Any:
         values: Array = (levels[codes] * scale).astype(dtype).reshape(shape)
         return values
 
-    return staticmethod(dequantize_nested)
+    return dequantize_nested
 
 
-class RoundTrip(Right):
-    """NF4 with nested scales in one opaque state, as specified."""
-
-    lawful = True
-    quantize_nested = encoded()
-    dequantize_nested = decoded()
-
-
-class RoundTripInLinearSteps(Right):
-    """Scales coded in 256 equal steps, and four decimals a level: both declared."""
-
-    lawful = True
-    adopts = "nested_scale: linear"
-    dialect: ClassVar[dict[str, str]] = {"codebook": "four_decimals", "nested_scale": "linear"}
-    quantize_nested = encoded(FOUR_DECIMALS, linear)
-    dequantize_nested = decoded(FOUR_DECIMALS)
+def _both(levels: Array = NF4, scales: Scales = dynamic, **how: Any) -> dict[str, Step]:
+    return {
+        "quantize_nested": encoded(levels, scales, **how),
+        "dequantize_nested": decoded(levels),
+    }
 
 
-class LinearScalesUndeclared(Right):
-    """Scales coded in 256 equal steps, without a word (torchao)."""
-
-    kills = "S8"
-    quantize_nested = encoded(scales=linear)
-    dequantize_nested = decoded()
+def _mean_not_removed(absmax: Array) -> Array:
+    levels = qloracle.dynamic_codebook()
+    codes, nested_absmax = qloracle.quantize_blockwise(absmax, levels)
+    return qloracle.dequantize_blockwise(codes, nested_absmax, levels, shape=absmax.shape)
 
 
-class FourDecimalsThereAndBack(Right):
-    """The published four decimals of each level, in an opaque state (torchao)."""
-
-    kills = "S1"
-    quantize_nested = encoded(FOUR_DECIMALS)
-    dequantize_nested = decoded(FOUR_DECIMALS)
+def _one_group(absmax: Array) -> Array:
+    codes, nested, offset = qloracle.quantize_absmax(absmax)
+    return qloracle.dequantize_absmax(codes, np.full_like(nested, nested[:1].max()), offset)
 
 
-class MeanNotRemoved(Right):
-    """The scales are coded without their mean, so that half of the signed map is idle."""
-
-    kills = "S8"
-    quantize_nested = encoded(
-        scales=lambda a: qloracle.dequantize_blockwise(
-            *qloracle.quantize_blockwise(a, qloracle.dynamic_codebook()),
-            qloracle.dynamic_codebook(),
-            shape=a.shape,
-        )
-    )
-    dequantize_nested = decoded()
+def _factor_in_own_type(x: Array, **options: Any) -> Any:
+    most = 65504 if x.dtype == np.float16 else np.inf
+    return encoded(scales=lambda absmax: linear(absmax, most))(x, **options)
 
 
-class MeanNotAddedBack(Right):
-    """The decoder forgets the offset."""
+# fmt: off
 
-    kills = "S8"
-    quantize_nested = encoded(scales=lambda a: dynamic(a) - np.float32(a.mean()))
-    dequantize_nested = decoded()
-
-
-class ScaleOfThePairsFirst(Right):
-    """Each two blocks are decoded with the scale of the first."""
-
-    kills = "S3"
-    quantize_nested = encoded(scales=lambda a: dynamic(a)[np.arange(a.size) // 2 * 2])
-    dequantize_nested = decoded()
-
-
-class OneGroupForAll(Right):
-    """Every scale is decoded with the nested absmax of the first group."""
-
-    kills = "S8"
-
-    @staticmethod
-    def _scales(absmax: Array) -> Array:
-        codes, nested, offset = qloracle.quantize_absmax(absmax)
-        return qloracle.dequantize_absmax(codes, np.full_like(nested, nested[:1].max()), offset)
-
-    quantize_nested = encoded(scales=_scales)
-    dequantize_nested = decoded()
-
-
-class CodesOverTheCodedScale(Right):
-    """The codes are made over the scale as it will come back, not over the block's absmax."""
-
-    kills = "S5"
-    quantize_nested = encoded(own=dynamic)
-    dequantize_nested = decoded()
-
-
-class ZeroBlocksAreMinusOne(Right):
-    """A block of zeros gets code 0, which its coded scale makes a number (torchao)."""
-
-    kills = "S5"
-    dequantize_nested = decoded()
-
-    @staticmethod
-    def quantize_nested(x: Array, *, blocksize: int = 64, quant_type: str = "nf4") -> State:
-        codes, scale, shape = RoundTrip.quantize_nested(
-            x, blocksize=blocksize, quant_type=quant_type
-        )
-        absmax = spread(peaks(widened(x), blocksize), x.size, blocksize)
-        return np.where(absmax == 0, 0, codes), scale, shape
-
-
-class ScalesInHalfPrecision(Right):
-    """The decoder keeps the scales in bfloat16, whatever it returns."""
-
-    kills = "S8"
-    quantize_nested = encoded(scales=lambda a: expected.round_to(dynamic(a), "bfloat16"))
-    dequantize_nested = decoded()
-
-
-class FactorOverflows(Right):
-    """Equal steps, their number per unit kept in the type of x: in float16 infinite (torchao)."""
-
-    kills = "S8"
-    dialect: ClassVar[dict[str, str]] = {"nested_scale": "linear"}
-    dequantize_nested = decoded()
-
-    @staticmethod
-    def quantize_nested(x: Array, *, blocksize: int = 64, quant_type: str = "nf4") -> State:
-        most = 65504 if x.dtype == np.float16 else np.inf
-        quantize = encoded(scales=lambda absmax: linear(absmax, most))
-        state: State = quantize(x, blocksize=blocksize, quant_type=quant_type)
-        return state
+RoundTrip = variant("", "NF4 with nested scales in one opaque state, as specified.",
+    **_both())
+RoundTripInLinearSteps = variant("nested_scale: linear",
+    "Scales coded in 256 equal steps, and four decimals a level: both declared.",
+    {"dialect": {"codebook": "four_decimals", "nested_scale": "linear"}},
+    **_both(FOUR_DECIMALS, linear))
+LinearScalesUndeclared = fault("S8", "Scales coded in 256 equal steps, undeclared (torchao).",
+    **_both(scales=linear))
+FourDecimalsThereAndBack = fault("S1",
+    "The published four decimals of each level, in an opaque state (torchao).",
+    **_both(FOUR_DECIMALS))
+MeanNotRemoved = fault("S8",
+    "The scales are coded without their mean, so that half of the signed map is idle.",
+    **_both(scales=_mean_not_removed))
+MeanNotAddedBack = fault("S8", "The decoder forgets the offset.",
+    **_both(scales=lambda absmax: dynamic(absmax) - np.float32(absmax.mean())))
+ScaleOfThePairsFirst = fault("S3", "Every pair of blocks is decoded with the scale of the first.",
+    **_both(scales=lambda absmax: dynamic(absmax)[np.arange(absmax.size) // 2 * 2]))
+OneGroupForAll = fault("S8", "Every scale is decoded with the nested absmax of the first group.",
+    **_both(scales=_one_group))
+CodesOverTheCodedScale = fault("S5",
+    "Codes are computed with the scale as it will decode, not with the block's absmax.",
+    **_both(own=dynamic))
+ZeroBlocksAreMinusOne = fault("S5",
+    "A block of zeros gets code 0, which decodes to minus its coded scale (torchao).",
+    **_both(zero=0))
+ScalesInHalfPrecision = fault("S8",
+    "The decoder keeps the scales in bfloat16, whatever it returns.",
+    **_both(scales=lambda absmax: rounded(dynamic(absmax), BFLOAT16)))
+FactorOverflows = fault("S8",
+    "Equal steps whose factor is kept in the type of x: in float16 it overflows (torchao).",
+    {"dialect": {"nested_scale": "linear"}}, quantize_nested=_factor_in_own_type,
+    dequantize_nested=decoded())

@@ -1,0 +1,3 @@
+from qloracle_conformance.mutants.products import faulty, lawful
+
+MODULES = (faulty, lawful)

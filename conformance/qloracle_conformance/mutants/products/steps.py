@@ -1,4 +1,4 @@
-"""A 4-bit linear layer in steps of its own: a mutant replaces one and tells why.
+"""A 4-bit linear layer in steps: a mutant replaces one of them and says why.
 
 `both` builds `matmul_4bit` and its gradient: decode the weight, read the rows, add up the products,
 add the bias, round.
@@ -6,6 +6,7 @@ add the bias, round.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,12 @@ import numpy as np
 import qloracle
 from qloracle_conformance.mutants.parts import BFLOAT16, Array, Step, decoder, rounded
 from qloracle_conformance.mutants.products import sums
+from qloracle_conformance.mutants.products.sums import Total
+
+Decode = Callable[..., Array]  # packed, absmax, rows and the options of `dequantize_4bit`
+Read = Callable[[Array], Array]
+Add = Callable[[Array, Array | None, Array], Array]  # the sums, the bias, x
+End = Callable[[Array, Array], Array]  # the sums, x
 
 in_bfloat16 = partial(rounded, dtype=BFLOAT16)
 in_float16 = partial(rounded, dtype=np.float16)
@@ -24,7 +31,21 @@ def decoded(packed: Array, absmax: Array, rows: Array, **options: Any) -> Array:
     return qloracle.dequantize_4bit(packed, absmax, **options)
 
 
-def weights(**steps: Any) -> Step:
+def in_type_of_rows(packed: Array, absmax: Array, rows: Array, **options: Any) -> Array:
+    """The weight rounded to the type of x."""
+    return rounded(decoded(packed, absmax, rows, **options), rows.dtype)
+
+
+def factors_in_type_of_rows(packed: Array, absmax: Array, rows: Array, **options: Any) -> Array:
+    """Level and scale rounded to the type of x, multiplied, and rounded again."""
+    decode = decoder(
+        levels=lambda kind: rounded(qloracle.codebook(kind), rows.dtype),
+        multiply=lambda a, b, _: rounded(a * rounded(b, rows.dtype), rows.dtype),
+    )
+    return np.asarray(decode(packed, absmax, **options))
+
+
+def weights(**steps: Step) -> Decode:
     """A decoding step from the steps of a decoder."""
     decode = decoder(**steps)
     return lambda packed, absmax, rows, **options: decode(packed, absmax, **options)
@@ -46,13 +67,13 @@ def biased_in_type_of_x(y: Array, bias: Array | None, x: Array) -> Array:
 
 
 def finished(y: Array, x: Array) -> Array:
-    """Round once, to the type of x, and give the leading axes back."""
+    """Round once, to the type of x, and restore the leading axes."""
     return y.astype(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
 
 
 def forward(
-    *, decode: Step = decoded, read: Step = wide, total: Step = sums.blas, add: Step = biased,
-    end: Step = finished,
+    *, decode: Decode = decoded, read: Read = wide, total: Total = sums.blas, add: Add = biased,
+    end: End = finished,
 ) -> Step:  # fmt: skip
     """Build matmul_4bit from its steps."""
 
@@ -69,7 +90,7 @@ def forward(
 
 
 def backward(
-    *, decode: Step = decoded, read: Step = wide, total: Step = sums.blas, end: Step = finished
+    *, decode: Decode = decoded, read: Read = wide, total: Total = sums.blas, end: End = finished
 ) -> Step:
     """Build matmul_4bit_backward from its steps."""
 
@@ -84,20 +105,26 @@ def backward(
     return matmul_4bit_backward
 
 
-def both(**steps: Any) -> tuple[Any, Any]:
-    """The product and its gradient from the same steps."""
-    return staticmethod(forward(**steps)), staticmethod(backward(**steps))
+def both(
+    *, decode: Decode = decoded, read: Read = wide, total: Total = sums.blas, end: End = finished
+) -> dict[str, Step]:
+    """The product and its gradient from the same steps, by name."""
+    return {
+        "matmul_4bit": forward(decode=decode, read=read, total=total, end=end),
+        "matmul_4bit_backward": backward(decode=decode, read=read, total=total, end=end),
+    }
 
 
-def in_type_of_rows(packed: Array, absmax: Array, rows: Array, **options: Any) -> Array:
-    """The weight rounded to the type of x."""
-    return rounded(decoded(packed, absmax, rows, **options), rows.dtype)
+def one_buffer() -> Callable[[Array], Array]:
+    """Keep results of one type in one buffer, which the next of them overwrites."""
+    buffers: dict[Any, Array] = {}
 
+    def kept(result: Array) -> Array:
+        buffer = buffers.get(result.dtype)
+        if buffer is None or buffer.size < result.size:
+            buffer = buffers[result.dtype] = np.zeros(2 * result.size, result.dtype)
+        view = buffer[: result.size]
+        view[:] = result.reshape(-1)
+        return view.reshape(result.shape)
 
-def factors_in_type_of_rows(packed: Array, absmax: Array, rows: Array, **options: Any) -> Array:
-    """Level and scale rounded to the type of x, multiplied, and rounded again."""
-    decode = decoder(
-        levels=lambda kind: rounded(qloracle.codebook(kind), rows.dtype),
-        multiply=lambda a, b, _: rounded(a * rounded(b, rows.dtype), rows.dtype),
-    )
-    return np.asarray(decode(packed, absmax, **options))
+    return kept

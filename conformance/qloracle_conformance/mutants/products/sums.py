@@ -1,11 +1,12 @@
 """Ways to add up products: rows [m, k] and a matrix [n, k] make rows @ matrix.T, float32 [m, n].
 
-What a kernel's loop does is one of these.  Columns in which all rows are zero are passed over: an
-exact zero changes no sum.
+A kernel's loop does one of these.  Columns in which all rows are zero are skipped: an exact zero
+changes no sum.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -108,6 +109,16 @@ def cut(values: Array, largest: Array | None = None) -> Array:
     exponent = np.frexp(values if largest is None else largest)[1]
     grid = np.ldexp(1.0, exponent - 24)
     return np.asarray(np.trunc(values / grid) * grid)
+
+
+def taking_turns(*orders: Total) -> Total:
+    """Another order at each call, as atomic additions have it."""
+    turns = itertools.cycle(orders)
+
+    def total(rows: Array, matrix: Array) -> Array:
+        return next(turns)(rows, matrix)
+
+    return total
 
 
 def narrowed(narrow: Narrow, total: Total = blas) -> Total:

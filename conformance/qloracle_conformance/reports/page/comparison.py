@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qloracle_conformance.contract.protocol import FUNCTIONS
-from qloracle_conformance.families import ROOMS
+from qloracle_conformance.families import RULES
 from qloracle_conformance.reports.page.markup import (
     Markup,
     join,
@@ -16,7 +16,7 @@ from qloracle_conformance.reports.page.markup import (
     tag,
 )
 from qloracle_conformance.reports.page.subject import Data, Subject, View
-from qloracle_conformance.reports.page.verdicts import dialect
+from qloracle_conformance.reports.page.verdicts import dialect, missing
 
 CALM = {"PASS", "MISSING", "UNSUPPORTED", ""}
 
@@ -35,13 +35,16 @@ def side_by_side(subjects: Sequence[Subject]) -> Markup:
 
 
 def _functions(subjects: Sequence[Subject]) -> Markup:
-    rows = []
+    rows, nobody = [], []
     for name in FUNCTIONS:
         found = [_row_of(subject, name) for subject in subjects]
-        if any(found):
-            cells = [_function(subject, f) for subject, f in zip(subjects, found, strict=True)]
-            rows.append(row(name, *cells))
-    return table("Functions: verdict and dialect", ("function", *_names(subjects)), [rows])
+        if all(f is None or f["status"] == "MISSING" for f in found):
+            nobody += [name] if any(found) else []
+            continue
+        cells = [_function(subject, f) for subject, f in zip(subjects, found, strict=True)]
+        rows.append(row(name, *cells))
+    head = ("function", *_names(subjects))
+    return join(table("Functions: verdict and dialect", head, [rows]), missing(nobody))
 
 
 def _row_of(subject: Subject, name: str) -> Data | None:
@@ -65,7 +68,7 @@ def _rules(subjects: Sequence[Subject]) -> list[Markup]:
     trouble: dict[View, list[Markup]] = {}
     calm: dict[View, list[Markup]] = {}
     for view in dict.fromkeys(view for subject in subjects for view in subject.views):
-        for rule in ROOMS:
+        for rule in RULES:
             words = {subject.word(view, rule) for subject in subjects}
             if words <= {"", "MISSING", "UNSUPPORTED"}:
                 continue

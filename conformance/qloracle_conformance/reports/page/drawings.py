@@ -141,12 +141,12 @@ def code_flips(flips: list[list[int]]) -> Markup:
         return Markup()
     most = max(count for _, _, count in flips)
     rows = [
-        row(f"{due} → {got}", number(count), tag("td.wide", bar(count / most)))
-        for due, got, count in flips
+        row(f"{expected} → {got}", number(count), tag("td.wide", bar(count / most)))
+        for expected, got, count in flips
     ]
-    head = ("due → got", counted("times"), "")
-    first = table("Codes: due, and got instead", head, [rows[:FLIPS]])
-    rest = table("Codes: due, and got instead", head, [rows[FLIPS:]])
+    head = ("expected → got", counted("times"), "")
+    first = table("Codes: expected, and got instead", head, [rows[:FLIPS]])
+    rest = table("Codes: expected, and got instead", head, [rows[FLIPS:]])
     hidden = len(rows) - FLIPS
     further = more(f"{hidden} pairs less frequent", rest) if hidden > 0 else ""
     return tag("div.flips", first, further)

@@ -15,13 +15,12 @@ Data = Mapping[str, Any]
 
 
 def head(report: Data) -> Markup:
-    """The exit code and its meaning, and what belongs to the run as a whole."""
-    code = failures.exit_code(report)
-    title = tag("h1", tag("span.code" if code else "span", f"Exit code {code}"))
-    meaning = tag("p.meaning", f"{failures.MEANINGS[code]}.".capitalize())
+    """The verdict in words, and what belongs to the run as a whole."""
+    words, _, code = failures.outcome(report).rpartition(": ")
+    title = tag("h1", tag("span.code" if code != "exit code 0" else "span", words))
     noted = [tag("li", note) for note in notes(report)]
     listed = tag("ul.notes", *noted) if noted else ""
-    return tag("header", tag("p.run", run(report)), title, meaning, listed)
+    return tag("header", tag("p.run", run(report)), title, tag("p.meaning", code), listed)
 
 
 def notes(report: Data) -> list[str]:
@@ -55,10 +54,25 @@ def _subject(subject: Subject) -> Markup:
     return tag("div.subject", title, *lines, tag("ol.found", *found) if found else "")
 
 
+def _counterexample(entry: Entry) -> Markup:
+    """The input that shows a fault: the call, what came, what was expected."""
+    failure = entry.first["failure"]
+    if failure is None:
+        return Markup()
+    rows = [(name, failure[name]) for name in ("call", "got", "expected", "reason")]
+    parts = [
+        tag(f"div.{name}", tag("dt", "because" if name == "reason" else name), tag("dd", text))
+        for name, text in rows
+        if text
+    ]
+    return tag("dl.counterexample", *parts)
+
+
 def _line(subject: Subject, n: int, entry: Entry) -> Markup:
     title = link(entry.title, f"#{subject.place(n)}")
     words = join(status(entry.first["status"]), " ", title)
-    return tag("li", words, " ", tag("span.brief", entry.brief))
+    shown = _counterexample(entry) if n == 0 else ""  # the first fault is shown at once
+    return tag("li", words, " ", tag("span.brief", entry.brief), shown)
 
 
 def foot(report: Data) -> Markup:

@@ -42,8 +42,13 @@ class Subject:
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """Its failures."""
-        return failures.entries(self.data)
+        """Its failures, causes before what may follow from them."""
+        return [entry for fault in failures.faults(self.data) for entry in fault.entries]
+
+    @property
+    def missing(self) -> list[str]:
+        """The functions that it does not offer."""
+        return [row["name"] for row in self.data["functions"] if row["status"] == "MISSING"]
 
     def place(self, entry: int) -> str:
         """The id of a failure."""
@@ -70,7 +75,7 @@ class Subject:
     def rules(self) -> list[str]:
         """The rules of its checks, in the order of the specification."""
         seen = {check["rule"] for check in self.data["checks"]}
-        return sorted(seen, key=lambda rule: (rule[0] == "P", list(families.ROOMS).index(rule)))
+        return sorted(seen, key=lambda rule: (rule[0] == "P", list(families.RULES).index(rule)))
 
     def word(self, view: View, rule: str) -> str:
         """The status of a rule on a function and table, or why there is none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qloracle_conformance.contract.protocol import LEVELS
@@ -27,11 +27,18 @@ def functions(subject: Subject) -> Markup:
     """Each function with its verdict, its scope, what was compared, and its dialect."""
     head = ("function", "verdict", counted("comparisons"), counted("cases"), "scope", "dialect")
     bodies = []
+    offered = [f for f in subject.data["functions"] if f["status"] != "MISSING"]
     for level in LEVELS:
-        rows = [_function(subject, f) for f in subject.data["functions"] if f["level"] == level]
+        rows = [_function(subject, f) for f in offered if f["level"] == level]
         if rows:
             bodies.append([_level(level, len(head)), *rows])
-    return table("Functions by level", head, bodies)
+    found = table("Functions by level", head, bodies) if bodies else Markup()
+    return join(found, missing(subject.missing))
+
+
+def missing(names: Sequence[str]) -> Markup:
+    """What is not offered, in one line."""
+    return tag("p.level", f"Missing: {', '.join(names)}") if names else Markup()
 
 
 def _level(level: str, columns: int) -> Markup:

@@ -1,7 +1,7 @@
-"""A script for each failing check, which needs NumPy and the implementation and nothing of ours.
+"""A script for each failing check, which needs NumPy and the implementation, but not this kit.
 
-It holds the input to the bit, calls the implementation, and prints what came and what is due.  Exit
-code 1: the fault is still there; 0: it is gone; 2: it could not be tried.
+It holds the exact input, calls the implementation, and prints what came back and what was expected.
+Exit code 1: the fault is still there; 0: it is gone; 2: it could not be tried.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def write_all(directory: Path, judgement: Judgement) -> dict[str, Path]:
 
 
 def script(judgement: Judgement, check: CheckRun) -> str:
-    """The script of a failing check; "" if it has no input, or the implementation no name."""
+    """The script of a failing check; "" without an input, or a name to load by."""
     failure, load = check.failure, loaders.load(judgement)
     if failure is None or not load or failure.mismatch.result == "second oracle":
-        return ""  # (a second oracle that fails is no fault of the implementation's)
+        return ""  # a second opinion that fails is not the implementation's fault
     views = [v for v in judgement.views if (v.function, v.table) == (check.function, check.table)]
     framework = judgement.declared.get("arrays") or "numpy"
-    if check.function == "make_pager":
+    if FUNCTIONS[check.function].tool:
         return _whole(check, load, [*_inputs(failure.case), *_program(judgement, check, failure)])
     varied = list(failure.case.arrays) if check.rule == "P2" else _varied(failure.case)
     body = [
@@ -135,7 +135,7 @@ def _inputs(case: Case) -> list[str]:
 
 
 def _varied(case: Case) -> list[str]:
-    """The arrays that may be others in another call: a table stays a table."""
+    """The arrays that other calls may replace: all but codebooks."""
     return [name for name in FUNCTIONS[case.function].arrays if "codebook" not in name]
 
 
@@ -162,10 +162,11 @@ def _call(case: Case, varied: list[str], framework: str) -> list[str]:
 
 def _expression(case: Case, positional: list[str], named: dict[str, str]) -> str:
     """The call as an expression; an opaque state is decoded at once."""
-    dtype = named.pop("dtype", "") if case.function == "quantize_nested" else ""
+    decoder = FUNCTIONS[case.function].decoder
+    dtype = named.pop("dtype", "") if decoder else ""
     arguments = [*positional, *(f"{name}={text}" for name, text in named.items())]
     call = f"implementation.{case.function}({', '.join(arguments)})"
-    return f"implementation.dequantize_nested({call}, {dtype})" if dtype else call
+    return f"implementation.{decoder}({call}, {dtype})" if dtype else call
 
 
 def _option(name: str, value: object, framework: str) -> str:

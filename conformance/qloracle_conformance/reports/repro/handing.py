@@ -1,13 +1,13 @@
 """The part of a repro script that hands arrays over to a framework and reads its results.
 
-A script for an implementation on NumPy arrays needs none of this: its `fresh` gives copies.
+A script for an implementation on NumPy arrays needs nothing of this: there `fresh` makes copies.
 """
 
 from __future__ import annotations
 
 from qloracle_conformance.calling.frameworks import DELAY, OFFSET, POISON, device_for
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.protocol import due_results
+from qloracle_conformance.contract.protocol import result_forms
 from qloracle_conformance.engine.runs import Failure
 from qloracle_conformance.reports.repro.literals import string, type_name
 
@@ -38,7 +38,7 @@ STRIDED = """\
     view = whole[..., ::2]
 """
 SHIFTED = """\
-    whole = move(poisoned(array.size + {room}, array.dtype))
+    whole = move(poisoned(array.size + {padding}, array.dtype))
     view = whole[{start} : {start} + array.size].reshape(array.shape)
 """
 GIVE = """\
@@ -126,7 +126,7 @@ def _give(framework: str, case: Case) -> str:
         case "offset" | "unaligned":
             start = OFFSET[case.form]
             return POISONED + GIVE.format(
-                scalar="", view=SHIFTED.format(start=start, room=2 * start)
+                scalar="", view=SHIFTED.format(start=start, padding=2 * start)
             )
         case "side_stream":
             return f"give = move\n\n\n{SIDE_STREAM}"
@@ -135,6 +135,6 @@ def _give(framework: str, case: Case) -> str:
 
 def buffers(case: Case, give: str) -> str:
     """What a call passes as `out`: buffers that hold other bits before."""
-    due = due_results(case.function, case.arrays, case.options)
-    found = [f"{give}(poisoned({d.shape}, {type_name(d.dtype)}))" for d in due]
+    forms = result_forms(case.function, case.arrays, case.options)
+    found = [f"{give}(poisoned({form.shape}, {type_name(form.dtype)}))" for form in forms]
     return f"({', '.join(found)})" if len(found) > 1 else found[0]

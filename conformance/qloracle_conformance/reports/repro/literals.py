@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from qloracle_conformance.judging.text import number
 from qloracle_conformance.reports.files import printable
 
 FEW, SMALL = 4, 24  # elements that are written one by one: always, and if they differ
@@ -52,18 +53,6 @@ def statements(name: str, array: Array) -> list[str]:
     if odd.size:
         lines.append(f"{name}.flat[{odd.tolist()}] = {_numbers(flat[odd])}")
     return lines
-
-
-def number(value: Any) -> str:
-    """One number: a short decimal where it is exact, else a hex float.
-
-    >>> number(np.uint8(7)), number(np.float32(-0.5)), number(np.float32(0.1))
-    ('7', '-0.5', 'f("0x1.99999a0000000p-4")')
-    """
-    if np.issubdtype(np.asarray(value).dtype, np.integer):
-        return str(int(value))
-    short = repr(float(value))
-    return short if len(short) <= 6 and np.isfinite(float(value)) else f'f("{float(value).hex()}")'
 
 
 def type_name(dtype: np.dtype[Any]) -> str:

@@ -1,4 +1,4 @@
-"""The part of a repro script that loads the implementation, by the road that the kit took."""
+"""The part of a repro script that loads the implementation, as the kit loaded it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.engine.verdicts import Judgement
 from qloracle_conformance.reports.repro.literals import string
 
-KIT = "qloracle_conformance."  # our own adapters lie here; a script must not import them
+KIT = "qloracle_conformance."  # a script must not import the kit's own adapters
 
 FILE = """\
 def load():
@@ -75,7 +75,7 @@ def load(judgement: Judgement) -> str:
 
 
 def _adapter(judgement: Judgement, place: Place) -> str:
-    """One of our adapters: it imports nothing of the kit's, so its text can be carried along."""
+    """One of the kit's adapters, which import nothing of the kit: the script carries its text."""
     spec = find_spec(place.where)
     assert spec is not None
     assert spec.origin is not None

@@ -2,9 +2,8 @@
 
 Behind CUDA's names, real page faults of the CPU: what a step touches that lies in the other memory
 raises SIGSEGV, is copied over, and is counted; a budget evicts the page touched longest ago. So the
-code that pages on a GPU runs and is watched where there is none. `managed_memory_standin.cpp` tells
-how. What it cannot show is all that is CUDA's own: its driver, its streams, its order of eviction,
-and time.
+code that pages on a GPU runs, and is watched, without one: see `managed_memory_standin.cpp`. What
+it cannot show is all that is CUDA's own: its driver, its streams, its order of eviction, and time.
 
 >>> import numpy as np
 >>> pager = make_pager(capacity_bytes=2 * 4096, page_bytes=4096)
@@ -34,8 +33,8 @@ from typing import Any
 
 import numpy as np
 
-from qloracle import _arguments as check
-from qloracle._arguments import Array
+from qloracle import arguments as check
+from qloracle.arguments import Array
 from qloracle_gpu.managed import memory as managed
 from qloracle_gpu.managed.pager import Pager, check_capacity
 from qloracle_gpu.managed.standin.runtimes import Counters, Device, runtime, unavailable
@@ -120,7 +119,7 @@ def make_pager(
     """Return a pager on a new device of the stand-in, with the signatures of CUDA 12 or 13.
 
     capacity_bytes: at least a page, None: no limit; page_bytes: None: 65,536, else a multiple of
-    the processor's pages, mostly 4,096, and NotImplementedError for what is none; host_bytes: what
+    the processor's pages, mostly 4,096, and NotImplementedError for anything else; host_bytes: what
     all arrays together may take, None: the machine's memory. RuntimeError where the stand-in cannot
     be built.
     """

@@ -17,8 +17,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
+from qloracle_gpu.devices.gcc import build
 from qloracle_gpu.managed.runtime import Runtime
-from qloracle_gpu.runners.host import build
 
 TEXTS = ("managed_memory_standin.cpp", "signatures.cpp", "cuda_words.h")
 VERSIONS = {12: 12090, 13: 13000}

@@ -11,7 +11,7 @@ struct cudaMemLocation {
   int type, id;
 };
 
-// -1 is the host for CUDA 12 only: as the number of a device it is none.
+// -1 is the host for CUDA 12 only: no device has that number.
 static int place_of(cudaMemLocation location) {
   if (location.type == cudaMemLocationTypeHost) return cudaCpuDeviceId;
   return location.type == cudaMemLocationTypeDevice && location.id >= 0 ? location.id : -2;

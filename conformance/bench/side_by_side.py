@@ -1,0 +1,140 @@
+"""Time the kit at an old commit and in this checkout, side by side, and print a table in Markdown.
+
+    python conformance/bench/side_by_side.py 708538e
+    python conformance/bench/side_by_side.py 708538e --only numpy --only "a failing file" --runs 3
+
+Both run with this interpreter and its packages.  The same command alternates between them, once
+unmeasured and then so many times; the table gives the medians of wall-clock and of CPU seconds
+(user and system, of the command and all its children).  On a machine that does other work at the
+same time, judge by CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("reference", "gpu", "conformance")
+HERE = "conformance/qloracle_conformance"
+MAINS = (f"{HERE}/commands/main.py", f"{HERE}/cli.py")  # the second one in old commits
+
+FAILING = '''"""NF4 with a fault: the block index starts again at each row."""
+import numpy as np
+import qloracle
+
+
+def dequantize_4bit(packed, absmax, *, shape, blocksize=64, quant_type="nf4", dtype=np.float32):
+    n = int(np.prod(shape))
+    codes = np.stack([packed >> 4, packed & 15], axis=1).reshape(-1)[:n]
+    row = max(shape[-1] if shape else 1, 1)
+    place = np.arange(n)
+    block = (place // row * (row // blocksize) + place % row // blocksize).clip(0, absmax.size - 1)
+    with np.errstate(all="ignore"):
+        values = qloracle.codebook(quant_type)[codes] * absmax[block]
+        return values.astype(dtype).reshape(shape)
+'''
+
+COMMANDS: Mapping[str, Sequence[str]] = {
+    "numpy": ("verify", "numpy"),
+    "torch": ("verify", "torch"),
+    "bitsandbytes": ("verify", "bitsandbytes"),
+    "nothing named": ("verify",),
+    "a failing file": ("verify", "FAILING"),
+    "--only S7, one function": ("verify", "numpy", "--only", "S7/dequantize_4bit*"),
+    "pytest -n 2": ("-m", "pytest", "-q", "-n", "2"),  # on request: it takes long
+}
+LONG = ("pytest -n 2",)
+
+
+class Times(NamedTuple):
+    """What one command took, in seconds."""
+
+    wall: float
+    cpu: float
+
+
+def main() -> None:
+    """Measure, and print the table row by row."""
+    options = _options()
+    names = options.only or [name for name in COMMANDS if name not in LONG]
+    with _old(options.commit) as old:
+        print(f"`qloracle` at {options.commit} and now, median of {options.runs}, seconds\n")
+        print("| command | wall, old | wall, now | ratio | CPU, old | CPU, now | ratio |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
+        for name in names:
+            print(_row(name, *_measured(COMMANDS[name], old, options.runs)), flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("commit", help="the old commit, such as 708538e")
+    parser.add_argument("--only", action="append", choices=COMMANDS, help="this command alone")
+    parser.add_argument("--runs", type=int, default=5, help="measured runs of each command")
+    return parser.parse_args()
+
+
+@contextmanager
+def _old(commit: str) -> Iterator[Path]:
+    """A checkout of the old commit, which is removed at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "old"
+        git = ("git", "-C", str(ROOT), "worktree")
+        subprocess.run([*git, "add", "--detach", str(place), commit], check=True, stdout=2)
+        try:
+            yield place
+        finally:
+            subprocess.run([*git, "remove", "--force", str(place)], check=True)
+
+
+def _measured(command: Sequence[str], old: Path, runs: int) -> tuple[list[Times], list[Times]]:
+    """The times of the old checkout and of this one, in turn; the first of each is left out."""
+    pairs = [(_run(command, old), _run(command, ROOT)) for _ in range(runs + 1)]
+    before, now = zip(*pairs[1:], strict=True)
+    return list(before), list(now)
+
+
+def _run(command: Sequence[str], root: Path) -> Times:
+    with tempfile.TemporaryDirectory() as folder:
+        failing = Path(folder) / "restarts_at_rows.py"
+        failing.write_text(FAILING)
+        words = [str(failing) if word == "FAILING" else word for word in command]
+        main = next(root / path for path in MAINS if (root / path).is_file())
+        module = ".".join(main.relative_to(root / "conformance").with_suffix("").parts)
+        own = [] if command[0] == "-m" else ["-m", module]
+        paths = os.pathsep.join(str(root / source) for source in SOURCES)
+        before, start = _cpu(), time.perf_counter()
+        subprocess.run(
+            [sys.executable, *own, *words],
+            env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "100"},
+            cwd=root if command[0] == "-m" else folder,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        return Times(time.perf_counter() - start, _cpu() - before)
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _row(name: str, before: Sequence[Times], now: Sequence[Times]) -> str:
+    cells = [name]
+    for column in range(2):
+        old, new = (statistics.median(times[column] for times in each) for each in (before, now))
+        cells += [f"{old:.1f}", f"{new:.1f}", f"{new / old:.2f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The pipes to a child process: messages in both directions, neither of which waits for the other.
+
+Each message is a length (8 bytes, little endian) and a safetensors blob.  What is posted waits here
+until the child takes it, so that a child that is still writing an answer never blocks its parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import select
+import struct
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import BinaryIO
+
+PIPE_BYTES = 1 << 20  # of each pipe's buffer, where the system lets it be so large
+PIECES = 64  # that are written at once
+LONGEST = 1 << 36  # a longer message is none: something else has written to the pipe
+
+Piece = bytes | bytearray | memoryview
+
+
+class Wire:
+    """The parent's end of a child's standard streams."""
+
+    def __init__(self, to_child: BinaryIO, from_child: BinaryIO) -> None:
+        self._to, self._from = to_child.fileno(), from_child.fileno()
+        for pipe in (self._to, self._from):
+            os.set_blocking(pipe, False)
+            with contextlib.suppress(OSError, AttributeError):
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._unsent: deque[memoryview] = deque()
+
+    def post(self, pieces: Iterable[Piece]) -> None:
+        """Send a message as soon as the child takes it."""
+        views = [memoryview(piece) for piece in pieces]
+        self._unsent.append(memoryview(struct.pack("<Q", sum(view.nbytes for view in views))))
+        self._unsent += views
+        self._write()
+
+    def take(self, limit: float) -> bytearray | None:
+        """Return a message, or None if the child is gone.  TimeoutError after `limit` s."""
+        deadline = time.monotonic() + limit
+        head = self._read(8, deadline)
+        if head is None:
+            return None
+        (length,) = struct.unpack("<Q", head)
+        return self._read(length, deadline) if length < LONGEST else None
+
+    def _write(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._unsent:
+                try:
+                    done = os.writev(self._to, list(itertools.islice(self._unsent, PIECES)))
+                except (BrokenPipeError, ConnectionResetError):  # `take` will find its end closed
+                    self._unsent.clear()
+                    return
+                self._drop(done)
+
+    def _drop(self, done: int) -> None:
+        """Forget the bytes that the child has taken."""
+        while self._unsent and self._unsent[0].nbytes <= done:
+            done -= self._unsent.popleft().nbytes
+        if done:
+            self._unsent[0] = self._unsent[0][done:]
+
+    def _read(self, count: int, deadline: float) -> bytearray | None:
+        blob = bytearray(count)
+        rest = memoryview(blob)
+        while rest.nbytes:
+            try:
+                done = os.readv(self._from, [rest])
+            except BlockingIOError:
+                self._wait(deadline)
+                continue
+            if not done:
+                return None
+            rest = rest[done:]
+        return blob
+
+    def _wait(self, deadline: float) -> None:
+        """Until there is something to read, writing meanwhile what has not been sent."""
+        poll = select.poll()
+        poll.register(self._from, select.POLLIN)
+        if self._unsent:
+            poll.register(self._to, select.POLLOUT)
+        ready = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        if not ready:
+            raise TimeoutError
+        if any(pipe == self._to for pipe, _ in ready):
+            self._write()
+
+
+def send(stream: BinaryIO, *pieces: Piece) -> None:
+    """Write one message into a stream that blocks: the child's side."""
+    stream.write(struct.pack("<Q", sum(memoryview(piece).nbytes for piece in pieces)))
+    for piece in pieces:
+        stream.write(piece)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> bytearray | None:
+    """Read one message; None at the end of the stream."""
+    head = stream.read(8)
+    if len(head) < 8:
+        return None
+    blob = bytearray(*struct.unpack("<Q", head))
+    rest = memoryview(blob)
+    while rest.nbytes:
+        done = stream.readinto(rest)  # type: ignore[attr-defined]
+        if not done:
+            return None
+        rest = rest[done:]
+    return blob

@@ -1,0 +1,139 @@
+"""The `verify` command: judge once and print the report, or again whenever the file changes."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import typer
+from rich.console import Console
+
+from qloracle_conformance import adapters, reports
+from qloracle_conformance.commands.progress import Progress
+from qloracle_conformance.engine.verdicts import Judgement
+from qloracle_conformance.reports import differences, failures, files, github
+from qloracle_conformance.reports.data import implementation
+from qloracle_conformance.reports.report import Report
+from qloracle_conformance.reports.screen import Screen
+from qloracle_conformance.running import known, watching
+from qloracle_conformance.running import verify as running
+from qloracle_conformance.running.run import name_causes
+
+Options = Mapping[str, Any]  # of `running.verify.verify`
+
+
+class Files(NamedTuple):
+    """What is read and written beside the judging."""
+
+    report: Path | None = None
+    diff: Path | None = None
+    write_known: Path | None = None
+
+
+def once(
+    impls: Sequence[str], options: Options, wanted: Files, console: Console, errors: Console,
+    *, verbose: bool = False, hints: Sequence[str] = (),
+) -> int:  # fmt: skip
+    """Judge, print and write; return the exit code.  `hints` end the screen."""
+    old = differences.read(wanted.diff) if wanted.diff else None
+    places: dict[str, github.Places] = {}
+    with github.commands_off():
+        screen = Screen(console, len(impls))
+        if not verbose:
+            empty = Report(options["profile"], options["seed"], only=options["only"])
+            screen.opening(empty.to_dict())
+        if wanted.report:
+            files.remove_old_scripts(wanted.report)
+        with warnings.catch_warnings(), Progress(errors) as progress:
+            warnings.simplefilter("ignore")  # the kit's own: an implementation warns in its child
+
+            def judged(judgement: Judgement) -> None:
+                with progress.aside():
+                    if not verbose:
+                        _show(screen, judgement, wanted.report)
+
+            result = running.verify(
+                impls, **options, opened=places.__setitem__, watch=progress.checked,
+                judged=judged, doing=progress.doing, causes=verbose or bool(wanted.report),
+            )  # fmt: skip
+        data = result.to_dict()
+        written = reports.write_all(wanted.report, result) if wanted.report else {}
+        if verbose:
+            reports.show(data, console, written)
+        else:
+            screen.table(data)
+            screen.ending(data)
+        for hint in hints:
+            screen.say(hint)
+        if wanted.report and not verbose:
+            screen.say(f"All of it: {wanted.report / 'report.html'}")
+        if old is not None:
+            _print_difference(differences.lines(old, data), console)
+        if wanted.write_known:
+            _write_known(wanted.write_known, result)
+    if github.here():
+        _tell_github(data, places)
+    return reports.exit_code(data)
+
+
+def _show(screen: Screen, judgement: Judgement, directory: Path | None) -> None:
+    """Print a verdict; the likely causes of what is printed are sought meanwhile."""
+    written = reports.repro.write_all(directory / "repro", judgement) if directory else {}
+    scripts = {failures.key(judgement.name, check): path for check, path in written.items()}
+    runs = {run.id: run for run in judgement.checks}
+
+    def likely(check: str) -> Sequence[str]:
+        name_causes([runs[check]])
+        return runs[check].looks_like
+
+    screen.implementation(implementation(judgement), scripts, likely)
+
+
+def next_steps() -> list[str]:
+    """What somebody who named nothing may want to do next."""
+    missing = [a for a in adapters.ADAPTERS if not a.installed]
+    names = ", ".join(dict.fromkeys(a.name.partition(".")[0] for a in missing))
+    steps = ["", "Judge your own kernels:   qloracle verify path/to/kernels.py"]
+    steps += ["What the levels and rules are:   qloracle explain"]
+    if names:
+        steps += [f"Not installed, judged when they are: {names} (pip install 'qloracle[test]')"]
+    return steps
+
+
+def again_and_again(impl: str, options: Options) -> int:
+    """Judge after each change of the file, a line each, until Ctrl-C; return the last exit code."""
+    code = 0
+    with warnings.catch_warnings(), contextlib.suppress(KeyboardInterrupt):
+        warnings.simplefilter("ignore")
+        for line, code in watching.verdicts(impl, options):  # noqa: B007 (the last one is returned)
+            typer.echo(files.printable(line))  # which flushes: it may be a pipe that is watched
+    return code
+
+
+def _print_difference(lines: list[str], console: Console) -> None:
+    console.print("\nCompared with the older report:", style="bold")
+    for line in lines or ["no difference"]:
+        console.print(f"  {line}", markup=False, highlight=False)
+
+
+def _write_known(path: Path, result: Report) -> None:
+    """Write the file of known failures, unless the run was interrupted."""
+    if any(judgement.partial for judgement in result.judgements):
+        typer.echo(f"qloracle: {path} is not written: the run was interrupted", err=True)
+        return
+    entries = known.failing(result.judgements)
+    files.write(path, known.text(entries))
+    missing = sum(not entry.link for entry in entries)
+    typer.echo(f"\n{path}: {len(entries)} known failures, {missing} of them without a link")
+
+
+def _tell_github(data: Mapping[str, Any], places: Mapping[str, github.Places]) -> None:
+    """Annotate the run, and add to the step's summary."""
+    for line in github.commands(data, places):
+        typer.echo(line)
+    problem = github.write_summary(data)
+    if problem:
+        typer.echo(f"qloracle: no step summary: {problem}", err=True)

@@ -1,0 +1,81 @@
+"""Cases in the order of their checks, some of them sent before their turn.
+
+While the engine judges an answer, the child works on the next ones.  An implementation therefore
+sees its calls in this order: those of the probe, then the cases of all checks as they are planned,
+with the calls that a judgement needs (a plain form, a smaller input) coming up to `CASES` calls
+after the one that they belong to; then the repetitions of P4.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from qloracle_conformance.contract.cases import Case
+
+CASES = 16  # that are on their way at once: enough to keep both busy, and few to drop
+BYTES = 1 << 20  # of their inputs
+
+
+class Ahead:
+    """The cases of several checks; `expect` hears of each early, `forget` of each dropped one."""
+
+    def __init__(
+        self,
+        sources: Sequence[Callable[[], Iterator[Case]]],
+        expect: Callable[[Case], None],
+        forget: Callable[[Case], None],
+    ) -> None:
+        self._sources = deque(enumerate(sources))
+        self._expect, self._forget = expect, forget
+        self._queue: deque[tuple[int, Case]] = deque()
+        self._bytes = 0
+        self._open: tuple[int, Iterator[Case]] | None = None
+
+    def of(self, number: int) -> Iterator[Case]:
+        """The cases of a check, one by one; those of earlier checks are dropped."""
+        self._drop_before(number)
+        while True:
+            self._fill()
+            if not self._queue or self._queue[0][0] != number:
+                return
+            yield self._pop()
+
+    def _pop(self) -> Case:
+        case = self._queue.popleft()[1]
+        self._bytes -= _size(case)
+        return case
+
+    def _drop_before(self, number: int) -> None:
+        while self._queue and self._queue[0][0] < number:
+            self._forget(self._pop())
+        while self._sources and self._sources[0][0] < number:
+            self._sources.popleft()
+        if self._open is not None and self._open[0] < number:
+            self._open = None
+
+    def _fill(self) -> None:
+        while not self._queue or (len(self._queue) < CASES and self._bytes < BYTES):
+            item = self._next()
+            if item is None:
+                return
+            self._queue.append(item)
+            self._bytes += _size(item[1])
+            self._expect(item[1])
+
+    def _next(self) -> tuple[int, Case] | None:
+        while True:
+            if self._open is None:
+                if not self._sources:
+                    return None
+                number, source = self._sources.popleft()
+                self._open = number, source()
+            number, cases = self._open
+            case = next(cases, None)
+            if case is not None:
+                return number, case
+            self._open = None
+
+
+def _size(case: Case) -> int:
+    return sum(array.nbytes for array in case.arrays.values())

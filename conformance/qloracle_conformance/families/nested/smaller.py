@@ -1,0 +1,64 @@
+"""Smaller neighbours of a failing call on nested scales."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.families.codes.smaller import smaller_x
+from qloracle_conformance.judging.numbers import rounder
+
+
+def _sparser(case: Case, index: int) -> Iterator[NDArray[np.floating]]:
+    """As many elements, most of them zero: some libraries take whole groups of blocks only."""
+    x, size = case.arrays["x"], case.options["blocksize"]
+    flat = x.reshape(-1)
+    for kept in (*_lone(flat), *(np.where(few, flat, 0 * flat) for few in _few(flat, size, index))):
+        if np.count_nonzero(kept) < np.count_nonzero(flat):
+            yield kept.astype(x.dtype).reshape(x.shape)
+
+
+def _lone(flat: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
+    """One element that is not zero: an ordinary number, or a small one."""
+    for value in (1.0, 2.0**-10):
+        yield np.where(np.arange(flat.size) == 0, value, 0)
+
+
+def _few(flat: NDArray[np.floating], size: int, index: int) -> Iterator[NDArray[np.bool_]]:
+    """The largest of the block, of another, of all blocks; with the wrong element; the block."""
+    starts, places = np.arange(0, flat.size, size), np.arange(flat.size)
+    at = [start + int(np.argmax(np.abs(flat[start : start + size]))) for start in starts]
+    leads, block = np.isin(places, at), places // size == index // size
+    lead, wrong = leads & block, places == index
+    other = places == max(at, key=lambda i: 0 if block[i] else abs(float(flat[i])), default=0)
+    yield from (lead, other, lead | wrong, lead | other, lead | other | wrong)
+    yield from (block, leads, leads | block)
+
+
+def smaller_state(case: Case, index: int) -> Iterator[Case]:
+    """Smaller neighbours of a round trip; first those that keep whole groups of blocks."""
+    yield from (case.with_arrays(x=part) for part in _sparser(case, index))
+    yield from smaller_x(case, index)
+
+
+def smaller_absmax(case: Case, index: int) -> Iterator[Case]:
+    """Smaller neighbours of a call of `quantize_absmax`."""
+    return smaller_x(case, index, "absmax")
+
+
+def smaller_codes(case: Case, _: int) -> Iterator[Case]:
+    """Smaller neighbours of a decoder's call: fewer codes and groups, simpler scales."""
+    codes, scale = case.arrays["codes"], case.arrays["nested_absmax"]
+    size = case.options["blocksize"]
+    for n in sorted({1, 2, codes.size // 2, codes.size - size, codes.size - 1}):
+        if 0 < n < codes.size:
+            blocks = -(-n // size)
+            yield case.with_arrays(codes=codes[:n].copy(), nested_absmax=scale[:blocks].copy())
+            yield case.with_arrays(codes=codes[-n:].copy(), nested_absmax=scale[-blocks:].copy())
+    for name in ("nested_absmax", "offset"):
+        if case.arrays[name].size == 1:
+            for simple in rounder(case.arrays[name]):
+                yield case.with_arrays(**{name: simple})

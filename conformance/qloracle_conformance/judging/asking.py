@@ -1,0 +1,53 @@
+"""Asking an implementation small questions within its scope: what every family's probe does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from qloracle_conformance.contract.cases import Answer, Case
+from qloracle_conformance.contract.scope import Scope
+from qloracle_conformance.judging.views import View
+
+Call = Callable[[Case], Answer]
+Found = dict[str, tuple[str, str]]  # field -> (its value, the evidence)
+UNNAMED = "none of the named"
+
+
+class Asker:
+    """Asks by calls within the declared scope; a question without an answer gives None."""
+
+    def __init__(self, call: Call, scope: Scope) -> None:
+        self._call, self._scope = call, scope
+
+    def blocksize(self, view: View) -> int:
+        """A small block size that the function takes."""
+        return int(self._scope.choose(view.function, "blocksize", (64, 32, 128, 256)))
+
+    def dtype(self, view: View, *prefer: str) -> str:
+        """A type that the function takes, float32 unless another is preferred."""
+        wishes = (*prefer, "float32", "bfloat16", "float16")
+        return str(self._scope.choose(view.function, "dtype", wishes))
+
+    def values(self, case: Case) -> tuple[NDArray[Any], ...] | None:
+        """The results of a call."""
+        if self._scope.outside(case):
+            return None
+        answer = self._call(case)
+        return answer.values if answer.status == "OK" else None
+
+    def refusal(self, case: Case, view: View) -> str:
+        """Why a view cannot be judged at all, from a call that everybody should take; '' if it can.
+
+        Only NF4 is demanded of everybody: another 4-bit type may also be refused by an error.
+        """
+        outside = self._scope.outside(case)
+        if outside:
+            return outside
+        answer = self._call(case)
+        optional = view.quant_type not in ("", "nf4")
+        if answer.status == "UNSUPPORTED" or (optional and answer.status == "ERROR"):
+            return answer.message or "not supported"
+        return ""

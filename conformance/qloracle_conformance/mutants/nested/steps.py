@@ -1,0 +1,76 @@
+"""The functions of L1 in steps, as `parts` has those of L0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import qloracle
+from qloracle_conformance.mutants.parts import Array, Scale, Step, divided, encoder_8bit
+
+Nested = tuple[Array, Array, Any]
+Levels = Callable[[Array | None], Array]  # the map that is passed in, or none -> the map
+
+
+def mean(absmax: Array) -> np.float32:
+    """S8: the offset."""
+    return np.float32(math.fsum(absmax.tolist()) / max(absmax.size, 1))
+
+
+def by_default(table: Array) -> Levels:
+    """The map that is passed in, else this one."""
+    return lambda codebook: table if codebook is None else codebook
+
+
+OWN_MAP = by_default(qloracle.dynamic_codebook())
+
+
+def group_index(n: int, blocksize: int) -> Array:
+    """The group of each scale."""
+    return np.arange(n) // blocksize
+
+
+def multiplied_and_added(levels: Array, scale: Array, offset: np.float32) -> Array:
+    """S8: two roundings and no clamp."""
+    return levels * scale + offset
+
+
+def encoder(
+    *, offset: Callable[[Array], Any] = mean,
+    residual: Callable[[Array, np.float32], Array] = np.subtract,
+    levels: Levels = OWN_MAP, scale: Scale = divided,
+) -> Step:  # fmt: skip
+    """Build quantize_absmax from its steps."""
+
+    def quantize_absmax(
+        absmax: Array, *, codebook: Array | None = None, blocksize: int = 256
+    ) -> Nested:
+        chosen = np.float32(offset(absmax))
+        quantize = encoder_8bit(scale=scale)
+        codes, nested_absmax = quantize(
+            residual(absmax, chosen), levels(codebook), blocksize=blocksize
+        )
+        return codes, nested_absmax, chosen
+
+    return quantize_absmax
+
+
+def decoder(
+    *, levels: Levels = OWN_MAP,
+    index: Callable[[int, int], Array] = group_index,
+    combine: Callable[[Array, Array, np.float32], Array] = multiplied_and_added,
+) -> Step:  # fmt: skip
+    """Build dequantize_absmax from its steps; an index beyond the end reads the last scale."""
+
+    @np.errstate(all="ignore")
+    def dequantize_absmax(
+        codes: Array, nested_absmax: Array, offset: Any, *, codebook: Array | None = None,
+        blocksize: int = 256,
+    ) -> Array:  # fmt: skip
+        scale = nested_absmax.take(index(codes.size, blocksize), mode="clip")
+        return combine(levels(codebook)[codes], scale, np.float32(offset))
+
+    return dequantize_absmax

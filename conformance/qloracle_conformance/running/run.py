@@ -1,0 +1,279 @@
+"""One implementation on its way to a verdict: the one state machine of all who judge.
+
+The command line, `verify` in Python and the tests of pytest all open a `Run`, have its checks run,
+and read its judgement::
+
+    opened  ->  probed  ->  each check run once, compared with the known failures  ->  verdict
+    and later: causes named, which takes longer and changes no verdict
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from qloracle_conformance.calling import objects, opening
+from qloracle_conformance.calling.callers import Caller
+from qloracle_conformance.contract.errors import CannotRun, LoadError, UsageError
+from qloracle_conformance.engine import Engine, ledger
+from qloracle_conformance.engine.runs import CheckRun
+from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement, any_compared
+from qloracle_conformance.families import MEMBERS, all_checks
+from qloracle_conformance.judging.checks import Check
+from qloracle_conformance.judging.views import View, specified_levels
+from qloracle_conformance.running.known import Known, about, mark
+from qloracle_conformance.running.likely import likely
+from qloracle_conformance.running.selecting import EVERYTHING, Selection
+
+Opened = Callable[[str, Mapping[str, tuple[str, int]]], None]
+Watch = Callable[[str, int, CheckRun | None], None]
+Judged = Callable[[Judgement], None]
+Doing = Callable[[str, str], None]
+
+
+def nothing(*_: object) -> None:
+    """For whoever need not hear of it."""
+
+
+class Hearer(NamedTuple):
+    """Who hears what a run does, as soon as it is known.
+
+    `opened`: an implementation's name, with file and line of its functions.  `checked`: its name,
+    the number of planned checks, and None once it is probed, then each check's result.  `judged`:
+    its verdict, before likely causes are sought.  `doing`: its name, and what is done with it now;
+    '' when nothing is left to do.
+    """
+
+    opened: Opened = nothing
+    checked: Watch = nothing
+    judged: Judged = nothing
+    doing: Doing = nothing
+
+
+SILENT = Hearer()
+
+
+class Run:
+    """The run of one implementation.
+
+    `impl` is what `objects.target` returns; the options are those of ``qloracle verify``.  Whatever
+    keeps it from being judged ends in the judgement's status and message, and is not raised.
+    """
+
+    def __init__(
+        self, impl: Any, *, profile: str = "smoke", seed: int = 0,
+        dialect: Mapping[str, Any] | None = None, only: Selection = EVERYTHING,
+        known: Sequence[Known] = (), device: str = "", limit: float = opening.LIMIT,
+    ) -> None:  # fmt: skip
+        name = objects.name_of(impl)
+        self.judgement = Judgement(name, profile="" if only.narrow else profile)
+        self.known = about(name, known)
+        self._impl, self._device, self._limit = impl, device, limit
+        self._profile, self._seed, self._dialect, self.only = profile, seed, dialect or {}, only
+        self.ended = False
+        self._results: dict[str, CheckRun] = {}
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the implementation."""
+        if (caller := self.__dict__.get("caller")) is not None:
+            caller.close()
+
+    # ---- opened and probed ---------------------------------------------------------------------
+
+    @cached_property
+    def caller(self) -> Caller | None:
+        """The implementation, opened when it is first asked for; None if it does not load."""
+        try:
+            caller = opening.open(self._impl, self._device, self._limit)
+        except LoadError as error:
+            self.judgement.away = isinstance(error, CannotRun)
+            self._give_up("NOT_RUN" if self.judgement.away else "ERROR", error)
+            return None
+        self.judgement.versions, self.judgement.declared = caller.versions, caller.declared
+        self.judgement.offers, self.judgement.device = list(caller.offers), caller.device
+        self.judgement.import_seconds, self.judgement.files = caller.import_seconds, [*caller.files]
+        return caller
+
+    @cached_property
+    def engine(self) -> Engine | None:
+        """What judges it; None if it does not load, or declares what means nothing."""
+        caller = self.caller
+        if caller is None:
+            return None
+        try:
+            engine = Engine(
+                caller, profile=self._profile, seed=self._seed, declared=dict(self._dialect),
+                only=self.only, second=_second_oracle(self.judgement.name, self._profile),
+                functions=self.only.functions,
+            )  # fmt: skip
+        except UsageError as error:
+            self._give_up("ERROR", error)
+            return None
+        self.judgement.scopes = {name: engine.scope.describe(name) for name in caller.offers}
+        return engine
+
+    @cached_property
+    def probed(self) -> bool:
+        """Whether its dialect was found; that is sought when this is first asked for."""
+        if self.engine is None:
+            return False
+        with self._judging():
+            self.judgement.views = self.engine.probe()
+        return self.judgement.status == "OK"
+
+    @contextmanager
+    def _judging(self) -> Iterator[None]:
+        """Count the time; an implementation that does not start again ends its run."""
+        start, caller = time.perf_counter(), self.caller
+        assert caller is not None
+        compiled = caller.compile_seconds
+        try:
+            yield
+        except LoadError as error:
+            self._give_up("CRASH", error)
+        finally:
+            compiled = caller.compile_seconds - compiled
+            self.judgement.compile_seconds += compiled
+            self.judgement.seconds += time.perf_counter() - start - compiled
+
+    def _give_up(self, status: str, error: Exception) -> None:
+        self.judgement.status, self.judgement.message = status, str(error)
+
+    # ---- judged --------------------------------------------------------------------------------
+
+    def judge(self, hearer: Hearer = SILENT, stop_early: bool = False) -> None:
+        """Open, probe, run every selected check, and let go; the first failure may end it."""
+        with self:
+            self.announce(hearer)
+            hearer.doing(self.judgement.name, "finding its dialect")
+            if self.probed:
+                hearer.checked(self.judgement.name, self.planned, None)
+            with closing(self.checks()) as results:
+                for result in results:
+                    hearer.checked(self.judgement.name, self.planned, result)
+                    if stop_early and result.status in BAD + BROKEN:
+                        self.judgement.stopped = True
+                        break
+        self.ended = True
+
+    def announce(self, hearer: Hearer) -> None:
+        """Open it, and tell where its functions are written."""
+        hearer.doing(self.judgement.name, "loading")
+        if self.caller is not None:
+            hearer.opened(self.judgement.name, self.caller.places)
+
+    @cached_property
+    def planned(self) -> int:
+        """How many checks there are to run, P1 to P4 not counted."""
+        return len(self.engine.planned()) if self.engine is not None and self.probed else 0
+
+    def checks(self) -> Generator[CheckRun, None, None]:
+        """Run every selected check, and yield each result as soon as it is known."""
+        if self.engine is not None and self.probed:
+            with self._judging():
+                for result in self.engine.run():
+                    yield self._enter(result)
+        conclude(self.judgement, self.only)
+
+    def check(self, name: str) -> CheckRun:
+        """The result of one check, by its id; run once, and P1 to P4 after all of its function."""
+        rule, _, function = name.partition("/")
+        if rule in ledger.RULES:
+            for own in self.plan_of(function):
+                self.check(own)
+        if name not in self._results and self.engine is not None and self.probed:
+            with self._judging():
+                for result in self._run_alone(self.engine, name):
+                    self._enter(result)
+        status = "NOT_RUN" if self.judgement.status == "OK" else self.judgement.status
+        message = self.judgement.message or "nothing was called"
+        nothing = CheckRun(name, name.partition("/")[0], "", "", status, message)
+        return self._results.get(name, nothing)
+
+    def _run_alone(self, engine: Engine, name: str) -> Iterable[CheckRun]:
+        rule, _, function = name.partition("/")
+        if rule in ledger.RULES:
+            return engine.ledger_runs([function])
+        check, view_name = self.plan[name]
+        view = next(view for view in self.judgement.views if view.name == view_name)
+        return [engine.run_check(check, view)]
+
+    def _enter(self, result: CheckRun) -> CheckRun:
+        mark(result, self.known)
+        self._results[result.id] = result
+        self.judgement.checks.append(result)
+        return result
+
+    @cached_property
+    def plan(self) -> dict[str, tuple[Check, str]]:
+        """Every check of every table that is offered, by its id; nothing is probed to know them."""
+        engine = self.engine
+        if engine is None:
+            return {}
+        views = [
+            View(function, table, {}, specified_levels(table))
+            for function, member in MEMBERS.items()
+            if function in engine.caller.offers
+            for table in member.tables
+        ]
+        fitting = ((c, view) for c in all_checks() for view in views if engine.fits(c, view))
+        return {check.id(view): (check, view.name) for check, view in fitting}
+
+    def plan_of(self, function: str) -> list[str]:
+        """The ids of the planned checks of one function."""
+        return [name for name, (check, _) in self.plan.items() if check.function == function]
+
+    # ---- explained -----------------------------------------------------------------------------
+
+    def name_causes(self) -> None:
+        """Say of each failure which planted fault it looks like: late, as it takes its time."""
+        name_causes(self.judgement.checks)
+
+
+def name_causes(checks: Iterable[CheckRun]) -> None:
+    """Call the mutants with the failing inputs; what they warn of is nobody's business."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for check in checks:
+            if check.failure is not None and check.status in BAD + BROKEN:
+                check.looks_like = likely(check)
+
+
+def conclude(judgement: Judgement, only: Selection) -> None:
+    """Say in a sentence why nothing was compared, if that is so: such a run is never OK."""
+    idle = judgement.status == "OK" and judgement.whole and not any_compared(judgement)
+    if not idle or judgement.failed:
+        return
+    judgement.status, judgement.message = "NOT_RUN", _why_idle(judgement, only)
+
+
+def _why_idle(judgement: Judgement, only: Selection) -> str:
+    if not judgement.offers:
+        return "offers none of the protocol's functions"
+    if not set(only.needed) & set(judgement.offers):
+        return f"offers nothing of what was asked for: {', '.join(only.needed)}"
+    if not judgement.checks:
+        return "no check of this profile was selected"
+    if all(check.rule[0] == "P" for check in judgement.checks):
+        return "P1 to P5 alone judge no value: select a rule of S1 to S12b as well"
+    reasons = dict.fromkeys(check.message for check in judgement.checks if check.message)
+    return f"nothing was compared: {'; '.join([*reasons][:3])}"
+
+
+def _second_oracle(name: str, profile: str) -> Any:
+    """The reference is judged by a second oracle as well (beyond smoke): not its own judge."""
+    if name != "numpy" or profile == "smoke":
+        return None
+    from qloracle_conformance.judging.exact import rational
+
+    return rational

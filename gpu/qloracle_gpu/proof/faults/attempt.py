@@ -1,0 +1,78 @@
+"""Try one fault on one runner, in a process of its own: a kernel that is wrong may end it.
+
+    python -m qloracle_gpu.proof.faults.attempt RUNNER NAME
+
+prints a line `verdict: KIND: detail`.  The sanitizers call `attempt` in a process that they watch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from qloracle_gpu import compiling, kernels
+from qloracle_gpu.compiling.errors import CompileError
+from qloracle_gpu.devices import Device, ptx
+from qloracle_gpu.devices import gcc as host
+from qloracle_gpu.proof import gate
+from qloracle_gpu.proof.faults.cases import CASES, Case, wrong
+from qloracle_gpu.proof.faults.listed import named
+from qloracle_gpu.proof.faults.planting import Fault, narrowed, planted
+
+SIGN = "verdict: "
+ARCH = "sm_90"
+
+
+def attempt(runner: str, name: str) -> None:
+    """Print what a runner sees of a fault, or of the unchanged text."""
+    fault = named(name)
+    try:
+        kind, detail = _look(runner, fault, CASES[fault.case])
+    except (host.KernelError, ptx.KernelFault) as error:
+        kind, detail = "error", str(error)
+    except ptx.UnknownInstruction as error:
+        kind, detail = "refused", str(error)
+    except (host.CompileError, CompileError) as error:
+        kind, detail = "does not compile", str(error)
+    print(f"\n{SIGN}{kind}: {' '.join(detail.split())}", flush=True)
+
+
+def _look(runner: str, fault: Fault, case: Case) -> tuple[str, str]:
+    source = case.prefix + narrowed(planted(kernels.text(), fault), case.kernels)
+    if runner == "gate":
+        reason = _over_limit(source, fault)
+        return ("refused", reason) if reason else ("not seen", "")
+    for machine in _machines(runner, source, fault):
+        difference = wrong(machine, case)
+        if difference:
+            return "wrong value", difference
+    return "not seen", ""
+
+
+def _machines(runner: str, source: str, fault: Fault) -> Sequence[Device]:
+    """Return what runs the text: `host` with threads in their order, and in two others."""
+    if runner == "ptx":
+        return [ptx.Ptx(source, options=fault.options)]
+    if runner == "host":
+        return [host.Host(source, seed=seed) for seed in (0, 1, 2)]
+    return [host.Host(source, "address" if runner == "address" else "thread")]
+
+
+def _over_limit(source: str, fault: Fault) -> str | None:
+    """Return the gate's first objection to this source, of the kernels that are there."""
+    by = compiling.compiler()
+    found = {ARCH: compiling.resources(source, 90, fault.options, by)}
+    known = (gate.recorded(by) or {}).get(ARCH, {})
+    limits = {ARCH: {name: known[name] for name in found[ARCH] if name in known}}
+    ptx_text = compiling.ptx(source, 90, fault.options, by)
+    for problem in (
+        *gate.memory_problems(found),
+        *(gate.register_problems(found, limits) if known else ()),
+        *gate.arithmetic_problems(source, ptx_text),
+    ):
+        return str(problem)
+    return None
+
+
+if __name__ == "__main__":
+    attempt(*sys.argv[1:])

@@ -1,1 +1,0 @@
-"""Machines without a GPU that run the CUDA text: `host` on the CPU, `ptx` in NumPy."""
