@@ -179,8 +179,7 @@ class Calls:
     def _invoke(self, case: Case, arguments: Mapping[str, Any], device: str) -> Any:
         function = FUNCTIONS[case.function]
         if function.tool:
-            tools = paging.tools_of(self.target, self.framework, device)
-            return paging.run(self.target, case, tools)
+            return paging.run(self.target, case, self.framework, device)
         positional = [arguments[name] for name in function.arrays]
         named = {name: a for name, a in arguments.items() if name not in function.arrays}
         named |= keywords(case, self.framework)

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from qloracle.paging import Managed, Pager
 from qloracle.paging.pages import DEVICE, FRESH, HOST, Page, Pages, Piece
-from qloracle_conformance.mutants.paging.steps import Remembering, evicting, faulty, oldest
+from qloracle_conformance.mutants.paging.steps import Remembering, changed, evicting, faulty, oldest
 from qloracle_conformance.mutants.parts import BFLOAT16, Array, fault
 
 # ---- the way home --------------------------------------------------------------------------------
@@ -23,10 +23,9 @@ DirtyPageLost = fault(
 )
 
 StaleAfterEviction = fault(
-    "S12",
-    "An evicted page is taken for clean: what it held when it came stands there again.",
+    "S12", "An evicted page is taken for clean: what it held when it came stands there again.",
     **evicting(lambda pages, page, home: np.copyto(home, pages.old[page])),
-)
+)  # fmt: skip
 
 
 @faulty("S12")
@@ -73,10 +72,9 @@ def _whole_pages_only(pages: Remembering, page: Page, home: Array) -> None:
 
 
 PartialPageStays = fault(
-    "S12",
-    "Whole pages are copied home; the last one of an array, in part unused, is not.",
+    "S12", "Whole pages are copied home; the last one of an array, in part unused, is not.",
     **evicting(_whole_pages_only),
-)
+)  # fmt: skip
 
 
 @faulty("S12")
@@ -177,23 +175,21 @@ class CopiedAsFloats(Pages):
 # ---- which page, and where in it -----------------------------------------------------------------
 
 
-@faulty("S12")
-class WrongOffsetInSecondPage(Pages):
-    """A range that begins inside of the second page is looked for at that page's beginning."""
+WrongOffsetInSecondPage = fault(
+    "S12", "A range that begins inside of the second page is looked for at that page's beginning.",
+    **changed(_pieces=lambda _, right, *range_: (
+        piece._replace(of_page=slice(0, piece.of_page.stop - piece.of_page.start))
+        if piece.page.i == 1 else piece for piece in right(*range_)
+    )),
+)  # fmt: skip
 
-    def _pieces(self, number: int, start: int, stop: int) -> Iterator[Piece]:
-        for page, of_page, of_range in super()._pieces(number, start, stop):
-            moved = slice(0, of_page.stop - of_page.start)
-            yield Piece(page, moved if page.i == 1 else of_page, of_range)
 
-
-@faulty("S12")
-class PageNumberIn8Bits(Pages):
-    """The number of a page is kept in 8 bits: page 256 of an array is page 0."""
-
-    def _pieces(self, number: int, start: int, stop: int) -> Iterator[Piece]:
-        for page, of_page, of_range in super()._pieces(number, start, stop):
-            yield Piece(Page(number, page.i % 256), of_page, of_range)
+PageNumberIn8Bits = fault(
+    "S12", "The number of a page is kept in 8 bits: page 256 of an array is page 0.",
+    **changed(_pieces=lambda _, right, number, *ends: (
+        piece._replace(page=Page(number, piece.page.i % 256)) for piece in right(number, *ends)
+    )),
+)  # fmt: skip
 
 
 @faulty("S12")

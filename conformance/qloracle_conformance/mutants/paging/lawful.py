@@ -206,10 +206,9 @@ def _whole_pages(capacity: int | None, page: int | None) -> Pager:
 
 
 WritesThrough = variant(
-    "",
-    "Each write of the device goes home at once, and no counters tell of it.",
+    "", "Each write of the device goes home at once, and no counters tell of it.",
     **made(pager_of(_Through), bare=True),
-)
+)  # fmt: skip
 SmallerPages = variant(
     "", "Its pages are half as large as asked for, or of one byte, and it says so.", **made(_half)
 )
@@ -217,15 +216,13 @@ WholePagesOfTheSystem = variant(
     "", "Pages are multiples of 4,096 bytes; others, it says, it cannot have.", **made(_whole_pages)
 )
 TellsNothing = variant(
-    "",
-    "It shows no counters, as a GPU: how much lies where is not known.",
+    "", "It shows no counters, as a GPU: how much lies where is not known.",
     **made(paging.make_pager, bare=True),
-)
+)  # fmt: skip
 CapacityIgnored = variant(
-    "",
-    "Neither capacity nor page size can be chosen, as under CUDA, and no counters are shown.",
+    "", "Neither capacity nor page size can be chosen, as under CUDA, and no counters are shown.",
     **made(lambda capacity, page: paging.make_pager(), bare=True),
-)
+)  # fmt: skip
 
 
 @lawful

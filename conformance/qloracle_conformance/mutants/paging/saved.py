@@ -33,10 +33,9 @@ def _without_end(array: Managed) -> Array:
 
 
 SavesAPageLess = fault(
-    "S12",
-    "The last page of an array does not reach the file: zeros stand there (rule S12).",
+    "S12", "The last page of an array does not reach the file: zeros stand there (rule S12).",
     **saving(_without_end),
-)
+)  # fmt: skip
 
 
 def _old(array: Managed) -> Array:
@@ -53,10 +52,9 @@ def _old(array: Managed) -> Array:
 
 
 SavesOldPages = fault(
-    "S12",
-    "The file gets the host's side of each page, which is old where the device has written.",
+    "S12", "The file gets the host's side of each page, which is old where the device has written.",
     **saving(_old, Remembering),
-)
+)  # fmt: skip
 
 
 def _narrow(array: Managed) -> Array:
@@ -65,10 +63,9 @@ def _narrow(array: Managed) -> Array:
 
 
 SavesIn16Bits = fault(
-    "S12",
-    "The moments are saved as bfloat16, to make the file smaller (rule S12).",
+    "S12", "The moments are saved as bfloat16, to make the file smaller (rule S12).",
     **saving(_narrow),
-)
+)  # fmt: skip
 
 
 def _short(array: Managed) -> Array:
@@ -79,15 +76,13 @@ def _short(array: Managed) -> Array:
 
 
 SavesIn32Bits = fault(
-    "S12",
-    "Numbers of 64 bits are saved as 32, as a framework without them does (rule S12).",
+    "S12", "Numbers of 64 bits are saved as 32, as a framework without them does (rule S12).",
     **saving(_short),
-)
+)  # fmt: skip
 SavesLargeArraysOnly = fault(
-    "S12",
-    "Small arrays, as the absmax of 8-bit codes, are not saved and come back as zeros.",
+    "S12", "Small arrays, as the absmax of 8-bit codes, are not saved and come back as zeros.",
     **saving(lambda a: a[...] if a.size >= 16 else np.zeros(a.shape, a.dtype)),
-)
+)  # fmt: skip
 
 
 def _save_and_lose(path: Path, arrays: Mapping[str, Managed], metadata: Words = None) -> None:
@@ -110,10 +105,9 @@ def _save_once(path: Path, arrays: Mapping[str, Managed], metadata: Words = None
 
 
 SavesOnce = fault(
-    "S12",
-    "Where the file is there already, it is kept: the second save is lost (rule S12).",
+    "S12", "Where the file is there already, it is kept: the second save is lost (rule S12).",
     **paged(save_paged=_save_once),
-)
+)  # fmt: skip
 
 # ---- loaders -------------------------------------------------------------------------------------
 
@@ -130,10 +124,9 @@ def _turned(arrays: dict[str, Managed], pager: Pager) -> dict[str, Managed]:
 
 
 LoadsInAnotherOrder = fault(
-    "S12",
-    "Arrays of one form are taken in the wrong order: m comes back as v, and v as m.",
+    "S12", "Arrays of one form are taken in the wrong order: m comes back as v, and v as m.",
     **loading(_turned),
-)
+)  # fmt: skip
 
 
 def _flat(arrays: dict[str, Managed], pager: Pager) -> dict[str, Managed]:
@@ -152,10 +145,9 @@ def _as_vectors(arrays: dict[str, Managed], pager: Pager) -> None:
 
 
 LoadsScalarsAsVectors = fault(
-    "P1",
-    "A number without an axis comes back as an array of one (rule P1).",
+    "P1", "A number without an axis comes back as an array of one (rule P1).",
     **loading(_as_vectors),
-)
+)  # fmt: skip
 
 
 def _ends_unwritten(arrays: dict[str, Managed], pager: Pager) -> None:
@@ -172,10 +164,9 @@ LoadsAPageLess = fault(
     **loading(_ends_unwritten),
 )
 WordsForgotten = fault(
-    "S12",
-    "The words beside the arrays are lost, the step among them (rule S12).",
+    "S12", "The words beside the arrays are lost, the step among them (rule S12).",
     **paged(load_paged=lambda path, pager: (paging.load(path, pager)[0], {})),
-)
+)  # fmt: skip
 
 
 class _Choosy(Pager):

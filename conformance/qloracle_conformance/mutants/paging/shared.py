@@ -82,15 +82,13 @@ def keeps_copy(of: str) -> type[Pages]:
 
 
 HostCopyNotInvalidated = fault(
-    "S12",
-    "A write of the device leaves the host's copy of a read-mostly page as it was.",
+    "S12", "A write of the device leaves the host's copy of a read-mostly page as it was.",
     **paged(keeps_copy(HOST)),
-)
+)  # fmt: skip
 DeviceCopyNotInvalidated = fault(
-    "S12",
-    "A write of the host leaves the device's copy of a read-mostly page as it was.",
+    "S12", "A write of the host leaves the device's copy of a read-mostly page as it was.",
     **paged(keeps_copy(DEVICE)),
-)
+)  # fmt: skip
 
 
 @faulty("S12")
