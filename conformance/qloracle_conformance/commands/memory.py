@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -50,7 +51,7 @@ def run(model: str, seq: int, capacity_gb: float | None, out: Path | None, conso
     elif out is not None:
         lines.append(WITHOUT_PICTURES)
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        typer.echo(line)
     return 0
 
 

@@ -55,8 +55,7 @@ class Progress:
         if check.status in BAD + BROKEN and name not in self._told:
             self._told.add(name)
             text = f"{name}: {check.status} {check.id}: {check.message}"
-            self._console.print(text, style="red", markup=False, highlight=False, no_wrap=True,
-                                overflow="ellipsis")  # fmt: skip
+            self._console.print(text, style="red", no_wrap=True, overflow="ellipsis")
 
     @contextmanager
     def aside(self) -> Iterator[None]:

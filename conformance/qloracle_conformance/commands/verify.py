@@ -71,7 +71,9 @@ def once(
         if wanted.report and not verbose:
             screen.say(f"All of it: {wanted.report / 'report.html'}")
         if old is not None:
-            _print_difference(differences.lines(old, data), console)
+            typer.secho("\nCompared with the older report:", bold=True)
+            for line in differences.lines(old, data) or ["no difference"]:
+                typer.echo(f"  {files.printable(line)}")
         if wanted.write_known:
             _write_known(wanted.write_known, result)
     if github.here():
@@ -111,12 +113,6 @@ def again_and_again(impl: str, options: Options) -> int:
         for line, code in watching.verdicts(impl, options):  # noqa: B007 (the last one is returned)
             typer.echo(files.printable(line))  # which flushes: it may be a pipe that is watched
     return code
-
-
-def _print_difference(lines: list[str], console: Console) -> None:
-    console.print("\nCompared with the older report:", style="bold")
-    for line in lines or ["no difference"]:
-        console.print(f"  {line}", markup=False, highlight=False)
 
 
 def _write_known(path: Path, result: Report) -> None:

@@ -6,16 +6,9 @@ from collections.abc import Sequence
 
 from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.families import RULES
-from qloracle_conformance.reports.page.markup import (
-    Markup,
-    join,
-    more,
-    row,
-    status,
-    table,
-    tag,
-)
-from qloracle_conformance.reports.page.subject import Data, Subject, View
+from qloracle_conformance.reports.failures import Data
+from qloracle_conformance.reports.page.markup import Markup, join, more, row, status, table, tag
+from qloracle_conformance.reports.page.subject import Subject, View
 from qloracle_conformance.reports.page.verdicts import dialect, missing
 
 CALM = {"PASS", "MISSING", "UNSUPPORTED", ""}

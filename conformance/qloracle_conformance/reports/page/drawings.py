@@ -6,20 +6,9 @@ They are drawn with attributes and classes alone: the page's policy allows no st
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from qloracle_conformance.reports.page.markup import (
-    Markup,
-    counted,
-    more,
-    number,
-    row,
-    table,
-    tag,
-)
-
-Data = Mapping[str, Any]
+from qloracle_conformance.reports.failures import Data
+from qloracle_conformance.reports.page.markup import Markup, counted, more, number, row, table, tag
 
 LEFT, TOP = 56, 24  # room for the numbers of blocks and lanes
 LARGE, SMALL = 12, 7  # the side of a cell, where few and where many are shown

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from qloracle_conformance import families
 from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine.verdicts import worst
 from qloracle_conformance.reports import failures
-from qloracle_conformance.reports.failures import Entry
+from qloracle_conformance.reports.failures import Data, Entry
 from qloracle_conformance.reports.page.markup import Markup, status
 
-Data = Mapping[str, Any]
 View = tuple[str, str]  # a function, and one of its tables or ""
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from qloracle_conformance.contract.protocol import LEVELS
+from qloracle_conformance.reports import failures
+from qloracle_conformance.reports.failures import Data
 from qloracle_conformance.reports.page.drawings import bound_use
 from qloracle_conformance.reports.page.markup import (
     Markup,
@@ -19,8 +20,6 @@ from qloracle_conformance.reports.page.markup import (
     tag,
 )
 from qloracle_conformance.reports.page.subject import Subject, View
-
-Data = Mapping[str, Any]
 
 
 def functions(subject: Subject) -> Markup:
@@ -54,14 +53,9 @@ def _function(subject: Subject, function: Data) -> Markup:
         join(status(function["status"]), note),
         number(function["comparisons"]),
         tag("td.number", f"{cases:,}" if cases == total else f"{cases:,} of {total:,}"),
-        scope(function),
+        tag("p", function["scope"]) if function["scope"] else "",
         join(dialect(function), *_counts(subject, function["name"])),
     )
-
-
-def scope(function: Data) -> Markup:
-    """The limits within which a function was judged."""
-    return tag("p", function["scope"]) if function["scope"] else Markup()
 
 
 def dialect(function: Data) -> Markup:
@@ -72,11 +66,8 @@ def dialect(function: Data) -> Markup:
 
 
 def _counts(subject: Subject, function: str) -> list[Markup]:
-    """How many elements passed only within a band, and how many were not judged."""
     checks = [check for check in subject.data["checks"] if check["function"] == function]
-    words = {"band": "within the band", "recorded": "recorded, not judged"}
-    totals = {name: sum(check[name] for check in checks) for name in words}
-    return [tag("p", f"{totals[name]:,} {text}") for name, text in words.items() if totals[name]]
+    return [tag("p", text) for text in failures.counts(checks)]
 
 
 def rules(subject: Subject) -> Markup:
@@ -101,23 +92,23 @@ def _view(subject: Subject, view: View, names: list[str]) -> Markup:
 
 def bounds(subject: Subject) -> Markup:
     """The share of its bound that each check needed, passing ones too."""
-    checks = [c for c in subject.data["checks"] if float(c.get("bound_use", 0)) > 0]
-    if not checks:
-        return Markup()
     rows = [
         row(check["id"], status(check["status"]), *bound_use(float(check["bound_use"])))
-        for check in checks
+        for check in subject.data["checks"]
+        if float(check["bound_use"]) > 0
     ]
+    if not rows:
+        return Markup()
     head = ("check", "status", counted("share used"), "0 to 125 %; the line is 100 %")
     return table("How much of a bound the worst element needed", head, [rows])
 
 
 def known(subject: Subject) -> Markup:
     """Failures that are tracked somewhere: they are no news."""
-    checks = [check for check in subject.data["checks"] if check["status"] == "XFAIL"]
-    if not checks:
-        return Markup()
     rows = [
-        row(c["id"], status("XFAIL"), c["message"], link(c["known"], c["known"])) for c in checks
+        row(c["id"], status("XFAIL"), c["message"], link(c["known"], c["known"]))
+        for c in failures.known(subject.data)
     ]
+    if not rows:
+        return Markup()
     return table("Known failures", ("check", "status", "message", "tracked at"), [rows])
