@@ -1,6 +1,15 @@
 """Two ways to reach an implementation: in a child process, or (our own mutants) in this one.
 
-Both offer `call(case) -> Answer` and `settle() -> the results that changed after their return`.
+Both say the same of the implementation::
+
+    offers      the protocol functions offered, each with the parameters it takes (None: any)
+    forms       the forms of arrays (rule P5) that can be tried on each function here
+    declared    what it declares: limits, dialect, arrays, device
+    device      the device on which its arrays lie; '' for NumPy's
+    versions    of the libraries it loaded, and what else it says that it runs on
+    places      file and line of each function, as far as they are known
+    files       the source files that it was loaded from, but for installed ones
+
 A child can be sent cases before their turn (`expect`), and works while its parent judges.  It makes
 its calls in the order in which they were sent.
 """
@@ -15,9 +24,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -31,68 +40,6 @@ from qloracle_conformance.contract.errors import CannotRun, LoadError
 IMPORT_LIMIT = 300.0  # seconds that an import may take
 # Waiting threads that spin would compete with the judging parent for the cores.
 FEW_SPINNERS = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
-
-
-class Caller(Protocol):
-    """What the rest of the kit sees of an implementation."""
-
-    import_seconds: float
-    compile_seconds: float
-
-    @property
-    def places(self) -> Mapping[str, tuple[str, int]]:
-        """File and line of each function, as far as they are known."""
-        ...
-
-    @property
-    def files(self) -> Sequence[str]:
-        """The source files that it was loaded from, but for installed ones."""
-        ...
-
-    @property
-    def offers(self) -> Mapping[str, list[str] | None]:
-        """The protocol functions offered, each with the parameters it takes (None: any)."""
-        ...
-
-    @property
-    def forms(self) -> Mapping[str, Sequence[str]]:
-        """The forms of arrays (rule P5) that can be tried on each function here."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """The device on which its arrays lie; '' for NumPy's."""
-        ...
-
-    @property
-    def declared(self) -> Mapping[str, Any]:
-        """What the implementation declares: limits, dialect, arrays, device."""
-        ...
-
-    @property
-    def versions(self) -> Mapping[str, str]:
-        """Versions of the libraries it loaded, and what else it says that it runs on."""
-        ...
-
-    def call(self, case: Case) -> Answer:
-        """Call one function."""
-        ...
-
-    def expect(self, case: Case) -> None:
-        """Hear of a case that will be called; the call must be on this very object."""
-        ...
-
-    def forget(self, case: Case) -> None:
-        """Hear that a case which was expected will not be called."""
-        ...
-
-    def settle(self) -> tuple[list[int], list[int]]:
-        """Wait for the second readings: (the calls read again, those of them that changed)."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the implementation."""
-        ...
 
 
 def too_slow(case: Case, limit: float) -> str:
@@ -159,7 +106,7 @@ class LocalCaller:
         """Nothing was called."""
 
     def settle(self) -> tuple[list[int], list[int]]:
-        """Wait for the second readings."""
+        """Wait for the second readings: (the calls read again, those of them that changed)."""
         self._readings.note(self._calls.read_again(settle=True))
         return self._readings.take()
 
@@ -225,17 +172,17 @@ class ChildCaller:
         return self._answers.pop(id(case))[1]
 
     def expect(self, case: Case) -> None:
-        """Send a case before its turn."""
+        """Send a case before its turn; the call must be on this very object."""
         if self._sent or self._process.poll() is None:
             self._send(case)
 
     def forget(self, case: Case) -> None:
-        """Whatever the answer is, nobody wants it."""
+        """Drop a case that was expected: whatever its answer is, nobody wants it."""
         if self._answers.pop(id(case), None) is None and id(case) in self._sent:
             self._unwanted.add(id(case))
 
     def settle(self) -> tuple[list[int], list[int]]:
-        """Let the child read every kept result again."""
+        """Let the child read every kept result again, and return what `LocalCaller` does."""
         while self._sent:
             self._hear()
         if self._process.poll() is None:
@@ -319,3 +266,6 @@ class ChildCaller:
                 with contextlib.suppress(OSError):
                     stream.close()
         self._log.close()
+
+
+Caller = ChildCaller | LocalCaller

@@ -29,11 +29,6 @@ from qloracle_conformance.running.known import Known, about, mark
 from qloracle_conformance.running.likely import likely
 from qloracle_conformance.running.selecting import EVERYTHING, Selection
 
-Opened = Callable[[str, Mapping[str, tuple[str, int]]], None]
-Watch = Callable[[str, int, CheckRun | None], None]
-Judged = Callable[[Judgement], None]
-Doing = Callable[[str, str], None]
-
 
 def nothing(*_: object) -> None:
     """For whoever need not hear of it."""
@@ -48,10 +43,10 @@ class Hearer(NamedTuple):
     '' when nothing is left to do.
     """
 
-    opened: Opened = nothing
-    checked: Watch = nothing
-    judged: Judged = nothing
-    doing: Doing = nothing
+    opened: Callable[[str, Mapping[str, tuple[str, int]]], None] = nothing
+    checked: Callable[[str, int, CheckRun | None], None] = nothing
+    judged: Callable[[Judgement], None] = nothing
+    doing: Callable[[str, str], None] = nothing
 
 
 SILENT = Hearer()

@@ -14,7 +14,7 @@ from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.reports.report import Report
 from qloracle_conformance.running.known import Known, stale
 from qloracle_conformance.running.parallel import SideBySide
-from qloracle_conformance.running.run import Doing, Hearer, Judged, Opened, Run, Watch, nothing
+from qloracle_conformance.running.run import SILENT, Hearer, Run
 from qloracle_conformance.running.selecting import select
 
 Opening = partial[Run]  # with the options of the run
@@ -42,10 +42,7 @@ def verify(
     processes: int = 1,
     stop_early: bool = False,
     causes: bool = True,
-    watch: Watch = nothing,
-    opened: Opened = nothing,
-    judged: Judged = nothing,
-    doing: Doing = nothing,
+    hearer: Hearer = SILENT,
 ) -> Report:
     """Judge implementations, other people's before our own.
 
@@ -53,8 +50,8 @@ def verify(
     this one.  `functions` are those that must have been judged; none: what `only` selects.  With
     several `processes` so many functions of texts are judged at once, each on an implementation of
     its own: the results are the same, in the same order; seconds are those of all processes
-    together.  With `stop_early` the first failure ends the run.  `watch`, `opened`, `judged` and
-    `doing` hear of what happens (see `Hearer`).  Likely `causes` are sought after each verdict.
+    together.  With `stop_early` the first failure ends the run.  Likely `causes` are sought after
+    each verdict.
 
     UsageError if an argument cannot mean anything.  Ctrl-C ends the run; what was judged until then
     is in the report, which is marked partial.
@@ -72,7 +69,6 @@ def verify(
         Run, profile=profile, seed=seed, dialect=dialect, only=selection, known=known,
         device=device, limit=limit,
     )  # fmt: skip
-    hearer = Hearer(opened, watch, judged, doing)
     if processes == 1:
         _one_by_one(report, first, run, hearer, stop_early, causes)
     else:
