@@ -55,23 +55,12 @@ def too_slow(case: Case, limit: float) -> str:
     return f"{text}; --limit {3 * limit:g} waits longer"
 
 
-class Readings:
-    """The calls whose results were read a second time, and those whose results had changed."""
-
-    def __init__(self) -> None:
-        self.again: list[int] = []
-        self.changed: list[int] = []
-
-    def note(self, lasts: Mapping[int, bool]) -> None:
-        """Enter second readings: whether each call's results are as they were."""
-        self.again += lasts
-        self.changed += [call for call, same in lasts.items() if not same]
-
-    def take(self) -> tuple[list[int], list[int]]:
-        """Return and reset (calls read again, calls that changed)."""
-        taken = self.again, self.changed
-        self.again, self.changed = [], []
-        return taken
+def _taken(again: dict[int, bool]) -> tuple[list[int], list[int]]:
+    """Empty the second readings: (the calls read again, those of them that changed)."""
+    changed = [call for call, same in again.items() if not same]
+    every = list(again)
+    again.clear()
+    return every, changed
 
 
 class LocalCaller:
@@ -83,11 +72,11 @@ class LocalCaller:
         self.places: dict[str, tuple[str, int]] = {}
         self.files: list[str] = []
         self._calls = Calls(target, device)
-        self._readings = Readings()
+        self._again: dict[int, bool] = {}  # whether results are as they were, by call
         self.offers, self.forms = offered(target), self._calls.forms
         self.device = self._calls.device if self._calls.framework != "numpy" else ""
         self.declared = plain(declarations(target))
-        self.versions: dict[str, str] = {"numpy": np.__version__} | worker.told(target)
+        self.versions: dict[str, str] = {"numpy": np.__version__} | worker.own_versions(target)
         self.import_seconds = self.compile_seconds = 0.0
 
     def call(self, case: Case) -> Answer:
@@ -96,7 +85,7 @@ class LocalCaller:
         answer = self._calls.perform(replace(case, arrays=arrays))
         if answer.seconds > self._limit:
             answer = Answer("TIMEOUT", message=too_slow(case, self._limit), call=answer.call)
-        self._readings.note(self._calls.read_again())
+        self._again |= self._calls.read_again()
         return answer
 
     def expect(self, case: Case) -> None:
@@ -107,8 +96,8 @@ class LocalCaller:
 
     def settle(self) -> tuple[list[int], list[int]]:
         """Wait for the second readings: (the calls read again, those of them that changed)."""
-        self._readings.note(self._calls.read_again(settle=True))
-        return self._readings.take()
+        self._again |= self._calls.read_again(settle=True)
+        return _taken(self._again)
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -122,7 +111,7 @@ class ChildCaller:
     ):
         self._spec, self._limit = spec, limit
         self._environment = {**FEW_SPINNERS, **os.environ, **(environment or {})}
-        self._readings = Readings()
+        self._again: dict[int, bool] = {}  # whether results are as they were, by call
         self._generation = 0
         self._sent: dict[int, Case] = {}  # by identity, the oldest first: not answered yet
         self._answers: dict[int, tuple[Case, Answer]] = {}  # that nobody has asked for yet
@@ -190,7 +179,7 @@ class ChildCaller:
             blob = self._receive(self._limit)
             if not isinstance(blob, str):
                 self._note(decode(blob)[0]["again"])
-        return self._readings.take()
+        return _taken(self._again)
 
     def _send(self, case: Case) -> None:
         if not self._sent and self._process.poll() is not None:
@@ -229,7 +218,7 @@ class ChildCaller:
 
     def _note(self, again: Mapping[str, bool]) -> None:
         base = self._generation * 10**9
-        self._readings.note({int(call) + base: lasts for call, lasts in again.items()})
+        self._again |= {int(call) + base: same for call, same in again.items()}
 
     def _restart(self) -> None:
         self._generation += 1

@@ -99,6 +99,11 @@ def _ready(cell: str, kind: str, **attributes: object) -> Markup:
     return tag(kind, cell, **attributes)
 
 
+def group(name: str, columns: int) -> Markup:
+    """The heading of a group of rows, across all columns."""
+    return tag("tr.group", tag("th", name, scope="rowgroup", colspan=columns))
+
+
 def counted(name: str) -> Markup:
     """The heading of a column of counts."""
     return tag("th.number", name, scope="col")

@@ -11,6 +11,7 @@ from qloracle_conformance.reports.page.drawings import bound_use
 from qloracle_conformance.reports.page.markup import (
     Markup,
     counted,
+    group,
     join,
     link,
     number,
@@ -30,7 +31,7 @@ def functions(subject: Subject) -> Markup:
     for level in LEVELS:
         rows = [_function(subject, f) for f in offered if f["level"] == level]
         if rows:
-            bodies.append([_level(level, len(head)), *rows])
+            bodies.append([group(level, len(head)), *rows])
     found = table("Functions by level", head, bodies) if bodies else Markup()
     return join(found, missing(subject.missing))
 
@@ -38,10 +39,6 @@ def functions(subject: Subject) -> Markup:
 def missing(names: Sequence[str]) -> Markup:
     """What is not offered, in one line."""
     return tag("p.level", f"Missing: {', '.join(names)}") if names else Markup()
-
-
-def _level(level: str, columns: int) -> Markup:
-    return tag("tr.group", tag("th", level, scope="rowgroup", colspan=columns))
 
 
 def _function(subject: Subject, function: Data) -> Markup:
