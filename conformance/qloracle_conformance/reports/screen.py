@@ -1,7 +1,7 @@
 """The first screen: what is wrong, an implementation at a time, and one table at the end.
 
 Bad news first, a cause before what follows from it, one counterexample for each fault, and never
-more than `MOST` lines of them in a run.  What is left out is named, and where it is to be found.
+more than `MOST` lines of them in a run.  What is left out is named, and where to find it.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ class Screen:
         used, shown = 0, 0
         for fault in found:
             rows = list(_rows(fault, data["name"], files))
-            room = budget - used - (len(found) - shown > 1)
-            if sum(map(self._height, rows)) + 1 > room:
+            space = budget - used - (len(found) - shown > 1)
+            if sum(map(self._height, rows)) + 1 > space:
                 rows = rows[:1]
-            if self._height(rows[0]) > room:
+            if self._height(rows[0]) > space:
                 break
             used += sum(map(self._print, rows))
             for story in likely(fault.first.first["id"])[:1] if rows[1:] else ():
@@ -149,7 +149,8 @@ def _rows(fault: Fault, name: str, files: Mapping[str, Path]) -> Iterator[Row]:
         if failure["reason"]:
             yield Row(f"because {_short(_decimal(failure['reason']))}")
         if failure["bound"]:
-            yield Row(f"off by {failure['observed']:.3g}, {failure['ratio']} of the bound")
+            observed, ratio = (failures.number(failure[name]) for name in ("observed", "ratio"))
+            yield Row(f"off by {observed}, {ratio} of the bound")
     for finding in entry.findings:
         if finding["declare"]:
             yield Row(f"if that is meant: {finding['declare']}")
@@ -165,7 +166,7 @@ def _rows(fault: Fault, name: str, files: Mapping[str, Path]) -> Iterator[Row]:
 
 
 def _short_name(name: str) -> str:
-    """A name that leaves room for a table: of a path its last part."""
+    """A name short enough for the table: of a path its last part."""
     return name if len(name) <= WIDE else f"...{name[-WIDE + 3 :]}"
 
 
