@@ -1,10 +1,10 @@
 """Scripts for pagers: the program as plain Python statements, up to the operation that went wrong.
 
 Nothing is left of the kit: the pager is made, arrays are written, read, stepped and saved one line
-after the other, and what came is compared with what is due.  After a step that is what the same
+after the other, and what came is compared with what was expected: after a step, with what the same
 statements make of plain arrays.
 """
-# ruff: noqa: D102 (the verbs are told in `contract.programs`)
+# ruff: noqa: D102 (the verbs are explained in `contract.programs`)
 
 from __future__ import annotations
 
@@ -156,17 +156,17 @@ def _element(failure: Failure, script: Script) -> Lines:
     i, found = failure.mismatch.index, enumerate(s12_paging.compared(failure.case, failure.values))
     k, read, expected = next((k, read, e) for k, (read, got, e) in found if (got != e).any())
     at = f"[{k + _refusals(script, read)}].reshape(-1)[{i}]"
-    due = f"program(Plain){at}"
+    right = f"program(Plain){at}"
     if not programs.steps_in(failure.case):
         element = expected[i * read.values.itemsize :][: read.values.itemsize].tobytes()
         kind = _type_name(read.values.dtype.name)
-        due = f"np.frombuffer(bytes.fromhex({string(element.hex())}), {kind})[0]"
+        right = f"np.frombuffer(bytes.fromhex({string(element.hex())}), {kind})[0]"
     main = [
         f"got = {RUN}{at}",
-        f"due = {due}",
+        f"expected = {right}",
         *wrapped(f"# {read.text}, element {i}: {failure.mismatch.reason}", 0, "# "),
-        'print(f"got {got}, due {due}")',
-        "return int(got.tobytes() != due.tobytes())",
+        'print(f"got {got}, expected {expected}")',
+        "return int(got.tobytes() != expected.tobytes())",
     ]
     return script.text(main, read.operation + 1)
 
@@ -208,9 +208,9 @@ def _law(failure: Failure, script: Script) -> Lines:
         "before, now = log[-2:]",
         *wrapped(f"# {broken.why}", 0, "# "),
         f"got = now.{column}",
-        f"due = {broken.formula}",
-        f'print(f"{column} is {{got}}, due {s12b_books.RELATIONS[relation][1]}{{due}}")',
-        f"return int(not got {relation} due)",
+        f"expected = {broken.formula}",
+        f'print(f"{column} is {{got}}, expected {s12b_books.RELATIONS[relation][1]}{{expected}}")',
+        f"return int(not got {relation} expected)",
     ]
     return script.text(main, broken.number + 1, logged=True)
 
@@ -229,21 +229,22 @@ def _of_rule(check: CheckRun, failure: Failure, script: Script) -> Iterator[str]
             k, read = _wrong_form(failure)
             yield f"result = {RUN}[{k + _refusals(script, read)}]"
             yield 'got = f"{result.dtype}{list(result.shape)}"'
-            yield f"due = {string(programs.form_of(read.values))}"
+            yield f"expected = {string(programs.form_of(read.values))}"
         case "P2":
             yield f"before = [array.tobytes() for array in ({names},)]"
             yield RUN
             yield f"wrong = before != [array.tobytes() for array in ({names},)]"
-            yield 'got, due = ("other" if wrong else "the same"), "the same"'
+            yield 'got, expected = ("other" if wrong else "the same"), "the same"'
         case _:
-            yield f"due = [np.array(array).tobytes() for array in {RUN}]"
-            yield "got = due"
+            yield f"expected = [np.array(array).tobytes() for array in {RUN}]"
+            yield "got = expected"
             yield "for _ in range(10):"
             yield f"    again = [np.array(array).tobytes() for array in {RUN}]"
-            yield "    got = again if again != due else got"
-            yield 'got, due = ("other bits" if got != due else "equal bits"), "equal bits"'
-    yield 'print(f"got {got}, due {due}")'
-    yield "return int(got != due)"
+            yield "    got = again if again != expected else got"
+            yield 'got = "other bits" if got != expected else "equal bits"'
+            yield 'expected = "equal bits"'
+    yield 'print(f"got {got}, expected {expected}")'
+    yield "return int(got != expected)"
 
 
 def _wrong_form(failure: Failure) -> tuple[int, plain_arrays.Read]:
