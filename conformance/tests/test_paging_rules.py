@@ -520,8 +520,9 @@ def test_what_fails_only_sometimes_ends_no_search():
             pager.prefetch = None
         return pager
 
-    found = runs(types.SimpleNamespace(make_pager=make_pager), reducing=False)
-    assert found["S12/search"].status == "FAIL"
+    target = types.SimpleNamespace(make_pager=make_pager)
+    only = {"only": lambda check: check.endswith("/search"), "profile": "standard"}
+    assert runs(target, reducing=False, **only)["S12/search"].status == "FAIL"
 
 
 # ---- steps ---------------------------------------------------------------------------------------
