@@ -288,18 +288,19 @@ def test_a_file_that_is_watched_is_judged_again_after_each_change(kernel, watche
 
 
 def test_a_file_that_it_imports_is_watched_too(kernel, tmp_path, watched, monkeypatch):
-    kernel(WRONG, "inner.py")
+    (tmp_path / "lib").mkdir()
+    kernel(WRONG, "lib/inner.py")
     path = kernel("from inner import dequantize_absmax\n", "outer.py")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "lib"), prepend=os.pathsep)
     loop = watched(path, "--only", "S8", "-x", "--watch")
     assert " FAIL S8 " in loop.line()
-    kernel(RIGHT, "inner.py")
+    kernel(RIGHT, "lib/inner.py")
     assert " PASS " in loop.line()
-    kernel("def f(:\n", "inner.py")
+    kernel("def f(:\n", "lib/inner.py")
     assert " ERROR " in loop.line()
-    kernel(RIGHT, "inner.py")
+    kernel(RIGHT, "lib/inner.py")
     assert " PASS " in loop.line()
-    kernel("nothing of it", "other.txt")
+    kernel("nothing of it", "lib/other.py")
     assert loop.quiet() == ""
     assert loop.end() == 0
 

@@ -138,3 +138,12 @@ def test_a_mutant_that_is_no_fault_is_a_problem(tmp_path):
     found = problems(run_matrix(specs), whole=False)
     assert len(found) == 1
     assert found[0].startswith("Harmless")
+
+
+def test_a_mutant_that_trips_over_itself_is_a_problem(tmp_path):
+    """It dies of a mistake in its own code, and its fault was never tried."""
+    path = tmp_path / "mine.py"
+    path.write_text("class Trips:\n    kills = 'S8'\n    quantize_absmax = lambda *a, **k: a + 1\n")
+    rows = [judge(spec) for spec in load_from(str(path))]
+    assert rows[0].as_expected
+    assert "Trips slips: raised TypeError" in "\n".join(problems(rows))

@@ -24,7 +24,7 @@ from qloracle_gpu.operations.arguments import BLOCKSIZES
 pytestmark = pytest.mark.skipif(bool(Host.unavailable()), reason=Host.unavailable())
 
 FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
-TABLES = ("nf4", "fp4", "int4", "notes")
+TABLES = ("nf4", "fp4")
 UNIT = {np.float32: 2.0**-24, np.float16: 2.0**-11, ml_dtypes.bfloat16: 2.0**-8}
 TINY = {np.float32: 2.0**-150, np.float16: 2.0**-25, ml_dtypes.bfloat16: 2.0**-134}
 fixed = settings(
@@ -277,7 +277,7 @@ def test_float16_overflows_to_infinity(host):
 def layer(rng, dtype, wide, masked, integers=False):
     """A layer with an adapter: dense and packed, x, dy, A, B, and the options."""
     out, width, m = (int(n) for n in rng.integers(1, 70, 3))
-    r = int(rng.integers(1, min(out, width) + 1))
+    r = int(rng.integers(1, min(out, width) + 5))
     draw = (lambda *s: rng.integers(-2, 3, s)) if integers else (lambda *s: rng.standard_normal(s))
     own = np.float32 if wide else dtype
     arrays = draw(m, width), draw(m, out), draw(out, width), draw(r, width), draw(out, r)
@@ -379,7 +379,6 @@ SAME_AS_THE_REFERENCE = [
     ("lora_forward", (X, W, A, B[:7]), S),
     ("lora_forward", (X, W, A.astype(np.float16), B), S),
     ("lora_forward", (X, W, A, B.astype(np.float16)), S),
-    ("lora_forward", (X, W, np.ones((9, 64), np.float32), np.ones((8, 9), np.float32)), S),
     ("lora_forward", (X, W, A, B), {"scaling": "1"}),
     ("lora_forward", (X, W, A, B), {"scaling": math.nan}),
     ("lora_forward", (X, W, A, B), {**S, "dropout_mask": X[:1]}),

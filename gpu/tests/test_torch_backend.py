@@ -26,7 +26,7 @@ from qloracle_gpu.torch_backend import blockwise, nested, tables  # noqa: E402
 bfloat16 = ml_dtypes.bfloat16
 FLOATS = (np.float32, np.float16, bfloat16)
 NAMES = {np.float32: "float32", np.float16: "float16", bfloat16: "bfloat16"}
-TABLES = ("nf4", "fp4", "int4", "notes")
+TABLES = ("nf4", "fp4")
 CPU = torch.device("cpu")
 fixed = settings(
     derandomize=True,
@@ -153,8 +153,7 @@ def test_quantize_4bit_at_thresholds(backend, quant_type, data):
 @given(shapes, st.integers(0, 2**32 - 1), blocksizes, types, floats)
 def test_dequantize_4bit(backend, shape, seed, blocksize, quant_type, dtype):
     n, rng = math.prod(shape), np.random.default_rng(seed)
-    top = 15 if quant_type == "int4" else 16
-    packed = q.pack_4bit(rng.integers(0, top, n).astype(np.uint8), spare=int(rng.integers(16)))
+    packed = q.pack_4bit(rng.integers(0, 16, n).astype(np.uint8), spare=int(rng.integers(16)))
     absmax = any_scales(rng, -(-n // blocksize))
     options = {"blocksize": blocksize, "quant_type": quant_type, "dtype": dtype}
     assert agree(backend, "dequantize_4bit", packed, absmax, shape=shape, **options)
@@ -288,7 +287,7 @@ FAULTS = {
     "FP4's sign from the sign bit": ("(q < 0)", "q.signbit()"),
     "FP4's ties by sign": ("thresholds, q.abs())", "thresholds, q.abs() - 1e-7 * q)"),
     "FP4's codes in order": ("np.array(FP4_CODES, np.uint8)", "np.arange(8, dtype=np.uint8)"),
-    "blocks that share a byte": ("or blocksize % 2:", "or False:"),
+    "blocks that share a byte": ("if blocksize % 2:", "if False:"),
     "scaled in the output type": ("own[:, None], out", "own[:, None].to(wanted), out"),
     "the first scale for all": ("own[:, None], out", "own[:1, None], out"),
     "pairs the other way": ("16), np.tile(sixteen, 16)]", "16), np.tile(sixteen, 16)][::-1]"),
@@ -536,7 +535,7 @@ BAD = [
     ("dequantize_4bit", [PACKED, f32(1)], {"shape": (6,), "quant_type": "af4"}),
     (
         "dequantize_4bit",
-        [np.array([0xEE, 0xEF, 0xEE], np.uint8), f32(1)],
+        [PACKED, f32(1)],
         {"shape": (6,), "quant_type": "int4"},
     ),
     ("dequantize_blockwise", [CODES[:5], f32(1), LEVELS], {"shape": (6,)}),

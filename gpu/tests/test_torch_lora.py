@@ -151,7 +151,7 @@ def test_every_element_is_within_its_bound(backend, data):
         backend,
         np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))),
         shape,
-        data.draw(st.integers(0, min(*shape, 16))),
+        data.draw(st.integers(0, 16)),  # above either side, too
         data.draw(leadings),
         data.draw(st.sampled_from(FLOATS)),
         data.draw(st.sampled_from(SCALINGS)),
@@ -491,10 +491,6 @@ def agree_on(changed):
 @pytest.mark.parametrize("case", range(len(WRONG)))
 def test_bad_input_raises_what_the_reference_raises(case):
     agree_on(dict([WRONG[case]]))
-
-
-def test_a_rank_above_either_side_is_refused():
-    agree_on({"a": np.ones((4, 3), np.float32), "b": np.ones((4, 4), np.float32)})
 
 
 BAD_WEIGHTS = {

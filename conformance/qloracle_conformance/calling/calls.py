@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from qloracle_conformance.contract.protocol import FUNCTIONS, result_forms
 LATER = 0.05  # seconds after its return at which a result is read again
 SLOW = 0.5  # a call slower than this runs twice: what the second saves was compilation
 KEPT_BYTES = 1 << 26  # of results held back for the second reading; a larger one is not held
+LARGEST = 1 << 26  # bytes that a call's results may have
 
 
 class FormError(TypeError):
@@ -106,6 +107,13 @@ def read(result: Any, function: str) -> tuple[np.ndarray, ...]:
     return tuple(to_array(part) for part in parts)
 
 
+def _refuse_beyond_measure(values: Sequence[np.ndarray]) -> None:
+    """FormError for results so large that no call can have asked for them."""
+    nbytes = sum(value.nbytes for value in values)
+    if nbytes > LARGEST:
+        raise FormError(f"returned {nbytes:,} bytes, more than any call of the kit asks for")
+
+
 class Kept(NamedTuple):
     """A result that is held back for a second reading."""
 
@@ -154,6 +162,7 @@ class Calls:
             with frameworks.queue(case.form, device, list(arguments.values())):
                 result = self._invoke(case, arguments, device)
                 values = read(result, case.function)
+            _refuse_beyond_measure(values)
         except NotImplementedError as error:
             return Answer("UNSUPPORTED", message=_line(error), call=call)
         except FormError as error:

@@ -92,8 +92,8 @@ def function_rows(judgement: Judgement) -> list[dict[str, Any]]:
     """One verdict a function of every judged level, and of others that are offered."""
     rows = []
     for function in FUNCTIONS.values():
-        due = function.level in JUDGED_LEVELS and not function.optional
-        if due or function.name in judgement.offers:
+        demanded = function.level in JUDGED_LEVELS and not function.optional
+        if demanded or function.name in judgement.offers:
             rows.append(_function_row(judgement, function.name))
     return rows
 

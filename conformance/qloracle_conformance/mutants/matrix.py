@@ -31,6 +31,7 @@ from qloracle_conformance.mutants.parts import Right
 
 WRONG = ("FAIL", "ERROR", "CRASH", "TIMEOUT")
 BOUNDED = ("S8", "S9", "S10", "S11", "S11b")  # rules that allow an error, with a derived bound
+SLIPS = ("raised TypeError", "raised NameError", "raised AttributeError")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Row:
     def rules(self) -> list[str]:
         """The rules that failed, each once."""
         return sorted({check.partition("/")[0] for check in self.failing})
+
+    @property
+    def slip(self) -> str:
+        """A message that tells of a mistake in the mutant's own code, not of its fault."""
+        return next((text for text in self.messages.values() if text.startswith(SLIPS)), "")
 
     @property
     def as_expected(self) -> bool:
@@ -247,6 +253,7 @@ def problems(rows: Iterable[Row], *, whole: bool = True) -> list[str]:
     rows = list(rows)
     found = [f"{row.name}: {row.verdict}" for row in rows if not row.as_expected]
     if whole:
+        found += [f"{row.name} slips: {row.slip}" for row in rows if row.slip]
         found += [f"{' and '.join(names)} leave the same fingerprint" for names in twins(rows)]
         found += [f"{check} kills nothing" for check in idle_checks(rows)]
     return found

@@ -72,8 +72,10 @@ class Suite:
             *self._run.plan,
             *(f"{rule}/{name}" for name in judged for rule in ledger.rules_of(name)),
         ]
-        due = [f.name for f in FUNCTIONS.values() if f.level in JUDGED_LEVELS and not f.optional]
-        verdicts = [VERDICT + name for name in dict.fromkeys([*due, *judged])]
+        demanded = [
+            f.name for f in FUNCTIONS.values() if f.level in JUDGED_LEVELS and not f.optional
+        ]
+        verdicts = [VERDICT + name for name in dict.fromkeys([*demanded, *judged])]
         stale = [KNOWN + entry.check for entry in self._run.known if entry.check not in checks]
         return [*checks, *verdicts, *stale]
 
@@ -111,7 +113,7 @@ class Suite:
             raise Failed(f"{text}: {', '.join(row['failed_checks']) or 'too few for a verdict'}")
 
     def text(self, check: CheckRun) -> str:
-        """What is wrong: the rule, the smallest input, got and due, the likely cause."""
+        """What is wrong: the rule, the smallest input, got and expected, the likely cause."""
         name_causes([check])
         alone = Judgement(self.name, views=self._run.judgement.views, checks=[check])
         data = Report(self._profile, self._seed, [alone]).to_dict()["implementations"][0]

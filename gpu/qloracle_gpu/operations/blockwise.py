@@ -5,7 +5,7 @@ The rules are those of `qloracle.blockwise`, the kernels in `kernels/quantize.cu
 
 * blocksize is a power of two from 32 to 4096;
 * values are not looked at: that x is finite and a codebook never decreases is the caller's word,
-  and a code that names no level (15 of int4, for one) decodes to NaN;
+  and a code that names no level of a codebook decodes to NaN;
 * `dequantize_4bit` takes `nested=` in place of absmax, and decodes the scales in the same launch.
 """
 
@@ -40,7 +40,7 @@ def quantize_4bit(
     """Quantize to 4 bits: packed uint8[ceil(n / 2)], absmax float32[ceil(n / blocksize)].
 
     x: float32, float16 or bfloat16 of any shape, n elements; blocksize: a power of two from 32 to
-    4096; quant_type: nf4, fp4, int4 or notes. TypeError or ValueError otherwise.
+    4096; quant_type: nf4 or fp4. TypeError or ValueError otherwise.
 
     Source: rules S3 to S6; `qloracle.quantize_4bit`.
     """

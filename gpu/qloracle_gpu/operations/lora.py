@@ -50,7 +50,7 @@ def lora_forward(
     """Return y = x W' + scaling ((x * mask) A') B' of shape (..., out), in x's type.
 
     x: (..., in), any number of leading dimensions; w: (out, in), any of the three float types;
-    a: (r, in) and b: (out, r), both in x's type or both float32, r at most min(out, in); scaling:
+    a: (r, in) and b: (out, r), both in x's type or both float32, of any rank r; scaling:
     a finite number; dropout_mask: x's shape and type. TypeError or ValueError otherwise.
 
     Source: rule S10; `qloracle.lora_forward`.
@@ -203,11 +203,6 @@ def given(
     known_b = check.typed(device, "b", b, type_name(known_a))
     check.shaped("a", known_a, (r, width), beside)
     check.shaped("b", known_b, (out, r), f"a of shape {tuple(known_a.shape)} and {beside}")
-    if r > min(dims):
-        raise ValueError(
-            f"the rank r must be at most min(out, in), got a of shape {tuple(known_a.shape)} and "
-            f"b of shape {tuple(known_b.shape)} beside {beside}"
-        )
     if mask is not None:
         mask, shape = check.floats(device, "dropout_mask", mask, kind), tuple(own.shape)
         check.shaped("dropout_mask", mask, shape, f"x of shape {shape}")

@@ -3,16 +3,7 @@
 The interpreter counts the instructions of the PTX that a launch on large, aligned arrays runs;
 ptxas reports the registers; the rest is arithmetic on a card's published sizes.  Nothing is timed.
 
-    bytes       what must be moved for an element, by the formats alone
-    widest      bytes of the widest load and store of device memory that ran
-    PTX         instructions for an element, over all lanes
-    issue       those among them that ptxas keeps: not moves, parameters, conversions of addresses.
-                Of a division or a root it makes several, of a sum of 64 bits two
-    LSU         those that load, store or shuffle, shared memory included
-    budget      what an H100 can issue while it moves those bytes at 3.0 TB/s
-    occupancy   resident threads over 2,048, by registers, shared memory and block size
-    in flight   KiB that an SM has asked for at once, if each thread waits for a loaded value where
-                the PTX first uses it.  14 KiB keep an H100's memory busy, 18 KiB an H200's
+`INTRODUCTION` says what each column means.
 
     python -m qloracle_gpu.proof.figures           print the table
     python -m qloracle_gpu.proof.figures --write   and write gpu/docs/kernels.md

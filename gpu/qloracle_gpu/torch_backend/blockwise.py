@@ -19,7 +19,7 @@ tensor([10,  0,  7, 15])
 Memory. Large tensors are handled in parts of whole blocks, about PART elements each, so that what
 is needed beside input and result hardly grows with them. Measured on a CPU: 8 to 12 MiB, and for
 each element 1.5 bytes in `quantize_4bit` (its codes before they are packed) and 1 byte in
-`dequantize_4bit` where it unpacks first (int4, odd block sizes). A block is never cut: one huge
+`dequantize_4bit` where it unpacks first (odd block sizes). A block is never cut: one huge
 block is one part, and takes up to 16 bytes for each of its elements.
 """
 
@@ -49,7 +49,7 @@ def quantize_4bit(
     """Quantize to 4 bits: packed uint8[ceil(n / 2)], absmax float32[ceil(n / blocksize)].
 
     x: float32, float16 or bfloat16 of any shape, n elements, all finite; blocksize: any int >= 1;
-    quant_type: nf4, fp4, int4 or notes. TypeError or ValueError otherwise.
+    quant_type: nf4 or fp4. TypeError or ValueError otherwise.
 
     Source: rules S3 to S6; `qloracle.quantize_4bit`.
 
@@ -81,8 +81,7 @@ def dequantize_4bit(
 
     packed: uint8[ceil(n / 2)], n the product of shape; absmax: finite float32[ceil(n / blocksize)],
     which may be negative after double quantization; dtype: torch.float32, torch.float16 (65520 and
-    more becomes inf) or torch.bfloat16. TypeError or ValueError otherwise, also for code 15 of
-    int4.
+    more becomes inf) or torch.bfloat16. TypeError or ValueError otherwise.
 
     Source: rules S6 and S7; `qloracle.dequantize_4bit`.
 
@@ -100,10 +99,9 @@ def dequantize_4bit(
         form = list(dims), blocksize, quant_type, values.float_type("dtype", dtype)
         decoded: Tensor = _dequantize_4bit_op(known, scale, *form)
         return decoded
-    if quant_type == "int4" or blocksize % 2:  # a code names nothing; or two blocks share a byte
+    if blocksize % 2:  # two blocks may share a byte
         codes = torch.stack([known >> 4, known & 15], dim=1).view(-1)[:n]
         levels = tables.levels(quant_type, known.device)
-        values.codes_below("packed codes", codes, len(levels))
         return _decode(levels, codes, absmax, n, blocksize, dtype).view(dims)
     pairs = tables.pairs(quant_type, known.device)  # 256, each the two levels that a byte names
     return _decode(pairs, known, absmax, n, blocksize, dtype).view(dims)

@@ -219,9 +219,6 @@ def row_chunks(
 def _levels(packed: Tensor, start: int, stop: int, quant_type: str) -> Tensor:
     """Return the levels of the elements start to stop of the flat weight (S6)."""
     some, odd = packed[start // 2 : (stop + 1) // 2], start % 2  # odd: begins with a low nibble
-    if quant_type == "int4":  # a code names nothing
-        codes = torch.stack([some >> 4, some & 15], dim=1).view(-1)[odd : odd + stop - start]
-        values.codes_below(f"packed codes from element {start} on", codes, 15)
     pairs = tables.pairs(quant_type, packed.device).index_select(0, some.int())
     return pairs.view(torch.float32)[odd : odd + stop - start]
 
@@ -291,11 +288,11 @@ def _qlora_op(
     if cuda.takes(x, blocksize):
         form = _form(shape, scaling, blocksize, quant_type, dropout_mask)
         y: Tensor = cuda.on(x).qlora_forward(x, packed, absmax, a, b, **form)
-        return y
-    here, chunks = Tensors(x.device), row_chunks(packed, absmax, shape, blocksize, quant_type)
-    through = partial(products.times_rows, here, chunks, shape[0])
-    y = adapter.forward(here, Given(x, a, b, dropout_mask), through, scaling)
-    return y  # noqa: RET504  what mypy takes for a tensor
+    else:
+        chunks, here = row_chunks(packed, absmax, shape, blocksize, quant_type), Tensors(x.device)
+        through = partial(products.times_rows, here, chunks, shape[0])
+        y = adapter.forward(here, Given(x, a, b, dropout_mask), through, scaling)
+    return y
 
 
 @library.custom_op("qloracle::qlora_backward", mutates_args=())

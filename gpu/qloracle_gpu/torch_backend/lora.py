@@ -49,7 +49,7 @@ def lora_forward(
     """Return y = x W' + scaling ((x * mask) A') B' of shape (..., out), in x's type.
 
     x: (..., in), any number of leading dimensions; w: (out, in), any of the three float types;
-    a: (r, in) and b: (out, r), both in x's type or both float32, r at most min(out, in); scaling:
+    a: (r, in) and b: (out, r), both in x's type or both float32, of any rank r; scaling:
     a finite number; dropout_mask: x's shape and type, entries 0 or one 1 / (1 - p). All finite.
     TypeError or ValueError otherwise. y has a gradient with respect to x, a and b.
 

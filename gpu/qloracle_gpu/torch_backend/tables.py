@@ -72,8 +72,7 @@ def _thresholds(name: str) -> Float32:
 
 
 def _pairs(name: str) -> Array:
-    sixteen = np.full(16, np.nan, np.float32)  # a code that names nothing shows
-    sixteen[: _levels(name).size] = _levels(name)
+    sixteen = _levels(name)
     return np.stack([sixteen.repeat(16), np.tile(sixteen, 16)], axis=1).view(np.int64).reshape(-1)
 
 

@@ -6,7 +6,6 @@ the specification's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +18,10 @@ from qloracle_conformance.families.adam import s11_adam as s11
 from qloracle_conformance.families.adam import s11b_adam_8bit as s11b
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.bounds import Bounded, within
-from qloracle_conformance.judging.compare import Outcome, Values
+from qloracle_conformance.judging.compare import NOTHING, Judge, Outcome, Values
 from qloracle_conformance.judging.expected import f32
 from qloracle_conformance.judging.views import View
 
-Judge = Callable[[Case, Values, View], Outcome]
 N = 64
 COUNTS = range(1, 21)  # steps at which a float32 correction shows
 
@@ -57,11 +55,11 @@ def _named(ask: Asker, view: View, field: str, cases: list[Case], judge: Judge) 
     answers = [(case, ask.values(case)) for case in cases]
     for value in BY_NAME[field].values:
         trial = replace(view, dialect=view.dialect | {field: value})
-        outcomes = [judge(case, values, trial) for case, values in answers if values is not None]
-        compared = sum(outcome.compared for outcome in outcomes)
-        if compared and not any(outcome.wrong for outcome in outcomes):
+        outcomes = (judge(case, values, trial) for case, values in answers if values is not None)
+        found = sum(outcomes, NOTHING)
+        if found.compared and not found.wrong:
             view.dialect[field] = value
-            return {field: (value, f"{compared:,} values agree")}
+            return {field: (value, f"{found.compared:,} values agree")}
     return {}
 
 
@@ -73,7 +71,8 @@ def _decay_mode(ask: Asker, view: View) -> Found:
         values = ask.values(case)
         for mode in ("decoupled", "coupled"):
             trial = replace(view, dialect=view.dialect | {"decay_mode": mode})
-            if values is not None and _agrees(s11.judge_moments(case, values, trial)):
+            found = NOTHING if values is None else s11.judge_moments(case, values, trial)
+            if found.compared and not found.wrong:
                 shown[asked] = mode
     if not shown:
         return {}
@@ -85,10 +84,6 @@ def _decay_mode(ask: Asker, view: View) -> Found:
         view.dialect["decay_mode"] = value
     evidence = "; ".join(f"asked for {asked} it is {mode}" for asked, mode in shown.items())
     return {"decay_mode": (value, evidence)}
-
-
-def _agrees(outcome: Outcome) -> bool:
-    return outcome.compared > 0 and not outcome.wrong
 
 
 def _judge_scales(case: Case, values: Values, view: View) -> Outcome:

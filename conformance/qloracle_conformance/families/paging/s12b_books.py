@@ -153,10 +153,13 @@ class Entry(NamedTuple):
 
 def judge(case: Case, values: Values, view: View) -> Outcome:
     """Every law after every operation; the first that is broken is told."""
-    outcome = judge_operations(case, values)
+    outcome, obeyed = judge_operations(case, values), 0
     for entry in entered(case, values):
-        outcome += Outcome(1) if entry.holds else _broken(case, entry)
-    return outcome
+        if entry.holds:
+            obeyed += 1
+        else:
+            outcome += _broken(case, entry)
+    return outcome + Outcome(obeyed)
 
 
 def _broken(case: Case, entry: Entry) -> Outcome:

@@ -89,7 +89,6 @@ def place(case: Case) -> Callable[[int], str]:
 
 
 LAYERS = {"one_hot": inputs.one_hot, "swamped": inputs.swamped, "shapes": inputs.shapes}
-WEIGHTS: dict[str, Callable[[Plan], Iterator[Case]]] = {"weights": inputs.weights}
 
 
 def _checks(function: str) -> tuple[Check, ...]:

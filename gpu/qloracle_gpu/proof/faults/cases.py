@@ -170,11 +170,17 @@ def beside_a_small_threshold() -> tuple[Array, Array]:
 
 def dequantize(device: Device) -> Calls:
     """Octets by four and one by one, an odd and an even end, a table of 15 levels."""
-    for n, kind in ((LONG, "nf4"), (N - 1, "int4")):
-        packed, absmax = q.quantize_4bit(normal(n), blocksize=32, quant_type=kind)
-        options: dict[str, Any] = {"shape": (n,), "blocksize": 32, "quant_type": kind}
-        got = blockwise.dequantize_4bit(device, packed, absmax, **options)
-        yield f"dequantize_4bit, {kind}", got, q.dequantize_4bit(packed, absmax, **options)
+    options: dict[str, Any] = {"shape": (LONG,), "blocksize": 32}
+    packed, absmax = q.quantize_4bit(normal(LONG), blocksize=32)
+    got = blockwise.dequantize_4bit(device, packed, absmax, **options)
+    yield "dequantize_4bit", got, q.dequantize_4bit(packed, absmax, **options)
+    table, n = q.int4_codebook(), N - 1
+    codes, absmax = q.quantize_blockwise(normal(n), table, blocksize=32)
+    values, sizes = device.empty((n,), "float32"), (np.int64(n), blockwise.log2(32))
+    given = q.pack_4bit(codes), absmax, *blockwise.levels(table)
+    device.launch("dequantize_4bit_float32", 1, blockwise.THREADS, *given, values, *sizes)
+    expected = q.dequantize_blockwise(codes, absmax, table, shape=(n,), blocksize=32)
+    yield "dequantize_4bit, 15 levels", values, expected
 
 
 def dequantize_16_bits(device: Device) -> Calls:
