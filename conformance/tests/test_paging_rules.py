@@ -597,6 +597,12 @@ def test_every_column_is_judged(column, more):
     assert broken.wrong
 
 
+def test_a_pager_that_tells_faults_only_is_judged_by_them():
+    """What is not shown is not judged; that an operation was performed always is."""
+    found = runs(load("qloracle_conformance.mutants.paging.lawful:TellsFaultsOnly"), reducing=False)
+    assert {run.status for run in found.values() if run.rule == "S12b"} == {"PASS"}
+
+
 def test_a_resumed_state_must_page_like_the_first():
     def load_paged(path, pager):
         plain, words = paging.load(path, paging.make_pager())
