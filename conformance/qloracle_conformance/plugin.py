@@ -21,7 +21,7 @@ SUITE = PACKAGE / "plugin.py"  # the one file of the package that is collected
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Every option bears our name: others may have an `--impl` or a `--device` of their own."""
+    """Every option begins with --qloracle: other plugins may have an `--impl` or a `--device`."""
     group = parser.getgroup("qloracle", "conformance of quantization kernels (qloracle)")
     option = group.addoption
     judge = "judge this implementation (a short name, module:NAME, path/file.py); repeatable"

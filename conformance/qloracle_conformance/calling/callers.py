@@ -106,11 +106,10 @@ class LocalCaller:
 class ChildCaller:
     """Calls an implementation in a child process, which may hang or crash: the run goes on."""
 
-    def __init__(
-        self, spec: str, *, limit: float = 20.0, environment: Mapping[str, str] | None = None
-    ):
+    def __init__(self, spec: str, *, limit: float = 20.0, device: str = "") -> None:
         self._spec, self._limit = spec, limit
-        self._environment = {**FEW_SPINNERS, **os.environ, **(environment or {})}
+        own = {"QLORACLE_DEVICE": device} if device else {}
+        self._environment = FEW_SPINNERS | os.environ | own
         self._again: dict[int, bool] = {}  # whether results are as they were, by call
         self._generation = 0
         self._sent: dict[int, Case] = {}  # by identity, the oldest first: not answered yet

@@ -171,9 +171,7 @@ def probe(
 
 
 @app.command()
-def explain(
-    name: Annotated[str, typer.Argument(metavar="[RULE | LEVEL | FUNCTION]")] = "",
-) -> None:
+def explain(name: Annotated[str, typer.Argument(metavar="[RULE | LEVEL | FUNCTION]")] = "") -> None:
     """Print what a rule, a level or a function demands; without a name, list them all."""
     from qloracle_conformance.commands.explain import explain
 

@@ -114,7 +114,7 @@ def _parts_table(config: Configuration, seq: int, parts: dict[str, Parts]) -> Ta
 
 
 def _peak(config: Configuration, method: str, seq: int) -> int:
-    """Return the most that is there at a time; not all that comes and goes is there together."""
+    """The bytes at the peak: what comes and goes is never all there at once."""
     events = memory.timeline(config, (seq,), NO_LIMIT, paging=False, method=method, fused=False)
     return max(event.total for event in events)
 

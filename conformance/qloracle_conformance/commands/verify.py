@@ -20,7 +20,7 @@ from qloracle_conformance.reports.report import Report
 from qloracle_conformance.reports.screen import Screen
 from qloracle_conformance.running import known, watching
 from qloracle_conformance.running import verify as running
-from qloracle_conformance.running.run import Hearer, name_causes
+from qloracle_conformance.running.run import Listener, name_causes
 
 Options = Mapping[str, Any]  # of `running.verify.verify`
 
@@ -55,9 +55,9 @@ def once(
                     if not verbose:
                         _show(screen, judgement, wanted.report)
 
-            hearer = Hearer(places.__setitem__, progress.checked, judged, progress.doing)
+            listener = Listener(places.__setitem__, progress.checked, judged, progress.doing)
             causes = verbose or bool(wanted.report)
-            result = running.verify(impls, **options, hearer=hearer, causes=causes)
+            result = running.verify(impls, **options, listener=listener, causes=causes)
         data = result.to_dict()
         written = reports.write_all(wanted.report, result) if wanted.report else {}
         if verbose:

@@ -133,14 +133,14 @@ def _cell(implementation: Data, function: str, table: str | None, rule: str) -> 
 
 def _failures(page: Lines, implementation: Data, files: Mapping[str, Path]) -> None:
     """The first failure of each rule on each function whole; what else failed, a line each."""
-    told: set[tuple[str, str]] = set()
+    shown: set[tuple[str, str]] = set()
     rest = []
     for entry in failures.entries(implementation):
         place = entry.first["rule"], entry.first["function"]
-        if place in told or len(told) == SHOWN_FAILURES:
+        if place in shown or len(shown) == SHOWN_FAILURES:
             rest.append(entry)
             continue
-        told.add(place)
+        shown.add(place)
         _failure(page, implementation, entry, files)
     if rest:
         page.line()

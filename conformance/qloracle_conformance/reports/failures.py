@@ -118,7 +118,7 @@ def scripts(name: str, entry: Entry, files: Mapping[str, Path]) -> list[Path]:
 
 
 def limits(report: Data) -> list[str]:
-    """Why the report is less than a verdict, in words that nobody overlooks."""
+    """Why the report is less than a verdict, in plain words."""
     found = ["PARTIAL: the run was interrupted; this is no verdict"] if report["partial"] else []
     if report.get("stopped"):
         found.append("PARTIAL: stopped at the first failure; what was not run is not judged")
@@ -127,7 +127,7 @@ def limits(report: Data) -> list[str]:
 
 
 def notes(report: Data) -> list[str]:
-    """What belongs to no implementation's checks, and is not to be overlooked."""
+    """What concerns the run as a whole, each in a sentence."""
     unmet = [f"REQUIRED: {text}" for text in report["unmet"]]
     stale = [f"KNOWN FAILURES: {text}" for text in report["known_problems"]]
     return [*limits(report), *unmet, *stale]
@@ -192,9 +192,9 @@ def entries(implementation: Data) -> list[Entry]:
             groups.setdefault(_identity(check), []).append(check)
     found: list[Entry] = []
     for checks in groups.values():
-        told = [finding for entry in found for finding in entry.findings]
+        shown = [finding for entry in found for finding in entry.findings]
         findings = _named(implementation, checks)
-        news = [finding for finding in findings if finding not in told]
+        news = [finding for finding in findings if finding not in shown]
         found.append(Entry(checks, news if checks[0]["failure"] else findings))
     return found
 

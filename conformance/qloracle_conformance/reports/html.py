@@ -1,7 +1,7 @@
 """report.html: the whole report as one page, which needs nothing else; and a piece for a notebook.
 
 The page may load nothing and run nothing but its own script: its policy names the digests of its
-one style sheet and its one script.  It is whole without the script, which only copies.
+one style sheet and its one script.  It is complete without the script, which only copies.
 """
 
 from __future__ import annotations

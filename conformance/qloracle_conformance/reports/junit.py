@@ -1,6 +1,6 @@
 """junit.xml: one suite for each implementation, one case for each check, for CI servers.
 
-Nothing that ends a run with another code than 0 is green here: what belongs to the run as a whole
+Nothing that makes the exit code differ from 0 is green here: what concerns the run as a whole
 (requirements that are not met, stale known failures, nothing compared) has a suite of its own.
 """
 

@@ -1,7 +1,7 @@
 """The first screen: what is wrong, an implementation at a time, and one table at the end.
 
 Bad news first, a cause before what follows from it, one counterexample for each fault, and never
-more than `MOST` lines of them in a run.  What is left out is named, and where it is to be found.
+more than `MOST` lines of them in a run.  What is left out is named, and where to find it.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ class Screen:
         used, shown = 0, 0
         for fault in found:
             rows = list(_rows(fault, data["name"], files))
-            room = budget - used - (len(found) - shown > 1)
-            if sum(map(self._height, rows)) + 1 > room:
+            space = budget - used - (len(found) - shown > 1)
+            if sum(map(self._height, rows)) + 1 > space:
                 rows = rows[:1]
-            if self._height(rows[0]) > room:
+            if self._height(rows[0]) > space:
                 break
             used += sum(map(self._print, rows))
             for story in likely(fault.first.first["id"])[:1] if rows[1:] else ():
@@ -165,7 +165,7 @@ def _rows(fault: Fault, name: str, files: Mapping[str, Path]) -> Iterator[Row]:
 
 
 def _short_name(name: str) -> str:
-    """A name that leaves room for a table: of a path its last part."""
+    """A name short enough for the table: of a path its last part."""
     return name if len(name) <= WIDE else f"...{name[-WIDE + 3 :]}"
 
 

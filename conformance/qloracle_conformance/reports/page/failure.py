@@ -31,7 +31,7 @@ def article(subject: Subject, n: int, scripts: Mapping[str, str]) -> Markup:
     title = tag("h4", status(entry.first["status"]), f" {entry.title}")
     parts = [
         tag("p.rule", prose(failures.statement(entry.first["rule"]))),
-        tag("dl", *(_row(name, text) for name, text in entry.rows)),
+        tag("dl", *(fact(name, text) for name, text in entry.rows)),
         *_map(entry),
         *_inputs(entry),
         *_scripts(subject, n, scripts),
@@ -42,7 +42,8 @@ def article(subject: Subject, n: int, scripts: Mapping[str, str]) -> Markup:
     return tag("article", more(summary, body, shown=n < SHOWN))
 
 
-def _row(name: str, text: str) -> Markup:
+def fact(name: str, text: str) -> Markup:
+    """A row of what there is to say of a failure."""
     return tag(f"div.{name.replace(' ', '-')}", tag("dt", name), tag("dd", said(name, text)))
 
 

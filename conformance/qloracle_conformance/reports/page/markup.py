@@ -1,4 +1,4 @@
-"""HTML from Python: what is no Markup is text, and text is always escaped.
+"""HTML from Python: whatever is not Markup is text, and text is always escaped.
 
 So a name, a message or a script that looks like HTML can only ever be shown.
 """
@@ -115,7 +115,7 @@ def number(value: int) -> Markup:
 
 
 def more(summary: str, *content: str, shown: bool = False) -> Markup:
-    """What opens on demand."""
+    """Content that opens on demand."""
     return tag("details", tag("summary", summary), *content, open="" if shown else None)
 
 

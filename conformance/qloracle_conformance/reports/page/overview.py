@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from qloracle_conformance.engine.verdicts import level_lines
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.failures import Data, Entry
+from qloracle_conformance.reports.page import failure
 from qloracle_conformance.reports.page.markup import Markup, join, link, status, tag
 from qloracle_conformance.reports.page.subject import Subject
 
@@ -38,16 +39,10 @@ def _subject(subject: Subject) -> Markup:
 
 def _counterexample(entry: Entry) -> Markup:
     """The input that shows a fault: the call, what came, what was expected."""
-    failure = entry.first["failure"]
-    if failure is None:
+    if entry.first["failure"] is None:
         return Markup()
-    rows = [(name, failure[name]) for name in ("call", "got", "expected", "reason")]
-    parts = [
-        tag(f"div.{name}", tag("dt", "because" if name == "reason" else name), tag("dd", text))
-        for name, text in rows
-        if text
-    ]
-    return tag("dl.counterexample", *parts)
+    rows = (row for row in entry.rows if row[0] in ("call", "got", "expected", "because"))
+    return tag("dl.counterexample", *(failure.fact(name, text) for name, text in rows))
 
 
 def _line(subject: Subject, n: int, entry: Entry) -> Markup:

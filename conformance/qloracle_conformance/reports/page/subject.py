@@ -1,4 +1,4 @@
-"""An implementation as the page tells of it."""
+"""An implementation as the page shows it."""
 
 from __future__ import annotations
 
@@ -96,10 +96,6 @@ class Subject:
         word = self.word(view, rule)
         targets = [self._targets.get(check["id"]) for check in self._checks.get((*view, rule), ())]
         return status(word, next(filter(None, targets), "")) if word else Markup()
-
-    def checks(self, view: View) -> list[Data]:
-        """The checks of a function and table."""
-        return [c for c in self.data["checks"] if (c["function"], c["table"]) == view]
 
     @cached_property
     def _checks(self) -> Mapping[tuple[str, str, str], list[Data]]:

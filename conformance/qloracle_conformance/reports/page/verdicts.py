@@ -81,7 +81,7 @@ def _view(subject: Subject, view: View, names: list[str]) -> Markup:
     function, of = view
     name = f"[{of}]" if of else function
     reason = subject.unsupported(view)
-    if reason and not any(c["status"] != "UNSUPPORTED" for c in subject.checks(view)):
+    if reason and all(subject.word(view, rule) == "UNSUPPORTED" for rule in names):
         words = join(status("UNSUPPORTED"), f" {reason}")
         return row(name, tag("td", words, colspan=len(names)))
     return row(name, *(subject.cell(view, rule) for rule in names))

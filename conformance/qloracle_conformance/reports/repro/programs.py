@@ -4,7 +4,7 @@ Nothing is left of the kit: the pager is made, arrays are written, read, stepped
 after the other, and what came is compared with what is expected: after a step, with what the same
 statements make of plain arrays.
 """
-# ruff: noqa: D102 (the verbs are told in `contract.programs`)
+# ruff: noqa: D102 (the verbs are described in `contract.programs`)
 
 from __future__ import annotations
 
