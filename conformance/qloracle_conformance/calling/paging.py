@@ -5,7 +5,7 @@ paged step must equal that, and no reference can know the bits of somebody else'
 last, when the pager has answered: while it works, what is expected exists nowhere.  Whatever moves
 bytes only is judged in the parent, by what plain arrays hold there.
 """
-# ruff: noqa: D102 (the verbs are told in `programs`)
+# ruff: noqa: D102 (the verbs are described in `programs`)
 
 from __future__ import annotations
 
