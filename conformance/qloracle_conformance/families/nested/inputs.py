@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from qloracle_conformance.contract.cases import Arrays, Case
+from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.codes import values
 from qloracle_conformance.judging.asking import Asker
@@ -15,6 +15,24 @@ from qloracle_conformance.judging.expected import Float32
 from qloracle_conformance.judging.views import View
 
 BLOCK, GROUP = 64, 256
+
+
+def scales_case(
+    absmax: Float32, note: str = "", codebook: Float32 | None = None, blocksize: int = 256
+) -> Case:
+    """A call of `quantize_absmax`."""
+    arrays = {"absmax": absmax} | ({} if codebook is None else {"codebook": codebook})
+    return Case("quantize_absmax", arrays, {"blocksize": blocksize}, note)
+
+
+def codes_case(
+    codes: NDArray[np.uint8], scale: Float32, offset: float, note: str = "",
+    codebook: Float32 | None = None, blocksize: int = 256,
+) -> Case:  # fmt: skip
+    """A call of `dequantize_absmax`."""
+    arrays = {"codes": codes, "nested_absmax": scale, "offset": np.array(offset, np.float32)}
+    arrays |= {} if codebook is None else {"codebook": codebook}
+    return Case("dequantize_absmax", arrays, {"blocksize": blocksize}, note)
 
 
 def case(x: NDArray[np.floating], note: str, blocksize: int = BLOCK) -> Case:
@@ -25,17 +43,12 @@ def case(x: NDArray[np.floating], note: str, blocksize: int = BLOCK) -> Case:
 
 def plain_absmax(ask: Asker, view: View) -> Case:
     """A call that everybody should take: one full group of equal scales."""
-    return Case("quantize_absmax", {"absmax": np.ones(256, np.float32)}, {"blocksize": 256})
+    return scales_case(np.ones(256, np.float32))
 
 
 def plain_codes(ask: Asker, view: View) -> Case:
     """A call that everybody should take: one code."""
-    arrays: Arrays = {
-        "codes": np.zeros(1, np.uint8),
-        "nested_absmax": np.ones(1, np.float32),
-        "offset": np.zeros((), np.float32),
-    }
-    return Case("dequantize_absmax", arrays, {"blocksize": 256})
+    return codes_case(np.zeros(1, np.uint8), np.ones(1, np.float32), 0.0)
 
 
 def plain_state(ask: Asker, view: View) -> Case:

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from qloracle_conformance.contract.cases import Arrays, Case
 from qloracle_conformance.families.codes.probe_quantizers import name_zero
+from qloracle_conformance.families.nested import inputs
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.expected import Float32
@@ -48,12 +48,7 @@ def _map(ask: Asker, view: View) -> Found:
 
 
 def _decode(ask: Asker, codes: NDArray[np.uint8], scale: Float32, offset: float) -> Float32 | None:
-    arrays: Arrays = {
-        "codes": codes,
-        "nested_absmax": scale,
-        "offset": np.array(offset, np.float32),
-    }
-    got = ask.values(Case("dequantize_absmax", arrays, {"blocksize": 256}))
+    got = ask.values(inputs.codes_case(codes, scale, offset))
     if got is None or got[0].size != codes.size:
         return None
     return got[0].reshape(-1).astype(np.float32)
@@ -71,8 +66,7 @@ def quantizer(ask: Asker, view: View) -> Found:
 
 def _zero_group(ask: Asker, view: View) -> Found:
     """One absmax is its own mean: the residual, and so the group, is zero."""
-    one = np.ones(1, np.float32)
-    got = ask.values(Case("quantize_absmax", {"absmax": one}, {"blocksize": 256}))
+    got = ask.values(inputs.scales_case(np.ones(1, np.float32)))
     if got is None or got[0].size != 1 or got[1].size != 1 or got[1].reshape(-1)[0] != 0:
         return {}
     return name_zero(view, int(view.coder.ranks_of(got[0].reshape(-1))[0]), "group")
@@ -87,7 +81,7 @@ def _recipe(ask: Asker, view: View, size: int) -> tuple[str, str] | None:
         if telling >= TELLING:
             break
         absmax = nested_candidates(rng, view.coder.thresholds, size)
-        got = ask.values(Case("quantize_absmax", {"absmax": absmax}, {"blocksize": 256}))
+        got = ask.values(inputs.scales_case(absmax))
         if got is None or got[0].size != size or got[1].size != 1 or got[2].size != 1:
             continue
         asked += size
