@@ -45,7 +45,6 @@ from qloracle_conformance.families.codes import values as values_passed_in
 from qloracle_conformance.families.codes.judge import compare_codes
 from qloracle_conformance.families.nested import inputs
 from qloracle_conformance.families.nested.inputs import codes_case, scales_case
-from qloracle_conformance.families.nested.probe import nested_candidates
 from qloracle_conformance.families.nested.roundtrip import judge_scales
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.bounds import TINY, gamma
@@ -98,7 +97,7 @@ def residuals(plan: Plan) -> Iterator[Case]:
     rng, thresholds = plan.rng, plan.view.coder.thresholds
     for size in (256, 255, 64, 512):
         for _ in range(plan.pick(8, 64)):
-            absmax = nested_candidates(rng, thresholds, size)
+            absmax = inputs.candidates(rng, thresholds, size)
             yield scales_case(absmax, "residuals near thresholds")
     yield scales_case(np.full(700, 0.1, np.float32), "all equal")
     spike = np.full(257, 0.001, np.float32)

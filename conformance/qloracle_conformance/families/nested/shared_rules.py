@@ -74,7 +74,7 @@ def nested_zeros(plan: Plan) -> Iterator[Case]:
 def nested_full(plan: Plan) -> Iterator[Case]:
     """There and back: values for which dividing and multiplying differ; scales below zero."""
     for _ in range(plan.pick(2, 8)):
-        x = inputs.candidates(plan.rng, plan.view.coder.thresholds, 64)
+        x = inputs.row_candidates(plan.rng, plan.view.coder.thresholds, 64)
         yield inputs.case(x, "around the thresholds")
     yield inputs.case(inputs.outlier(), "scales that come back negative")
 
