@@ -42,6 +42,11 @@ class Case:
         return str(self.options.get("quant_type", ""))
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that is asked for, or that of the first array."""
+        return tuple(self.options.get("shape", next(iter(self.arrays.values())).shape))
+
+    @property
     def size(self) -> int:
         """Number of elements in all arrays: what the reducer makes small."""
         return sum(array.size for array in self.arrays.values())

@@ -115,10 +115,7 @@ def _bits(flat: NDArray[Any]) -> NDArray[Any]:
 
 def blocks_of(case: Case, view: View) -> Blocks:
     """The blocks into which a case's array or shape falls."""
-    shape = case.options.get("shape")
-    if shape is None:
-        shape = next(iter(case.arrays.values())).shape
-    return lay_blocks(tuple(shape), case.option("blocksize"), view.dialect.get("layout", "flat"))
+    return lay_blocks(case.shape, case.option("blocksize"), view.dialect.get("layout", "flat"))
 
 
 def under_its_map(case: Case, view: View) -> View:
