@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.dialects import BY_NAME
 from qloracle_conformance.families.adam import bounds, inputs
 from qloracle_conformance.families.adam import s11_adam as s11
 from qloracle_conformance.families.adam import s11b_adam_8bit as s11b
@@ -28,16 +27,16 @@ COUNTS = range(1, 21)  # steps at which a float32 correction shows
 
 def step(ask: Asker, view: View) -> Found:
     """The fields of `adam_step`; later ones are read under what the earlier ones showed."""
-    found = _named(ask, view, "betas", [_first(ask, view)], s11.judge_moments)
+    found = ask.explain(view, ["betas"], [_first(ask, view)], s11.judge_moments)
     found |= _decay_mode(ask, view)
     return found | _arithmetic(ask, view, s11.judge_step)
 
 
 def step_8bit(ask: Asker, view: View) -> Found:
     """The fields of `adam_step_8bit`."""
-    found = _named(ask, view, "betas", [_first(ask, view)], _judge_scales)
-    found |= _named(ask, view, "sign_nudge", [_small(ask, view)], s11b.judge_states)
-    found |= _named(ask, view, "state_used", [_later(ask, view, 1000)], s11b.judge_step)
+    found = ask.explain(view, ["betas"], [_first(ask, view)], _judge_scales)
+    found |= ask.explain(view, ["sign_nudge"], [_small(ask, view)], s11b.judge_states)
+    found |= ask.explain(view, ["state_used"], [_later(ask, view, 1000)], s11b.judge_step)
     return found | _arithmetic(ask, view, s11b.judge_step)
 
 
@@ -46,21 +45,8 @@ def _arithmetic(ask: Asker, view: View, judge: Judge) -> Found:
     found: Found = {}
     if ask.dtype(view) == "float32":
         cases = [_later(ask, view, t) for t in COUNTS]
-        found |= _named(ask, view, "bias_correction", cases, judge)
-    return found | _named(ask, view, "decay_order", [_decaying(ask, view)], judge)
-
-
-def _named(ask: Asker, view: View, field: str, cases: list[Case], judge: Judge) -> Found:
-    """The first value of a field under which nothing is wrong; the view takes it over."""
-    answers = [(case, ask.values(case)) for case in cases]
-    for value in BY_NAME[field].values:
-        trial = replace(view, dialect=view.dialect | {field: value})
-        outcomes = (judge(case, values, trial) for case, values in answers if values is not None)
-        found = sum(outcomes, NOTHING)
-        if found.compared and not found.wrong:
-            view.dialect[field] = value
-            return {field: (value, f"{found.compared:,} values agree")}
-    return {}
+        found |= ask.explain(view, ["bias_correction"], cases, judge)
+    return found | ask.explain(view, ["decay_order"], [_decaying(ask, view)], judge)
 
 
 def _decay_mode(ask: Asker, view: View) -> Found:
