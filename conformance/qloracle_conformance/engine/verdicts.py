@@ -80,22 +80,12 @@ def any_compared(judgement: Judgement) -> bool:
 
 
 def function_rows(judgement: Judgement) -> list[dict[str, Any]]:
-<<<<<<< HEAD
-    """One verdict a function of every judged level, and of others that are offered."""
-    rows = []
-    for function in FUNCTIONS.values():
-        demanded = function.level in JUDGED_LEVELS and not function.optional
-        if demanded or function.name in judgement.offers:
-            rows.append(_function_row(judgement, function.name))
-    return rows
-=======
     """One verdict a function; of an optional one, if it is offered."""
     return [
         _function_row(judgement, function.name)
         for function in FUNCTIONS.values()
         if not function.optional or function.name in judgement.offers
     ]
->>>>>>> refs/heads/lessfam
 
 
 def _function_row(judgement: Judgement, name: str) -> dict[str, Any]:

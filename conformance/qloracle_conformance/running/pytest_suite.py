@@ -15,12 +15,7 @@ from typing import Any
 import pytest
 
 from qloracle_conformance.calling import objects
-<<<<<<< HEAD
-from qloracle_conformance.contract.protocol import FUNCTIONS, JUDGED_LEVELS, LEVELS
-=======
-from qloracle_conformance.calling.opening import LIMIT
 from qloracle_conformance.contract.protocol import FUNCTIONS, LEVELS
->>>>>>> refs/heads/lessfam
 from qloracle_conformance.engine import ledger
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, UNJUDGED, Judgement, function_rows
@@ -64,13 +59,8 @@ class Suite:
             *self._run.plan,
             *(f"{rule}/{name}" for name in judged for rule in ledger.rules_of(name)),
         ]
-<<<<<<< HEAD
-        every = [f.name for f in FUNCTIONS.values() if f.level in JUDGED_LEVELS and not f.optional]
+        every = [f.name for f in FUNCTIONS.values() if not f.optional]
         verdicts = [VERDICT + name for name in dict.fromkeys([*every, *judged])]
-=======
-        due = [f.name for f in FUNCTIONS.values() if not f.optional]
-        verdicts = [VERDICT + name for name in dict.fromkeys([*due, *judged])]
->>>>>>> refs/heads/lessfam
         stale = [KNOWN + entry.check for entry in self._run.known if entry.check not in checks]
         return [*checks, *verdicts, *stale]
 
