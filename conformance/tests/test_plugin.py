@@ -41,7 +41,7 @@ def counts(text):
 
 FAULTY = {
     "S3/dequantize_4bit[nf4]/shapes", "S3/dequantize_4bit[nf4]/many",
-    "S6/dequantize_4bit[nf4]/spare", "S7/dequantize_4bit[nf4]/edits", "verdict/dequantize_4bit",
+    "S6/dequantize_4bit[nf4]/spare", "verdict/dequantize_4bit",
 }  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def test_the_same_fault_under_anybodys_settings(folder, arguments, ini):
     code, text = pytest_run(folder, *JUDGE, *arguments, ini=ini)
     assert code == 1, text
     assert failed(text) == FAULTY
-    assert " ".join(text.split()).count(SMALLEST) >= 4
+    assert " ".join(text.split()).count(SMALLEST) >= 3
     assert not (folder / ".hypothesis").exists()
 
 

@@ -2,9 +2,9 @@
 
 Read with bitsandbytes 0.50.2.  Each mode is an object of this file: `training` (`train()`, and x
 has a gradient) and `evaluation` (`eval()` and `no_grad()`).  On a CPU that has AVX512-BF16 they
-differ: in evaluation the layer packs its weight anew in its first call, keeps the scales in
-bfloat16, and computes in bfloat16 whatever x's type is.  It does so only where the outputs are a
-multiple of 32 and the inputs even, and refuses others.
+differ: in evaluation the layer packs its weight anew in its first call, keeps scales in bfloat16,
+and computes in bfloat16 whatever x's type is.  It does so only where the outputs are a multiple of
+32 and the inputs even, and refuses others.
 
 The layer is built as a checkpoint is loaded, from packed bytes and scales, and computes in x's
 type.  Its bias is turned into that type by the layer itself.  This file imports nothing of the

@@ -17,6 +17,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from qloracle_conformance.contract.protocol import FUNCTIONS
+
 Arrays = Mapping[str, np.ndarray]
 Bits = tuple[tuple[str, tuple[int, ...], bytes], ...]
 
@@ -40,9 +42,18 @@ class Case:
         return str(self.options.get("quant_type", ""))
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that is asked for, or that of the first array."""
+        return tuple(self.options.get("shape", next(iter(self.arrays.values())).shape))
+
+    @property
     def size(self) -> int:
         """Number of elements in all arrays: what the reducer makes small."""
         return sum(array.size for array in self.arrays.values())
+
+    def option(self, name: str) -> Any:
+        """An option of the call, or its default."""
+        return self.options.get(name, FUNCTIONS[self.function].options[name])
 
     def with_arrays(self, **arrays: np.ndarray) -> Case:
         """Return this case with some arrays replaced."""

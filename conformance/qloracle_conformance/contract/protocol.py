@@ -242,8 +242,6 @@ SAVING = ("save_paged", "load_paged")  # of L5; where one is missing, the kit sa
 
 FUNCTIONS = {function.name: function for function in TABLE}
 
-JUDGED_LEVELS = LEVELS  # those whose rules this version of the kit can judge: all
-
 
 def result_forms(name: str, arrays: Arrays, options: Options) -> tuple[ResultForm, ...]:
     """State type and shape of every result of a call (flat layout, as the protocol fixes it).

@@ -118,19 +118,13 @@ def _is_default(value: Any, default: Any) -> bool:
     return default is ... or (isinstance(value, type(default)) and bool(value == default))
 
 
-def _shape(case: Case) -> tuple[int, ...]:
-    if "shape" in case.options:
-        return tuple(case.options["shape"])
-    return next(iter(case.arrays.values())).shape
-
-
 def _outside(case: Case, key: str, allowed: Any) -> str:
     """Compare one limit with a case."""
     if FUNCTIONS[case.function].tool:  # of what a program on it reads and writes, the types
         types = {array.dtype.name for array in case.arrays.values()}
         return ", ".join(sorted(types - set(allowed))) if key == "dtype" else ""
     first = next(iter(case.arrays.values()))
-    shape = _shape(case)
+    shape = case.shape
     match key:
         case "blocksize" | "quant_type":
             default = FUNCTIONS[case.function].options.get(key)

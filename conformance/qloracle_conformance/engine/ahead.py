@@ -26,15 +26,25 @@ class Ahead:
         expect: Callable[[Case], None],
         forget: Callable[[Case], None],
     ) -> None:
-        self._sources = deque(enumerate(sources))
         self._expect, self._forget = expect, forget
         self._queue: deque[tuple[int, Case]] = deque()
         self._bytes = 0
-        self._open: tuple[int, Iterator[Case]] | None = None
+        self._now = 0  # the check whose turn it is
+        self._rest = self._all(sources)
+
+    def _all(self, sources: Sequence[Callable[[], Iterator[Case]]]) -> Iterator[tuple[int, Case]]:
+        """The cases of all checks, but of no check whose turn is over."""
+        for number, source in enumerate(sources):
+            for case in source() if number >= self._now else ():
+                yield number, case
+                if number < self._now:
+                    break
 
     def of(self, number: int) -> Iterator[Case]:
         """The cases of a check, one by one; those of earlier checks are dropped."""
-        self._drop_before(number)
+        self._now = number
+        while self._queue and self._queue[0][0] < number:
+            self._forget(self._pop())
         while True:
             self._fill()
             if not self._queue or self._queue[0][0] != number:
@@ -46,35 +56,14 @@ class Ahead:
         self._bytes -= _size(case)
         return case
 
-    def _drop_before(self, number: int) -> None:
-        while self._queue and self._queue[0][0] < number:
-            self._forget(self._pop())
-        while self._sources and self._sources[0][0] < number:
-            self._sources.popleft()
-        if self._open is not None and self._open[0] < number:
-            self._open = None
-
     def _fill(self) -> None:
         while not self._queue or (len(self._queue) < CASES and self._bytes < BYTES):
-            item = self._next()
+            item = next(self._rest, None)
             if item is None:
                 return
             self._queue.append(item)
             self._bytes += _size(item[1])
             self._expect(item[1])
-
-    def _next(self) -> tuple[int, Case] | None:
-        while True:
-            if self._open is None:
-                if not self._sources:
-                    return None
-                number, source = self._sources.popleft()
-                self._open = number, source()
-            number, cases = self._open
-            case = next(cases, None)
-            if case is not None:
-                return number, case
-            self._open = None
 
 
 def _size(case: Case) -> int:

@@ -14,7 +14,7 @@ from qloracle_conformance.contract.dialects import BY_NAME
 from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.contract.scope import Scope
 from qloracle_conformance.engine.maps import ErrorMap, error_map
-from qloracle_conformance.engine.runs import CheckRun, Failure
+from qloracle_conformance.engine.runs import CheckRun, Failure, Reduce
 from qloracle_conformance.families import MEMBERS
 from qloracle_conformance.judging.checks import Check
 from qloracle_conformance.judging.compare import Mismatch, Outcome, Values, exact
@@ -30,19 +30,13 @@ class Bench(Protocol):
     scope: Scope
     second: Any
 
-    def call(self, case: Case) -> Answer:
-        """Call the implementation."""
-        ...
+    @property
+    def call(self) -> Callable[[Case], Answer]:
+        """Calls the implementation."""
 
-    def reduced(
-        self,
-        case: Case,
-        values: Values,
-        mismatch: Mismatch,
-        judge: Callable[[Case, Values], Outcome],
-    ) -> Failure:
-        """Make a failing case small."""
-        ...
+    @property
+    def reduced(self) -> Reduce:
+        """Makes a failing case small."""
 
 
 class Examination:
@@ -110,13 +104,13 @@ class Examination:
 
     def _second_opinion(self, case: Case, values: Values) -> Outcome:
         """The second oracle's results, element by element; nothing may differ."""
-        due = Calls(self.bench.second).perform(case)
-        if due.status != "OK":
-            text = f"the second oracle: {due.message}"
+        second = Calls(self.bench.second).perform(case)
+        if second.status != "OK":
+            text = f"the second oracle: {second.message}"
             return Outcome(0, 1, Mismatch("second oracle", 0, text, "results"))
         outcome = Outcome(0)
         names = FUNCTIONS[case.function].results
-        for name, got, other in zip(names, values, due.values, strict=True):
+        for name, got, other in zip(names, values, second.values, strict=True):
             outcome += exact(f"{name} (second oracle)", got, other, "exact rational arithmetic")
         return outcome
 

@@ -10,7 +10,7 @@ import numpy as np
 from qloracle_conformance.contract import programs
 from qloracle_conformance.contract.cases import Answer, Bits, Case, bits
 from qloracle_conformance.contract.protocol import FUNCTIONS
-from qloracle_conformance.engine.runs import CheckRun, Failure
+from qloracle_conformance.engine.runs import CheckRun, Failure, Reduce
 from qloracle_conformance.families import MEMBERS, wrong_form
 from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
 from qloracle_conformance.judging.views import View
@@ -20,8 +20,6 @@ REPEATED = 24  # calls of a function that are made once more at the end
 DENSE = 8  # of its fullest calls, likewise: a sum of one term has no order
 
 RULES = ("P1", "P2", "P3", "P4")
-
-Reduce = Callable[[Case, Values, Mismatch, Callable[[Case, Values], Outcome]], Failure]
 
 
 @dataclass

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.engine.maps import ErrorMap
-from qloracle_conformance.judging.compare import Mismatch, Values
+from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
 
 
 @dataclass
@@ -21,6 +22,10 @@ class Failure:
     mismatch: Mismatch
     others: list[tuple[Case, Values]] = field(default_factory=list)
     map: ErrorMap | None = None
+
+
+# Makes a failing case small; the last argument judges what comes back for a smaller one.
+Reduce = Callable[[Case, Values, Mismatch, Callable[[Case, Values], Outcome]], Failure]
 
 
 @dataclass

@@ -7,22 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qloracle_conformance.contract.protocol import FUNCTIONS, JUDGED_LEVELS
+from qloracle_conformance.contract.protocol import FUNCTIONS, LEVELS
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.judging.views import View
 
 BAD = ("FAIL", "ERROR", "INCONCLUSIVE", "XPASS")
-
-
 BROKEN = ("CRASH", "TIMEOUT")
-
-
 GOOD = ("PASS", "XFAIL")
-
-
 UNJUDGED = ("MISSING", "UNSUPPORTED", "NOT_RUN")
-
-
 # A function whose verdict rests on fewer comparisons than this has not been judged in this profile.
 FLOORS = {
     "smoke": {"L0": 50_000, "L1": 5_000, "L2": 20_000, "L3": 5_000, "L4": 2_000, "L5": 100_000},
@@ -78,9 +70,8 @@ def nothing_compared(judgement: Judgement) -> bool:
     """No element was compared, or a function that is offered was not compared at all."""
     if not any_compared(judgement):
         return True
-    rows = [row for row in function_rows(judgement) if row["level"] in JUDGED_LEVELS]
     whole = bool(judgement.profile) and judgement.whole
-    return whole and any(row["status"] == "NOT_RUN" for row in rows)
+    return whole and any(row["status"] == "NOT_RUN" for row in function_rows(judgement))
 
 
 def any_compared(judgement: Judgement) -> bool:
@@ -89,13 +80,12 @@ def any_compared(judgement: Judgement) -> bool:
 
 
 def function_rows(judgement: Judgement) -> list[dict[str, Any]]:
-    """One verdict a function of every judged level, and of others that are offered."""
-    rows = []
-    for function in FUNCTIONS.values():
-        due = function.level in JUDGED_LEVELS and not function.optional
-        if due or function.name in judgement.offers:
-            rows.append(_function_row(judgement, function.name))
-    return rows
+    """One verdict a function; of an optional one, if it is offered."""
+    return [
+        _function_row(judgement, function.name)
+        for function in FUNCTIONS.values()
+        if not function.optional or function.name in judgement.offers
+    ]
 
 
 def _function_row(judgement: Judgement, name: str) -> dict[str, Any]:
@@ -152,16 +142,15 @@ def worst(statuses: Iterable[str]) -> str:
 
 
 def level_rows(judgement: Judgement) -> list[dict[str, Any]]:
-    """One line a judged level, as in "L0 PASS within blocksize {64} (412 of 1,930 cases)"."""
+    """One line a level, as in "L0 PASS within blocksize {64} (412 of 1,930 cases)"."""
     rows, every = [], function_rows(judgement)
-    for level in JUDGED_LEVELS:
+    for level in LEVELS:
         functions = [row for row in every if row["level"] == level]
         offered = [row for row in functions if row["status"] != "MISSING"]
         status = worst(row["status"] for row in offered) if offered else "MISSING"
         missing = [row["name"] for row in functions if row["status"] == "MISSING"]
-        rows.append(
-            {"level": level, "status": status, "line": _line(level, status, offered, missing)}
-        )
+        line = _line(level, status, offered, missing)
+        rows.append({"level": level, "status": status, "line": line})
     return rows
 
 

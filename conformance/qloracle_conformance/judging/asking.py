@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Answer, Case
+from qloracle_conformance.contract.dialects import BY_NAME
 from qloracle_conformance.contract.scope import Scope
+from qloracle_conformance.judging.compare import NOTHING, Judge
 from qloracle_conformance.judging.views import View
 
 Call = Callable[[Case], Answer]
@@ -37,6 +41,30 @@ class Asker:
             return None
         answer = self._call(case)
         return answer.values if answer.status == "OK" else None
+
+    def explain(
+        self,
+        view: View,
+        fields: Sequence[str],
+        cases: Iterable[Case],
+        judge: Judge,
+        among: Mapping[str, Sequence[str]] | None = None,
+    ) -> Found:
+        """The first values of some fields under which nothing is wrong; the view takes them over.
+
+        All values of a field are tried, the specification's first, or those that `among` names.
+        """
+        answers = [(case, got) for case in cases if (got := self.values(case)) is not None]
+        choices = {name: BY_NAME[name].values for name in fields} | dict(among or {})
+        for values in itertools.product(*choices.values()):
+            chosen = dict(zip(fields, values, strict=True))
+            trial = replace(view, dialect=view.dialect | chosen)
+            outcome = sum((judge(case, got, trial) for case, got in answers), NOTHING)
+            if outcome.compared and not outcome.wrong:
+                view.dialect |= chosen
+                why = f"{outcome.compared:,} values agree"
+                return {name: (value, why) for name, value in chosen.items()}
+        return {}
 
     def refusal(self, case: Case, view: View) -> str:
         """Why a view cannot be judged at all, from a call that everybody should take; '' if it can.

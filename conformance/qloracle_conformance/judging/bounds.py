@@ -63,11 +63,12 @@ def nearest(exact: Float64, dtype: str) -> Bounded:
 
 @np.errstate(all="ignore")
 def within(
-    name: str, got: NDArray[Any], expected: Bounded, why: Callable[[int], str] = lambda _: ""
+    name: str, got: NDArray[Any], expected: Bounded, why: Callable[[int], str] | None = None
 ) -> Outcome:
     """Every element within its bound, or infinite where float16 may lawfully overflow.
 
-    Of several wrong elements the worst is shown; `why` describes the element at its flat index.
+    Of several wrong elements the worst is shown; `why` describes the element at its flat index, by
+    its row and its column if nothing else is said.
     """
     if got.size != expected.exact.size:
         return NOTHING  # the form check (P1) reports it; nothing here can be compared
@@ -84,7 +85,14 @@ def within(
         return Outcome(got.size, use=use)
     at = np.flatnonzero(bad)
     i = int(at[np.argmax(np.nan_to_num(error[at] / bound[at], nan=np.inf, posinf=np.inf))])
-    first = Mismatch(
-        name, i, show(got.reshape(-1)[i]), show(exact[i]), why(i), float(bound[i]), float(error[i])
-    )
+    reason = why(i) if why is not None else _place(i, expected.exact.shape)
+    shown = show(got.reshape(-1)[i]), show(exact[i])
+    first = Mismatch(name, i, *shown, reason, float(bound[i]), float(error[i]))
     return Outcome(got.size, at.size, first, use=use, where=Wrong(name, got.size, at))
+
+
+def _place(i: int, shape: tuple[int, ...]) -> str:
+    """Where an element lies in a matrix; '' where there is none."""
+    if len(shape) != 2:
+        return ""
+    return f"row {i // shape[1]}, column {i % shape[1]} of {list(shape)}"

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.judging.expected import Blocks, Float32
 from qloracle_conformance.judging.expected import blocks_of as lay_blocks
 from qloracle_conformance.judging.text import show
@@ -116,11 +115,7 @@ def _bits(flat: NDArray[Any]) -> NDArray[Any]:
 
 def blocks_of(case: Case, view: View) -> Blocks:
     """The blocks into which a case's array or shape falls."""
-    shape = case.options.get("shape")
-    if shape is None:
-        shape = next(iter(case.arrays.values())).shape
-    size = case.options.get("blocksize", FUNCTIONS[case.function].options["blocksize"])
-    return lay_blocks(tuple(shape), size, view.dialect.get("layout", "flat"))
+    return lay_blocks(case.shape, case.option("blocksize"), view.dialect.get("layout", "flat"))
 
 
 def under_its_map(case: Case, view: View) -> View:

@@ -90,11 +90,13 @@ def flush(values: Float32, how: str) -> Float32:
 
 def absmax_of(x: NDArray[Any], blocks: Blocks, dialect: Dialect) -> Float32:
     """S4: the largest magnitude of each block, exact in float32 (or in the declared type)."""
-    magnitude = np.abs(flush(x.reshape(-1).astype(np.float32), dialect["subnormal_input"]))
+    magnitude = np.abs(
+        flush(x.reshape(-1).astype(np.float32), dialect.get("subnormal_input", "kept"))
+    )
     if not magnitude.size:
         return np.zeros(0, np.float32)
     starts = np.cumsum(blocks.sizes) - blocks.sizes
-    return round_to(np.maximum.reduceat(magnitude, starts), dialect["absmax_type"])
+    return round_to(np.maximum.reduceat(magnitude, starts), dialect.get("absmax_type", "float32"))
 
 
 def scaled(x: NDArray[Any], absmax: Float32, blocks: Blocks, dialect: Dialect) -> Float32:

@@ -26,24 +26,9 @@ class Shown(NamedTuple):
     read: str
 
 
-def no_fields(ask: Asker, view: View) -> Found:
-    """The probe of a function without dialect fields."""
-    return {}
-
-
 def owns(check: Check, field: Field) -> bool:
     """Whether a check fails for a finding: the layer that owns the field, or any of its rule."""
     return field.layer in (check.rule, f"{check.rule}/{check.layer}") and check.layer != "spare"
-
-
-def plain_number(shown: Shown) -> list[str] | None:
-    """The script of a result that is an ordinary number: None, there is nothing to add."""
-    return None
-
-
-def all_of_it(case: Case, result: NDArray[Any]) -> NDArray[Any]:
-    """What the rules settle of a result: every element."""
-    return result
 
 
 @dataclass(frozen=True)
@@ -52,10 +37,11 @@ class Member:
 
     plain: the first call, one that everybody should take
     smaller: smaller neighbours of a failing case, given the index of the wrong element
+    probe: finds the dialect fields; none by default
     decoder: the function that shows the table under which this one is judged
     owns: which checks fail for a finding of the probe
     script: the comparison in a repro script, where it is not that of a plain number
-    settled: the part of a result that the rules settle
+    settled: the part of a result that the rules settle; all by default
     repeats: how many of its first results an equal call must give again; None: all
     wrong_form: what stands in for rule P1's own comparison
     builds_on: functions whose faults may show in this one as well
@@ -64,12 +50,12 @@ class Member:
     function: str
     plain: Callable[[Asker, View], Case]
     smaller: Callable[[Case, int], Iterator[Case]]
-    probe: Callable[[Asker, View], Found] = no_fields
+    probe: Callable[[Asker, View], Found] = lambda ask, view: {}
     tables: tuple[str, ...] = ("",)
     decoder: str = ""
     owns: Callable[[Check, Field], bool] = owns
-    script: Callable[[Shown], list[str] | None] = plain_number
-    settled: Callable[[Case, NDArray[Any]], NDArray[Any]] = all_of_it
+    script: Callable[[Shown], list[str] | None] = lambda shown: None
+    settled: Callable[[Case, NDArray[Any]], NDArray[Any]] = lambda case, result: result
     repeats: int | None = None
     wrong_form: Callable[[Case, Values], Mismatch | None] | None = None
     builds_on: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.judging.expected import Float32
 
 
@@ -42,6 +43,13 @@ def rounder(x: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
                 part.reshape(-1)[place] = simple
                 if np.isfinite(float(part.reshape(-1)[place])):
                     yield part
+
+
+def in_float32(case: Case) -> Iterator[Case]:
+    """The same numbers in float32, if any of them are in 16 bits."""
+    short = [name for name, array in case.arrays.items() if array.dtype.itemsize == 2]
+    if short:
+        yield case.with_arrays(**{name: case.arrays[name].astype(np.float32) for name in short})
 
 
 def simpler(value: float) -> Iterator[float]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from qloracle_conformance.calling import objects
-from qloracle_conformance.contract.protocol import FUNCTIONS, JUDGED_LEVELS, LEVELS
+from qloracle_conformance.contract.protocol import FUNCTIONS, LEVELS
 from qloracle_conformance.engine import ledger
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, UNJUDGED, Judgement, function_rows
@@ -59,7 +59,7 @@ class Suite:
             *self._run.plan,
             *(f"{rule}/{name}" for name in judged for rule in ledger.rules_of(name)),
         ]
-        every = [f.name for f in FUNCTIONS.values() if f.level in JUDGED_LEVELS and not f.optional]
+        every = [f.name for f in FUNCTIONS.values() if not f.optional]
         verdicts = [VERDICT + name for name in dict.fromkeys([*every, *judged])]
         stale = [KNOWN + entry.check for entry in self._run.known if entry.check not in checks]
         return [*checks, *verdicts, *stale]

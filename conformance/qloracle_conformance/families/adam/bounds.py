@@ -21,7 +21,7 @@ from qloracle_conformance.judging.bounds import (
     nearest,
     rounded,
 )
-from qloracle_conformance.judging.expected import Coder, Float32, blocks_of
+from qloracle_conformance.judging.expected import Coder, Float32
 from qloracle_conformance.judging.views import specified_levels
 
 KIT = 2.0**-12  # of a bound: the kit's own float64, and products of errors
@@ -170,14 +170,13 @@ def _coder(table: bytes) -> Coder:
     return expected.coder(np.frombuffer(table, np.float32), {"thresholds": "midpoint"})
 
 
-def blocksize_of(case: Case) -> int:
-    """Elements a block."""
-    return int(case.options.get("blocksize", FUNCTIONS[case.function].options["blocksize"]))
-
-
 def spread(case: Case, scale: NDArray[np.generic]) -> NDArray[np.generic]:
     """A number for each block, given to each of its elements."""
-    return scale.reshape(-1)[blocks_of(case.arrays["param"].shape, blocksize_of(case)).index]
+    return scale.reshape(-1)[_blocks(case).index]
+
+
+def _blocks(case: Case) -> expected.Blocks:
+    return expected.blocks_of(case.arrays["param"].shape, case.option("blocksize"))
 
 
 @np.errstate(all="ignore")
@@ -199,7 +198,7 @@ def state(case: Case, kind: str) -> Float64:
 
 def largest(case: Case, correct: Bounded) -> Bounded:
     """The absmax of each block: the largest magnitude that its elements may have."""
-    blocks = blocks_of(case.arrays["param"].shape, blocksize_of(case))
+    blocks = _blocks(case)
     starts = np.cumsum(blocks.sizes) - blocks.sizes
     low = np.maximum.reduceat(np.maximum(np.abs(correct.exact) - correct.bound, 0.0), starts)
     high = np.maximum.reduceat(np.abs(correct.exact) + correct.bound, starts)

@@ -6,7 +6,9 @@ so): whether a kernel flushes subnormals is not Adam's question.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import qloracle
 from qloracle_conformance.contract.cases import Arrays, Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.judging.asking import Asker
+from qloracle_conformance.judging.checks import Plan
 from qloracle_conformance.judging.expected import Float32
 from qloracle_conformance.judging.views import View
 
@@ -23,7 +26,7 @@ Array = NDArray[Any]
 Shape = tuple[int, ...]
 
 STEPS = (1, 2, 10, 1000, 2**24)
-SHUFFLED = (1000, 1, 2, 10, 2**24, 1, 1000)  # out of order and repeated: a call has no memory
+SHUFFLED = (1000, 1, 2, 10, 2**24, 1, 1000)
 BETAS = (
     (0.9, 0.999), (0.95, 0.98), (0.87654321, 0.987654321), (0.5, 0.9), (0.0, 0.99), (0.1, 0.75),
 )  # fmt: skip
@@ -147,10 +150,51 @@ def maps_passed_in() -> tuple[tuple[Float32, Float32], ...]:
     )
 
 
+# ---- the same for both kinds of state: `ordinary` is the one above that makes a call -------------
+
+
+def decaying(plan: Plan, ordinary: Callable[..., Case], **options: Any) -> Iterator[Case]:
+    """lr wd from 1e-2 to 1/4, p from 1e-3 to 1e3, with and without a gradient."""
+    rng, shape = plan.rng, (600,)
+    for lr, wd in ((0.1, 0.1), (0.03, 0.7), (0.5, 0.5)):
+        case = ordinary(rng, shape, "a decay", step=3, lr=lr, weight_decay=wd, **options)
+        case = case.with_arrays(param=sized(rng, shape, -3, 3))
+        yield case
+        yield case.with_arrays(grad=np.zeros(shape, np.float32))
+
+
+def shuffled(plan: Plan, ordinary: Callable[..., Case]) -> Iterator[Case]:
+    """Steps at p = 0, out of order and repeated: a call has no memory."""
+    rng, shape = plan.rng, (300,)
+    for step in (*SHUFFLED, *SHUFFLED[::-1]):
+        case = ordinary(rng, shape, f"step {step}", step=step)
+        yield case.with_arrays(param=np.zeros(shape, np.float32))
+
+
+def types(plan: Plan, ordinary: Callable[..., Case]) -> Iterator[Case]:
+    """Three types of parameters, gradients of the same type or float32; small and large steps."""
+    rng = plan.rng
+    for param, grad in TYPES:
+        for lr, wd in itertools.product((LR, 0.1), (0.0, 0.5)):
+            note = f"{param} with {grad}"
+            yield typed(ordinary(rng, (1000,), note, step=5, lr=lr, weight_decay=wd), param, grad)
+
+
+def volume(plan: Plan, ordinary: Callable[..., Case]) -> Iterator[Case]:
+    """Random steps of all kinds."""
+    rng, shape = plan.rng, (plan.pick(1 << 13, 1 << 16),)
+    for i in range(plan.pick(2, 24)):
+        beta1, beta2 = BETAS[i % 3]
+        options = {"beta1": beta1, "beta2": beta2, "weight_decay": i % 2 / 10}
+        step = int(rng.integers(1, 2000))
+        case = ordinary(rng, shape, "random volume", step=step, lr=0.01, **options)
+        yield typed(case, *TYPES[i % len(TYPES)])
+
+
 # ---- edits ---------------------------------------------------------------------------------------
 
 
-def edited(function: str) -> Any:
+def edited(plan: Plan) -> Any:
     """Hypothesis: zeros with up to four elements that are not, and ordinary options."""
     from hypothesis import strategies as st
 
@@ -165,10 +209,11 @@ def edited(function: str) -> Any:
         "eps": st.sampled_from([1e-8, 1e-6]),
         "weight_decay": st.sampled_from([0.0, 0.1]),
     }
-    if function == "adam_step":
+    float32_state = plan.view.function == "adam_step"
+    if float32_state:
         options["decoupled_weight_decay"] = st.booleans()
     return st.builds(
-        _edited if function == "adam_step" else _edited_8bit,
+        _edited if float32_state else _edited_8bit,
         st.integers(1, 600),
         st.lists(st.tuples(st.integers(0, 599), *[number] * 4), max_size=4),
         st.sampled_from(TYPES),

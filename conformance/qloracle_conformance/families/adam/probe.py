@@ -6,40 +6,37 @@ the specification's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.dialects import BY_NAME
 from qloracle_conformance.families.adam import bounds, inputs
 from qloracle_conformance.families.adam import s11_adam as s11
 from qloracle_conformance.families.adam import s11b_adam_8bit as s11b
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.bounds import Bounded, within
-from qloracle_conformance.judging.compare import Outcome, Values
+from qloracle_conformance.judging.compare import NOTHING, Judge, Outcome, Values
 from qloracle_conformance.judging.expected import f32
 from qloracle_conformance.judging.views import View
 
-Judge = Callable[[Case, Values, View], Outcome]
 N = 64
 COUNTS = range(1, 21)  # steps at which a float32 correction shows
 
 
 def step(ask: Asker, view: View) -> Found:
     """The fields of `adam_step`; later ones are read under what the earlier ones showed."""
-    found = _named(ask, view, "betas", [_first(ask, view)], s11.judge_moments)
+    found = ask.explain(view, ["betas"], [_first(ask, view)], s11.judge_moments)
     found |= _decay_mode(ask, view)
     return found | _arithmetic(ask, view, s11.judge_step)
 
 
 def step_8bit(ask: Asker, view: View) -> Found:
     """The fields of `adam_step_8bit`."""
-    found = _named(ask, view, "betas", [_first(ask, view)], _judge_scales)
-    found |= _named(ask, view, "sign_nudge", [_small(ask, view)], s11b.judge_states)
-    found |= _named(ask, view, "state_used", [_later(ask, view, 1000)], s11b.judge_step)
+    found = ask.explain(view, ["betas"], [_first(ask, view)], _judge_scales)
+    found |= ask.explain(view, ["sign_nudge"], [_small(ask, view)], s11b.judge_states)
+    found |= ask.explain(view, ["state_used"], [_later(ask, view, 1000)], s11b.judge_step)
     return found | _arithmetic(ask, view, s11b.judge_step)
 
 
@@ -48,21 +45,8 @@ def _arithmetic(ask: Asker, view: View, judge: Judge) -> Found:
     found: Found = {}
     if ask.dtype(view) == "float32":
         cases = [_later(ask, view, t) for t in COUNTS]
-        found |= _named(ask, view, "bias_correction", cases, judge)
-    return found | _named(ask, view, "decay_order", [_decaying(ask, view)], judge)
-
-
-def _named(ask: Asker, view: View, field: str, cases: list[Case], judge: Judge) -> Found:
-    """The first value of a field under which nothing is wrong; the view takes it over."""
-    answers = [(case, ask.values(case)) for case in cases]
-    for value in BY_NAME[field].values:
-        trial = replace(view, dialect=view.dialect | {field: value})
-        outcomes = [judge(case, values, trial) for case, values in answers if values is not None]
-        compared = sum(outcome.compared for outcome in outcomes)
-        if compared and not any(outcome.wrong for outcome in outcomes):
-            view.dialect[field] = value
-            return {field: (value, f"{compared:,} values agree")}
-    return {}
+        found |= ask.explain(view, ["bias_correction"], cases, judge)
+    return found | ask.explain(view, ["decay_order"], [_decaying(ask, view)], judge)
 
 
 def _decay_mode(ask: Asker, view: View) -> Found:
@@ -73,7 +57,8 @@ def _decay_mode(ask: Asker, view: View) -> Found:
         values = ask.values(case)
         for mode in ("decoupled", "coupled"):
             trial = replace(view, dialect=view.dialect | {"decay_mode": mode})
-            if values is not None and _agrees(s11.judge_moments(case, values, trial)):
+            found = NOTHING if values is None else s11.judge_moments(case, values, trial)
+            if found.compared and not found.wrong:
                 shown[asked] = mode
     if not shown:
         return {}
@@ -85,10 +70,6 @@ def _decay_mode(ask: Asker, view: View) -> Found:
         view.dialect["decay_mode"] = value
     evidence = "; ".join(f"asked for {asked} it is {mode}" for asked, mode in shown.items())
     return {"decay_mode": (value, evidence)}
-
-
-def _agrees(outcome: Outcome) -> bool:
-    return outcome.compared > 0 and not outcome.wrong
 
 
 def _judge_scales(case: Case, values: Values, view: View) -> Outcome:

@@ -46,6 +46,7 @@ that decays in one way, whatever `decoupled_weight_decay` asks for, must declare
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,6 @@ from qloracle_conformance.families.adam import bounds, inputs
 from qloracle_conformance.families.adam.inputs import (
     BETAS,
     LR,
-    SHUFFLED,
     STEPS,
     TYPES,
     old_state,
@@ -67,6 +67,7 @@ from qloracle_conformance.families.adam.inputs import (
 from qloracle_conformance.judging.bounds import within
 from qloracle_conformance.judging.checks import Plan, in_every_form, layers
 from qloracle_conformance.judging.compare import NOTHING, Outcome, Values
+from qloracle_conformance.judging.expected import Float32
 from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
@@ -77,14 +78,12 @@ N = 300
 
 def moments(plan: Plan) -> Iterator[Case]:
     """First and later moments under six pairs of betas; gradients from 1e-9 to 10; cancellation."""
-    rng = plan.rng
+    rng, zero = plan.rng, np.zeros(N, np.float32)
     for beta1, beta2 in BETAS:
         grad = sized(rng, (N,))
-        options: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "step": 2}
-        zero = np.zeros(N, np.float32)
-        yield stepped(zero, grad, zero, zero, "first moments", **options)
-        yield stepped(zero, grad, *old_state(rng, grad), "from a state", **options)
-        yield stepped(zero, grad, *old_state(rng, grad[::-1]), "from another size", **options)
+        yield from at_zero(rng, grad, beta1=beta1, beta2=beta2, step=2)
+        old = old_state(rng, grad[::-1])
+        yield stepped(zero, grad, *old, "from another size", beta1=beta1, beta2=beta2, step=2)
 
 
 def steps(plan: Plan) -> Iterator[Case]:
@@ -92,11 +91,14 @@ def steps(plan: Plan) -> Iterator[Case]:
     rng = plan.rng
     for step in STEPS:
         for beta1, beta2 in BETAS[:3]:
-            grad = sized(rng, (N,), -3, 1)
-            options: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "step": step}
-            zero = np.zeros(N, np.float32)
-            yield stepped(zero, grad, zero, zero, "p = 0, first moments", **options)
-            yield stepped(zero, grad, *old_state(rng, grad), "p = 0, from a state", **options)
+            yield from at_zero(rng, sized(rng, (N,), -3, 1), beta1=beta1, beta2=beta2, step=step)
+
+
+def at_zero(rng: np.random.Generator, grad: Float32, **options: Any) -> Iterator[Case]:
+    """A step at p = 0 from nothing, and one from a state."""
+    zero = np.zeros(N, np.float32)
+    yield stepped(zero, grad, zero, zero, "p = 0, first moments", **options)
+    yield stepped(zero, grad, *old_state(rng, grad), "p = 0, from a state", **options)
 
 
 def parameters(plan: Plan) -> Iterator[Case]:
@@ -108,40 +110,21 @@ def parameters(plan: Plan) -> Iterator[Case]:
             yield case.with_arrays(param=sized(rng, (N,), -3, 3))
 
 
-def decay(plan: Plan) -> Iterator[Case]:
-    """lr wd from 1e-2 to 1/4, decoupled and coupled, p from 1e-3 to 1e3, with and without g."""
-    rng = plan.rng
-    for decoupled in (True, False):
-        for lr, wd in ((0.1, 0.1), (0.03, 0.7), (0.5, 0.5)):
-            options: dict[str, Any] = {"lr": lr, "weight_decay": wd, "step": 3}
-            options |= {} if decoupled else {"decoupled_weight_decay": False}
-            case = ordinary(rng, (N,), "a decay that shows", **options)
-            yield case.with_arrays(param=sized(rng, (N,), -3, 3))
-            yield case.with_arrays(param=sized(rng, (N,), -3, 3), grad=np.zeros(N, np.float32))
-
-
 def eps(plan: Plan) -> Iterator[Case]:
     """Gradients from 1e-9 to 10 beside three eps, where the root is smaller and where it is not."""
     rng = plan.rng
-    zero = np.zeros(N, np.float32)
     for value in (1e-8, 1e-6, 1.234567e-3):
         for step in (1, 2, 1000):
-            grad = sized(rng, (N,))
-            options: dict[str, Any] = {"eps": value, "step": step}
-            yield stepped(zero, grad, zero, zero, f"gradients around eps {value}", **options)
-            yield stepped(zero, grad, *old_state(rng, grad), "from a state", **options)
+            yield from at_zero(rng, sized(rng, (N,)), eps=value, step=step)
 
 
 def zeros(plan: Plan) -> Iterator[Case]:
     """Zero gradients: with a state of zero nothing may move, else the state shrinks."""
-    rng = plan.rng
-    for param, grad in TYPES:
-        zero = np.zeros(N, np.float32)
+    rng, zero = plan.rng, np.zeros(N, np.float32)
+    for types in TYPES:
         case = stepped(sized(rng, (N,), -3, 3), zero, zero, zero, "nothing may move", step=2)
-        yield typed(case, param, grad)
-        yield typed(ordinary(rng, (N,), "no gradient", step=3), param, grad).with_arrays(
-            grad=zero.astype(case.arrays["grad"].dtype)
-        )
+        yield typed(case, *types)
+        yield typed(ordinary(rng, (N,), "no gradient", step=3).with_arrays(grad=zero), *types)
     mixed = ordinary(rng, (N,), "zeros among others", step=2)
     still = np.arange(N) % 3 > 0
     yield mixed.with_arrays(
@@ -151,27 +134,23 @@ def zeros(plan: Plan) -> Iterator[Case]:
 
 def rates(plan: Plan) -> Iterator[Case]:
     """lr 0, so small that no parameter moves, as small as float32 can show, and 1."""
-    rng = plan.rng
+    rng, zero = plan.rng, np.zeros(N, np.float32)
     for step in (1, 10):
         for lr in (0.0, 1e-38):
             case = ordinary(rng, (N,), f"lr {lr}", lr=lr, step=step, weight_decay=0.1)
-            zero = np.zeros(N, np.float32)
             yield case
             yield case.with_arrays(grad=zero, m=zero, v=zero)
         for lr in (1e-30, 1.0):
-            grad, zero = sized(rng, (N,), -3, 1), np.zeros(N, np.float32)
+            grad = sized(rng, (N,), -3, 1)
             yield stepped(zero, grad, zero, zero, f"lr {lr} at p = 0", lr=lr, step=step)
 
 
 def order(plan: Plan) -> Iterator[Case]:
     """Steps out of order and repeated, one tensor in two pieces: the count is the argument's."""
-    rng = plan.rng
-    for step in (*SHUFFLED, *SHUFFLED[::-1]):
-        grad, zero = sized(rng, (N,), -3, 1), np.zeros(N, np.float32)
-        yield stepped(zero, grad, *old_state(rng, grad), f"step {step}", step=step)
-    for part in (slice(0, 1), slice(1, 2)):
-        zero = np.zeros(2, np.float32)[part]
-        yield stepped(zero, zero + 1, zero, zero, "one tensor in two pieces", step=1)
+    yield from inputs.shuffled(plan, ordinary)
+    for _ in range(2):
+        one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+        yield stepped(zero, one, zero, zero, "one tensor in two pieces", step=1)
 
 
 def shapes(plan: Plan) -> Iterator[Case]:
@@ -181,32 +160,10 @@ def shapes(plan: Plan) -> Iterator[Case]:
         yield ordinary(rng, shape, f"shape {shape}", step=2, lr=0.1)
 
 
-def types(plan: Plan) -> Iterator[Case]:
-    """Three types of parameters, gradients of the same type or float32; small and large steps."""
-    rng = plan.rng
-    for param, grad in TYPES:
-        for lr in (LR, 0.1):
-            for wd in (0.0, 0.5):
-                options = {"weight_decay": wd} if wd else {}
-                case = ordinary(rng, (1000,), f"{param} with {grad}", step=5, lr=lr, **options)
-                yield typed(case, param, grad)
-
-
-def volume(plan: Plan) -> Iterator[Case]:
-    """Random steps of all kinds."""
-    rng = plan.rng
-    for i in range(plan.pick(2, 24)):
-        beta1, beta2 = BETAS[i % 3]
-        step = int(rng.integers(1, 2000))
-        options: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "step": step}
-        options |= {"weight_decay": 0.1} if i % 2 else {}
-        case = ordinary(rng, (plan.pick(1 << 13, 1 << 16),), "random volume", lr=0.01, **options)
-        yield typed(case, *TYPES[i % len(TYPES)])
-
-
-def edits(plan: Plan) -> Any:
-    """Hypothesis: a few elements among zeros."""
-    return inputs.edited("adam_step")
+def decay(plan: Plan) -> Iterator[Case]:
+    """Decoupled and coupled."""
+    yield from inputs.decaying(plan, ordinary)
+    yield from inputs.decaying(plan, ordinary, decoupled_weight_decay=False)
 
 
 # ---- the judgement -------------------------------------------------------------------------------
@@ -263,8 +220,12 @@ CHECKS = (
     ),
     *layers(
         "S11", "adam_step", (), judge_all,
-        {"decay": decay, "zeros": zeros, "shapes": shapes, "types": types, "volume": volume},
-        judged=(0, 1, 2), search=edits,
+        {
+            "decay": decay, "zeros": zeros, "shapes": shapes,
+            "types": partial(inputs.types, ordinary=ordinary),
+            "volume": partial(inputs.volume, ordinary=ordinary),
+        },
+        judged=(0, 1, 2), search=inputs.edited,
     ),
     *in_every_form("adam_step", forms, judge_all, (0, 1, 2)),
 )  # fmt: skip

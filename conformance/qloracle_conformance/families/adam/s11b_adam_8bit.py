@@ -30,6 +30,7 @@ which is judged without intervals, for then m' and v' can be seen.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,16 +40,12 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.adam import bounds, inputs
 from qloracle_conformance.families.adam.inputs import (
     BETAS,
-    LR,
-    SHUFFLED,
     STEPS,
-    TYPES,
     coded,
     fresh,
     ordinary_8bit,
     random_state,
     sized,
-    typed,
 )
 from qloracle_conformance.judging.bounds import Bounded, within
 from qloracle_conformance.judging.checks import Plan, in_every_form, layers
@@ -126,20 +123,9 @@ def eps(plan: Plan) -> Iterator[Case]:
             yield coded(zero, grad, fresh(2048), note, eps=value, step=step)
 
 
-def decay(plan: Plan) -> Iterator[Case]:
-    """lr wd from 1e-2 to 1/4, p from 1e-3 to 1e3."""
-    rng = plan.rng
-    for lr, wd in ((0.1, 0.1), (0.03, 0.7), (0.5, 0.5)):
-        case = ordinary_8bit(rng, (600,), "a decay that shows", step=3, lr=lr, weight_decay=wd)
-        yield case.with_arrays(param=sized(rng, (600,), -3, 3))
-    yield case.with_arrays(grad=np.zeros(600, np.float32))
-
-
 def order(plan: Plan) -> Iterator[Case]:
     """Steps out of order and repeated, lr = 0 among them."""
-    for step in (*SHUFFLED, *SHUFFLED[::-1]):
-        case = ordinary_8bit(plan.rng, (300,), f"step {step}", step=step)
-        yield case.with_arrays(param=np.zeros(300, np.float32))
+    yield from inputs.shuffled(plan, ordinary_8bit)
     yield ordinary_8bit(plan.rng, (300,), "lr 0", lr=0.0, step=3)
 
 
@@ -166,33 +152,6 @@ def maps(plan: Plan) -> Iterator[Case]:
             m_codebook=m_map,
             v_codebook=v_map,
         )
-
-
-def types(plan: Plan) -> Iterator[Case]:
-    """Three types of parameters, with gradients of the same type or float32."""
-    for param, grad in TYPES:
-        for lr, wd in ((LR, 0.0), (0.1, 0.5)):
-            options: dict[str, Any] = {"weight_decay": wd} if wd else {}
-            case = ordinary_8bit(plan.rng, (700,), f"{param} with {grad}", step=5, lr=lr, **options)
-            yield typed(case, param, grad)
-
-
-def volume(plan: Plan) -> Iterator[Case]:
-    """Random steps of all kinds."""
-    rng = plan.rng
-    for i in range(plan.pick(1, 16)):
-        beta1, beta2 = BETAS[i % 3]
-        step = int(rng.integers(1, 2000))
-        options: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "step": step}
-        options |= {"weight_decay": 0.1} if i % 2 else {}
-        shape = (plan.pick(1 << 13, 1 << 16),)
-        case = ordinary_8bit(rng, shape, "random volume", lr=0.01, **options)
-        yield typed(case, *TYPES[i % len(TYPES)])
-
-
-def edits(plan: Plan) -> Any:
-    """Hypothesis: a few elements among zeros."""
-    return inputs.edited("adam_step_8bit")
 
 
 # ---- the judgement -------------------------------------------------------------------------------
@@ -298,12 +257,19 @@ CHECKS = (
     ),
     *layers(
         "S11b", "adam_step_8bit", (), judge_step,
-        {"step": steps, "eps": eps, "decay": decay, "order": order},
+        {
+            "step": steps, "eps": eps, "order": order,
+            "decay": partial(inputs.decaying, ordinary=ordinary_8bit),
+        },
     ),
     *layers(
         "S11b", "adam_step_8bit", (), judge_all,
-        {"zeros": zeros, "blocks": blocks, "maps": maps, "types": types, "volume": volume},
-        judged=(0, 1, 2, 3, 4), search=edits,
+        {
+            "zeros": zeros, "blocks": blocks, "maps": maps,
+            "types": partial(inputs.types, ordinary=ordinary_8bit),
+            "volume": partial(inputs.volume, ordinary=ordinary_8bit),
+        },
+        judged=(0, 1, 2, 3, 4), search=inputs.edited,
     ),
     *in_every_form("adam_step_8bit", forms, judge_all, (0, 1, 2, 3, 4)),
 )  # fmt: skip

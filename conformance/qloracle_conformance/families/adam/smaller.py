@@ -9,7 +9,7 @@ import numpy as np
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.adam.inputs import ZERO_CODES, fresh
-from qloracle_conformance.judging.numbers import rounder
+from qloracle_conformance.judging.numbers import in_float32, rounder
 
 ELEMENTS = ("param", "grad", "m", "v", "m_codes", "v_codes")
 SCALES = ("m_absmax", "v_absmax")
@@ -23,7 +23,7 @@ def smaller(case: Case, index: int) -> Iterator[Case]:
     yield from _cut(case, index)
     yield from _plain_options(case)
     yield from _without(case)
-    yield from _plain_types(case)
+    yield from in_float32(case)
     if case.arrays["param"].size <= FEW:
         yield from _rounder(case)
 
@@ -38,8 +38,9 @@ def _pairs(case: Case, index: int) -> Iterator[Case]:
             pair = np.array([1, small], grad.dtype)
             param = np.zeros(2, case.arrays["param"].dtype)
             yield Case(case.function, {"param": param, "grad": pair, **fresh(2)}, case.options)
-    start = index - index % case.options.get("blocksize", 256)
-    lead = start + int(np.argmax(np.abs(grad[start : start + case.options.get("blocksize", 256)])))
+    size = case.option("blocksize")
+    start = index - index % size
+    lead = start + int(np.argmax(np.abs(grad[start : start + size])))
     names = [name for name in ELEMENTS if name in case.arrays]
     both = {name: case.arrays[name].reshape(-1)[[lead, index]] for name in names}
     one = _span(case, index, index + 1).arrays
@@ -48,7 +49,7 @@ def _pairs(case: Case, index: int) -> Iterator[Case]:
 
 def _cut(case: Case, index: int) -> Iterator[Case]:
     """The element alone, its block, a half, all but the first or the last; flat."""
-    n, size = case.arrays["param"].size, case.options.get("blocksize", 256)
+    n, size = case.arrays["param"].size, case.option("blocksize")
     block = index // size * size
     spans = [(index, 1), (block, size), (index * size, size), (0, n // 2), (n // 2, n), (1, n)]
     for start, length in (*spans, (0, n - 1)):
@@ -61,7 +62,7 @@ def _cut(case: Case, index: int) -> Iterator[Case]:
 
 def _span(case: Case, start: int, stop: int) -> Case:
     """Some elements of a call, flat; an 8-bit state keeps as many scales as they fill blocks."""
-    size = case.options.get("blocksize", 256)
+    size = case.option("blocksize")
     blocks = -(-max(stop - start, 0) // size)
     names = [name for name in ELEMENTS if name in case.arrays]
     parts = {name: case.arrays[name].reshape(-1)[start:stop].copy() for name in names}
@@ -103,14 +104,6 @@ def _without(case: Case) -> Iterator[Case]:
             yield case.with_arrays(**{f"{kind}_absmax": np.zeros_like(scale)})
         if (scale != 1).any() and scale.any():
             yield case.with_arrays(**{f"{kind}_absmax": np.ones_like(scale)})
-
-
-def _plain_types(case: Case) -> Iterator[Case]:
-    for name in ("param", "grad"):
-        if case.arrays[name].dtype != np.float32:
-            plain = {key: case.arrays[key].astype(np.float32) for key in ("param", "grad")}
-            yield case.with_arrays(**plain)
-            return
 
 
 def _rounder(case: Case) -> Iterator[Case]:

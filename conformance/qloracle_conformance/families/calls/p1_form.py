@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.protocol import FUNCTIONS, ResultForm, block_count, result_forms
+from qloracle_conformance.contract.protocol import ResultForm, block_count, result_forms
 from qloracle_conformance.judging.compare import Mismatch, Values
 from qloracle_conformance.judging.views import View
 
@@ -48,8 +48,7 @@ def expected_forms(case: Case, view: View) -> tuple[ResultForm, ...]:
     forms = result_forms(case.function, case.arrays, case.options)
     if view.dialect.get("layout") != "per_row" or forms[-1].name != "absmax":
         return forms
-    default = FUNCTIONS[case.function].options["blocksize"]
-    shape, size = case.arrays["x"].shape, case.options.get("blocksize", default)
+    shape, size = case.arrays["x"].shape, case.option("blocksize")
     rows = int(np.prod(shape[:-1], dtype=np.int64))
     scales = rows * block_count(shape[-1] if shape else 1, size)
     return (forms[0], ResultForm("absmax", forms[1].dtype, (scales,)))

@@ -38,6 +38,14 @@ def packed_case(
     return Case("dequantize_blockwise", coded, options, note)
 
 
+def bytes_case(
+    view: View, packed: NDArray[np.uint8], scale: Float32, n: int, dtype: str, note: str
+) -> Case:
+    """A 4-bit decoder's call on bytes as they are, n elements in blocks of 64."""
+    options = {"shape": [n], "blocksize": 64, "quant_type": view.table, "dtype": dtype}
+    return Case("dequantize_4bit", {"packed": packed, "absmax": scale}, options, note)
+
+
 def plain_encode(ask: Asker, view: View) -> Case:
     """A call that every quantizer should take: one full block, from -1 to 1."""
     size = ask.blocksize(view)

@@ -9,20 +9,22 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hypothesis import strategies as st
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
+from qloracle_conformance.families.codes.cases import encode_case, packed_case
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.checks import Plan
-from qloracle_conformance.judging.expected import Float32, f32
+from qloracle_conformance.judging.expected import f32
 
 BLOCKSIZES = (64, 32, 128, 256)
 MOST_EDITS = 4
 
 
-def anchors() -> st.SearchStrategy[float]:
+def anchors() -> Any:
     """The absmax: powers of two first, then anything."""
+    from hypothesis import strategies as st
+
     exponents = st.integers(-126, 126)
     mantissas = st.integers(1 << 23, (1 << 24) - 1)
     power = exponents.map(lambda k: 2.0**k)
@@ -30,46 +32,34 @@ def anchors() -> st.SearchStrategy[float]:
     return st.one_of(st.just(1.0), st.just(2.0), power, full)
 
 
-def relative(thresholds: Float32, levels: Float32) -> st.SearchStrategy[tuple[float, int]]:
-    """A value as a share of the absmax, and the ulps by which it is moved."""
-    ulps = st.integers(-2, 2)
+def encoded(plan: Plan) -> Any:
+    """Calls of a quantizer: an anchor and up to four edits in an array of zeros.
+
+    An edit is a place, a share of the absmax, and the ulps by which it is moved.
+    """
+    from hypothesis import strategies as st
+
+    coder = plan.view.coder
     share = st.one_of(
         st.sampled_from([0.0, 1.0, -1.0, 0.5]),
-        st.sampled_from([float(t) for t in thresholds]),
-        st.sampled_from([float(c) for c in levels]),
+        st.sampled_from([float(t) for t in coder.thresholds]),
+        st.sampled_from([float(c) for c in coder.levels]),
         st.floats(-1, 1, width=32, allow_subnormal=False),
     )
-    return st.tuples(share, ulps)
-
-
-def encoded(plan: Plan) -> st.SearchStrategy[Case]:
-    """Calls of a quantizer: an anchor and up to four edits in an array of zeros."""
-    coder = plan.view.coder
-    edits = st.lists(
-        st.tuples(st.integers(0, 300), relative(coder.thresholds, coder.levels)),
-        max_size=MOST_EDITS,
-    )
+    edit = st.tuples(st.integers(0, 300), share, st.integers(-2, 2))
     return st.builds(
-        lambda size, n, dtype, place, anchor, changes: _encode(
-            plan, size, n, dtype, place, anchor, changes
-        ),
-        st.sampled_from(BLOCKSIZES),
-        st.integers(1, 300),
-        st.sampled_from(tuple(FLOAT_TYPES)),
-        st.integers(0, 300),
-        anchors(),
-        edits,
-    )
+        lambda *drawn: _encode(plan, *drawn),
+        st.sampled_from(BLOCKSIZES), st.integers(1, 300), st.sampled_from(tuple(FLOAT_TYPES)),
+        st.integers(0, 300), anchors(), st.lists(edit, max_size=MOST_EDITS),
+    )  # fmt: skip
 
 
 def _encode(
     plan: Plan, size: int, n: int, dtype: str, place: int, anchor: float, changes: list[Any]
 ) -> Case:
-    from qloracle_conformance.families.codes.cases import encode_case
-
     x = np.zeros(n, np.float32)
     with np.errstate(all="ignore"):
-        for where, (share, ulps) in changes:
+        for where, share, ulps in changes:
             value = expected.shift(f32(share) * f32(anchor), [ulps])[0]
             x[where % n] = np.clip(value, -np.float32(anchor), np.float32(anchor))
         x[place % n] = anchor
@@ -79,29 +69,24 @@ def _encode(
     return encode_case(plan.view, typed, size, "anchored edits")
 
 
-def decoded(plan: Plan) -> st.SearchStrategy[Case]:
+def decoded(plan: Plan) -> Any:
     """Calls of a decoder: small shapes, codes of zero with a few edits, a ramp of scales."""
+    from hypothesis import strategies as st
+
     shapes = st.lists(st.integers(1, 70), min_size=1, max_size=3).filter(
         lambda shape: np.prod(shape) <= 2000
     )
-    edits = st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=MOST_EDITS)
+    edit = st.tuples(st.integers(0, 2000), st.integers(0, 255))
     return st.builds(
-        lambda shape, size, dtype, anchor, changes: _decode(
-            plan, tuple(shape), size, dtype, anchor, changes
-        ),
-        shapes,
-        st.sampled_from(BLOCKSIZES),
-        st.sampled_from(tuple(FLOAT_TYPES)),
-        anchors(),
-        edits,
-    )
+        lambda shape, *drawn: _decode(plan, tuple(shape), *drawn),
+        shapes, st.sampled_from(BLOCKSIZES), st.sampled_from(tuple(FLOAT_TYPES)),
+        anchors(), st.lists(edit, max_size=MOST_EDITS),
+    )  # fmt: skip
 
 
 def _decode(
     plan: Plan, shape: tuple[int, ...], size: int, dtype: str, anchor: float, changes: list[Any]
 ) -> Case:
-    from qloracle_conformance.families.codes.cases import packed_case
-
     blocks = expected.blocks_of(shape, size, plan.view.dialect["layout"])
     n, levels = blocks.index.size, plan.view.levels
     codes = np.full(n, int(np.argmin(np.abs(levels))), np.uint8)

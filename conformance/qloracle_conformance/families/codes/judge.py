@@ -51,6 +51,12 @@ def judge_encoded(case: Case, values: Values, view: View) -> Outcome:
     return judge_absmax(case, values, view) + judge_codes(case, values, view)
 
 
+def declared_order(view: View) -> str:
+    """The nibble order that was asked for, whatever was found."""
+    asked = (finding.expected for finding in view.findings if finding.field == "nibble_order")
+    return next(asked, view.dialect["nibble_order"])
+
+
 def codes_in(case: Case, raw: NDArray[Any], view: View) -> NDArray[Any] | None:
     """The codes that a result holds, unpacked where it is packed; None if the count is wrong."""
     n, flat = case.arrays["x"].size, raw.reshape(-1)
@@ -127,9 +133,6 @@ def judge_decoded(case: Case, values: Values, view: View) -> Outcome:
     if outcome.first is None:
         return outcome
     i = outcome.first.index
-    first = Mismatch(
-        "values", i, outcome.first.got, outcome.first.expected,
-        f"code {codes[i]}, level {show(levels[i])}, block {blocks.index[i]} of absmax "
-        f"{show(scale[i])}", 0.0, outcome.first.observed,
-    )  # fmt: skip
-    return replace(outcome, first=first)
+    block = f"block {blocks.index[i]} of absmax {show(scale[i])}"
+    reason = f"code {codes[i]}, level {show(levels[i])}, {block}"
+    return replace(outcome, first=replace(outcome.first, reason=reason))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from qloracle_conformance.contract.dialects import BY_NAME
-from qloracle_conformance.families.codes.cases import decode
+from qloracle_conformance.families.codes.cases import decode, packed_case
+from qloracle_conformance.families.codes.judge import judge_decoded
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.expected import Float32
@@ -79,19 +80,12 @@ def _layout(ask: Asker, view: View) -> Found:
 
 def _recipe(ask: Asker, view: View) -> Found:
     """16-bit output tells whether the product was made in float32 or in the output type."""
-    rng = np.random.default_rng(7)
-    dtype = ask.dtype(view, "bfloat16", "float16")
-    codes = rng.integers(0, view.levels.size, 64 * 16).astype(np.uint8)
-    scale = full_mantissa(rng, 16, -3, 3)
-    got = decode(ask, view, codes, scale, (16, 64), dtype, 64)
-    if got is None or dtype == "float32":
+    rng, dtype = np.random.default_rng(7), ask.dtype(view, "bfloat16", "float16")
+    if dtype == "float32":
         return {}
-    spread = np.repeat(scale, 64)
-    for recipe in ("separate", "output_type"):
-        correct = expected.product(view.levels[codes], spread, dtype, {"decode": recipe})
-        if np.array_equal(correct.astype(np.float32), got.reshape(-1).astype(np.float32)):
-            return {"decode": (recipe, f"{dtype} products agree")}
-    return {}
+    codes = rng.integers(0, view.levels.size, 64 * 16).astype(np.uint8)
+    case = packed_case(view, codes, full_mantissa(rng, 16, -3, 3), (16, 64), 64, dtype)
+    return ask.explain(view, ["decode"], [case], judge_decoded)
 
 
 def _subnormals(ask: Asker, view: View) -> Found:

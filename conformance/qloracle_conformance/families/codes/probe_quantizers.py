@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.dialects import BANDS, BY_NAME
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.codes import values
-from qloracle_conformance.families.codes.cases import encode, typed_case
+from qloracle_conformance.families.codes.cases import encode, encode_case, typed_case
+from qloracle_conformance.families.codes.judge import judge_absmax, judge_codes
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.expected import Coder, Float32, f32
@@ -64,16 +65,10 @@ def _layout(ask: Asker, view: View) -> Found:
 
 
 def _absmax_type(ask: Asker, view: View) -> Found:
-    size = ask.blocksize(view)
-    scale = full_mantissa(np.random.default_rng(3), 16, -3, 3)
-    scale = expected.round_to(scale, ask.dtype(view))  # what 16-bit input can hold
-    got = encode(ask, view, np.repeat(scale, size).reshape(16, size))
-    if got is None or got[1].size != 16:
-        return {}
-    for dtype in BY_NAME["absmax_type"].values:
-        if np.array_equal(got[1], expected.round_to(scale, dtype)):
-            return {"absmax_type": (dtype, f"{scale[0]} is stored as {got[1][0]}")}
-    return {}
+    """16 blocks whose scales have full mantissas, as far as the input's type can hold them."""
+    x = full_mantissa(np.random.default_rng(3), 16, -3, 3).repeat(ask.blocksize(view))
+    case = typed_case(ask, view, x.reshape(16, -1))
+    return ask.explain(view, ["absmax_type"], [case], judge_absmax)
 
 
 def _zero_block(ask: Asker, view: View) -> Found:
@@ -238,12 +233,4 @@ def _input_type(ask: Asker, view: View) -> Found:
     if dtype == "float32":
         return {}
     x = np.random.default_rng(9).standard_normal((64, size)).astype(FLOAT_TYPES[dtype])
-    got = encode(ask, view, x)
-    blocks = expected.blocks_of(x.shape, size, view.dialect["layout"])
-    if got is None or got[1].size != blocks.sizes.size:
-        return {}
-    for kind in BY_NAME["input_type"].values:
-        q = expected.scaled(x, got[1], blocks, view.dialect | {"input_type": kind})
-        if np.array_equal(view.coder.ranks(q), got[0]):
-            return {"input_type": (kind, f"{x.size:,} {dtype} values agree")}
-    return {}
+    return ask.explain(view, ["input_type"], [encode_case(view, x, size)], judge_codes)

@@ -21,9 +21,11 @@ import numpy as np
 import qloracle
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
+from qloracle_conformance.families.codes.cases import bytes_case
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.checks import Check, Plan
 from qloracle_conformance.judging.compare import Outcome, Values, exact
+from qloracle_conformance.judging.expected import f32
 from qloracle_conformance.judging.views import QUANT_TYPES, View
 
 
@@ -31,11 +33,8 @@ def levels_four_bit(plan: Plan) -> Iterator[Case]:
     """Each code in both nibbles of a byte, so that the nibble order cannot matter."""
     levels = qloracle.codebook(plan.view.table)
     packed = np.resize(np.arange(levels.size, dtype=np.uint8) * np.uint8(17), 32)
-    options = {"shape": [64], "blocksize": 64, "quant_type": plan.view.table}
     for dtype in FLOAT_TYPES:
-        arrays = {"packed": packed, "absmax": np.ones(1, np.float32)}
-        note = "each code at absmax 1 shows its level"
-        yield Case("dequantize_4bit", arrays, options | {"dtype": dtype}, note)
+        yield bytes_case(plan.view, packed, f32(1), 64, dtype, "each code at absmax 1")
 
 
 def judge_levels(case: Case, values: Values, view: View) -> Outcome:

@@ -18,14 +18,13 @@ zeros, although its scale may not be zero.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
-from qloracle_conformance.families.codes import values
+from qloracle_conformance.families.codes import edits, values
 from qloracle_conformance.families.codes.cases import encode_case
 from qloracle_conformance.families.codes.judge import judge_codes
 from qloracle_conformance.judging import expected
@@ -59,9 +58,8 @@ def partial_scales(plan: Plan) -> Iterator[Case]:
 def halves(plan: Plan) -> Iterator[Case]:
     """All finite values of both 16-bit types: beside scales of their own size, and beside 1."""
     for dtype in ("float16", "bfloat16"):
+        yield encode_case(plan.view, values.rows_of_all(dtype), 64, f"all {dtype} values")
         x = values.all_values(dtype)
-        rows = x[: x.size // 64 * 64].reshape(-1, 64)
-        yield encode_case(plan.view, rows, 64, f"all {dtype} values")
         inside = x[np.abs(x.astype(np.float32)) <= 1]
         for lead in (1.0, 1.5, 1975.0):
             kept = np.clip(inside.astype(np.float32) * np.float32(lead), -lead, lead)
@@ -118,13 +116,6 @@ def volume(plan: Plan) -> Iterator[Case]:
                 yield encode_case(plan.view, x, blocksize, "random volume")
 
 
-def edits(plan: Plan) -> Any:
-    """Hypothesis: a few edits beside an anchor; shrinks to one or two elements."""
-    from qloracle_conformance.families.codes.edits import encoded
-
-    return encoded(plan)
-
-
 LAYERS = {
     "zeros": zeros,
     "full": full_scales,
@@ -134,7 +125,7 @@ LAYERS = {
     "volume": volume,
 }
 CHECKS = (
-    *layers("S5", "quantize_4bit", QUANT_TYPES, judge_codes, LAYERS, search=edits),
-    *layers("S5", "quantize_blockwise", MAPS, judge_codes, LAYERS, search=edits),
+    *layers("S5", "quantize_4bit", QUANT_TYPES, judge_codes, LAYERS, search=edits.encoded),
+    *layers("S5", "quantize_blockwise", MAPS, judge_codes, LAYERS, search=edits.encoded),
     *layers("S5", "quantize_blockwise", MAPS[:1], judge_codes, {"maps": other_maps}),
 )

@@ -16,12 +16,13 @@ from dataclasses import replace
 import numpy as np
 
 import qloracle
-from qloracle_conformance.contract.cases import Arrays, Case
-from qloracle_conformance.families.codes.cases import encode_case
-from qloracle_conformance.families.codes.judge import judge_decoded
+from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.families.codes.cases import bytes_case, encode_case
+from qloracle_conformance.families.codes.judge import declared_order, judge_decoded
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.checks import Check, Plan
 from qloracle_conformance.judging.compare import Mismatch, Outcome, Values, Wrong
+from qloracle_conformance.judging.expected import f32
 from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import QUANT_TYPES, View
 
@@ -32,12 +33,10 @@ def all_pairs(plan: Plan) -> Iterator[Case]:
     x = np.zeros(64, np.float32)
     x[:2] = levels.max(), levels.min()
     yield encode_case(plan.view, x, 64, "the outermost levels")
-    first, second = (grid.reshape(-1) for grid in np.meshgrid(levels, levels, indexing="ij"))
-    pairs = np.stack([first, second], axis=1).reshape(-1)
-    lead = np.tile(np.array([levels.max(), levels.max()], np.float32), (pairs.size + 61) // 62)
-    rows = np.resize(pairs, (lead.size // 2, 62))
-    x = np.concatenate([lead.reshape(-1, 2), rows], axis=1)
-    yield encode_case(plan.view, x, 64, "all pairs")
+    pairs = np.stack(np.meshgrid(levels, levels, indexing="ij"), axis=-1).reshape(-1)
+    rows = np.resize(pairs, (-(-pairs.size // 62), 62))
+    lead = np.full((len(rows), 2), levels.max())
+    yield encode_case(plan.view, np.concatenate([lead, rows], axis=1), 64, "all pairs")
 
 
 def judge_bytes(case: Case, values: Values, view: View) -> Outcome:
@@ -45,9 +44,7 @@ def judge_bytes(case: Case, values: Values, view: View) -> Outcome:
     packed = values[0].reshape(-1)
     if packed.size != (case.arrays["x"].size + 1) // 2:
         return Outcome(0)
-    found = [f for f in view.findings if f.field == "nibble_order"]
-    order = found[0].expected if found else view.dialect["nibble_order"]
-    coder = view.coder
+    order, coder = declared_order(view), view.coder
     correct = coder.ranks(case.arrays["x"].reshape(-1))
     got = coder.ranks_of(expected.unpack(packed.astype(np.uint8), correct.size, order))
     bad = np.flatnonzero(got != correct)
@@ -72,22 +69,16 @@ def all_bytes(plan: Plan) -> Iterator[Case]:
     top, bottom = int(np.argmax(plan.view.levels)), int(np.argmin(plan.view.levels))
     pair = np.full(32, top << 4 | top, np.uint8)
     pair[0] = bottom << 4 | top
-    one = np.ones(1, np.float32)
-    options = {"shape": [64], "blocksize": 64, "quant_type": plan.view.table, "dtype": "float32"}
-    yield Case("dequantize_4bit", {"packed": pair, "absmax": one}, options, "two levels in a byte")
+    yield bytes_case(plan.view, pair, f32(1), 64, "float32", "two levels in a byte")
     every = np.array([h << 4 | low for h in range(size) for low in range(size)], np.uint8)
     every = np.resize(every, -(-every.size // 32) * 32)
     scale = np.ones(every.size // 32, np.float32)
-    options = options | {"shape": [every.size * 2]}
-    yield Case("dequantize_4bit", {"packed": every, "absmax": scale}, options, "all bytes")
+    yield bytes_case(plan.view, every, scale, every.size * 2, "float32", "all bytes")
 
 
 def judge_order(case: Case, values: Values, view: View) -> Outcome:
     """Known answers under the declared order, not under the one that was found."""
-    found = [f for f in view.findings if f.field == "nibble_order"]
-    if not found:
-        return judge_decoded(case, values, view)
-    dialect = view.dialect | {"nibble_order": found[0].expected}
+    dialect = view.dialect | {"nibble_order": declared_order(view)}
     return judge_decoded(case, values, replace(view, dialect=dialect))
 
 
@@ -95,14 +86,12 @@ def spare_nibble(plan: Plan) -> Iterator[Case]:
     """An odd count, with everything that the spare nibble could hold."""
     top = int(np.argmax(plan.view.levels))
     low_first = plan.view.dialect["nibble_order"] != "high_first"
-    options = {"blocksize": 64, "quant_type": plan.view.table, "dtype": "float32"}
     for n in (1, 3, 65):
         for spare in range(qloracle.codebook(plan.view.table).size):
             packed = np.full((n + 1) // 2, top * 17, np.uint8)
             packed[-1] = spare << 4 | top if low_first else top << 4 | spare
             scale = np.arange(1, -(-n // 64) + 1, dtype=np.float32)
-            arrays: Arrays = {"packed": packed, "absmax": scale}
-            yield Case("dequantize_4bit", arrays, options | {"shape": [n]}, "spare nibble")
+            yield bytes_case(plan.view, packed, scale, n, "float32", "spare nibble")
     yield next(all_bytes(plan))
 
 

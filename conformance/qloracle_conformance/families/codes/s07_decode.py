@@ -12,14 +12,13 @@ three output types, with 65,519.996 and 65,520 among the products, by edits and 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 import qloracle
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
-from qloracle_conformance.families.codes import values
+from qloracle_conformance.families.codes import edits, values
 from qloracle_conformance.families.codes.cases import packed_case
 from qloracle_conformance.families.codes.judge import judge_decoded
 from qloracle_conformance.judging.checks import Plan, layers
@@ -83,16 +82,9 @@ def volume(plan: Plan) -> Iterator[Case]:
             yield packed_case(plan.view, codes, scale, (n,), blocksize, dtype, "random volume")
 
 
-def edits(plan: Plan) -> Any:
-    """Hypothesis: small shapes and few codes."""
-    from qloracle_conformance.families.codes.edits import decoded
-
-    return decoded(plan)
-
-
 LAYERS = {"powers": powers, "mantissas": mantissas, "extremes": extremes, "volume": volume}
 CHECKS = (
-    *layers("S7", "dequantize_4bit", QUANT_TYPES, judge_decoded, LAYERS, search=edits),
-    *layers("S7", "dequantize_blockwise", MAPS, judge_decoded, LAYERS, search=edits),
+    *layers("S7", "dequantize_4bit", QUANT_TYPES, judge_decoded, LAYERS, search=edits.decoded),
+    *layers("S7", "dequantize_blockwise", MAPS, judge_decoded, LAYERS, search=edits.decoded),
     *layers("S7", "dequantize_blockwise", MAPS[:1], judge_decoded, {"maps": other_maps}),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qloracle_conformance.contract.protocol import FUNCTIONS
+from qloracle_conformance.families.codes.judge import declared_order
 from qloracle_conformance.judging.compare import blocks_of
 from qloracle_conformance.judging.members import Shown
 from qloracle_conformance.judging.text import NIBBLES, number, value_of
@@ -36,9 +37,7 @@ def _code(shown: Shown) -> list[str]:
 def _basis(shown: Shown) -> list[str]:
     """With another scale (or offset) than it was judged on, another code may be right."""
     case = shown.case
-    options = {"blocksize": FUNCTIONS[case.function].options["blocksize"], **case.options}
-    blocks = blocks_of(case.with_options(**options), shown.view)
-    block = int(blocks.index[shown.mismatch.index])
+    block = int(blocks_of(case, shown.view).index[shown.mismatch.index])
     lines = []
     for i, name in enumerate(FUNCTIONS[case.function].results[1:], 1):
         own, at = shown.values[i].reshape(-1), 0 if name == "offset" else block
@@ -56,9 +55,7 @@ def _byte(shown: Shown) -> list[str]:
     i, byte = shown.mismatch.index, int(value_of(shown.mismatch.expected))
     mask = 0xFF
     if 2 * i + 1 == shown.case.arrays["x"].size:
-        found = [f.expected for f in shown.view.findings if f.field == "nibble_order"]
-        order = [*found, shown.view.dialect["nibble_order"]][0]
-        mask = 0xF0 if order == "high_first" else 0x0F
+        mask = 0xF0 if declared_order(shown.view) == "high_first" else 0x0F
     spare = "" if mask == 0xFF else f" & 0x{mask:02x}  # the other nibble is spare"
     return [
         f"got = int(result[{i}]){spare}",

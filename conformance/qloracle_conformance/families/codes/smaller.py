@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.judging.numbers import rounder, shorter, simpler_scales, zeroed
+from qloracle_conformance.judging.numbers import (
+    in_float32,
+    rounder,
+    shorter,
+    simpler_scales,
+    zeroed,
+)
 
 
 def smaller_x(case: Case, index: int, name: str = "x") -> Iterator[Case]:
@@ -24,16 +30,15 @@ def smaller_x(case: Case, index: int, name: str = "x") -> Iterator[Case]:
     if x.size > 1:
         yield from (case.with_arrays(**{name: part}) for part in _cuts(flat, case, index))
     yield from (case.with_arrays(**{name: part}) for part in zeroed(x))
-    if x.dtype != np.float32:
-        yield case.with_arrays(**{name: x.astype(np.float32)})
-    if case.options.get("blocksize", 64) not in (32, 64) and name == "x":
+    yield from in_float32(case)
+    if case.option("blocksize") not in (32, 64) and name == "x":
         yield case.with_options(blocksize=64)
     yield from (case.with_arrays(**{name: part}) for part in rounder(x))
 
 
 def _pairs(flat: NDArray[np.floating], case: Case, index: int) -> Iterator[NDArray[np.floating]]:
     """The wrong element alone, beside its block's largest, and that in a full block; at scale 1."""
-    size = case.options.get("blocksize", 64)
+    size = case.option("blocksize")
     if index >= flat.size:
         return
     block = flat[index // size * size :][:size]
@@ -58,7 +63,7 @@ def _narrowed(x: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
 
 def _cuts(flat: NDArray[np.floating], case: Case, index: int) -> Iterator[NDArray[np.floating]]:
     """Shorter pieces: one block, halves, without the ends, without the zeros."""
-    size = case.options.get("blocksize", 64)
+    size = case.option("blocksize")
     if flat.size > size:
         block = index // size * size
         yield flat[block : block + size].copy()
@@ -87,7 +92,7 @@ def smaller_codes(case: Case, _: int) -> Iterator[Case]:
     if case.options.get("dtype", "float32") != "float32":
         yield case.with_options(dtype="float32")
     for size in (32, 64, 128, 256, 512, 1024, 2048):
-        if size < case.options.get("blocksize", 64):
+        if size < case.option("blocksize"):
             yield resized(case.with_options(blocksize=size), shape)
 
 
@@ -107,7 +112,7 @@ def resized(case: Case, shape: tuple[int, ...]) -> Case:
     n = int(np.prod(shape))
     name = "packed" if "packed" in case.arrays else "codes"
     count = (n + 1) // 2 if name == "packed" else n
-    blocks = -(-n // case.options.get("blocksize", 64 if name == "packed" else 256))
+    blocks = -(-n // case.option("blocksize"))
     codes, scale = case.arrays[name], case.arrays["absmax"]
     if codes.size == 0 or scale.size == 0:
         return case

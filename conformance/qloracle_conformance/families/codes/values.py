@@ -93,6 +93,12 @@ def all_values(dtype: str) -> NDArray[np.floating]:
     return values[np.isfinite(values.astype(np.float32))]
 
 
+def rows_of_all(dtype: str) -> NDArray[np.floating]:
+    """The same in rows of 64."""
+    x = all_values(dtype)
+    return x[: x.size // 64 * 64].reshape(-1, 64)
+
+
 def maps() -> tuple[Float32, ...]:
     """Maps that a caller may pass in: sixteen levels, three, two, and one with equal neighbours.
 

@@ -84,61 +84,54 @@ def only_results(case: Case, view: View) -> tuple[Bounded, ...]:
 
 
 def _forward(own: Layer) -> tuple[Float64, Float64]:
-    h = own.masked @ own.a.T  # rows, r
-    exact = own.x @ own.w.T + own.s * (h @ own.b.T)
-    base = np.abs(own.x) @ np.abs(own.w).T
-    branch = _size(own, np.abs(own.masked) @ np.abs(own.a).T, np.abs(own.b).T)
-    steps = products_of(own.x, own.w) + 1
-    branch_steps = _most(own.masked, own.a) + len(own.a) + AFTER
-    kept = _kept(own, base, branch, _size(own, np.abs(h), np.abs(own.b).T))
+    return _sums(own, own.x, own.w, own.masked, own.a, own.b)
+
+
+def _dx(own: Layer, dy: Float64) -> tuple[Float64, Float64]:
+    return _sums(own, dy, own.w.T, dy, own.b.T, own.a.T, own.mask)
+
+
+def _sums(
+    own: Layer, rows: Float64, w: Float64, into: Float64, down: Float64, up: Float64,
+    mask: Float64 | float = 1.0,
+) -> tuple[Float64, Float64]:  # fmt: skip
+    """rows W' + s ((into down') up') * mask, and its cost: y and dx alike."""
+    h = into @ down.T  # rows, r
+    exact = rows @ w.T + own.s * (h @ up.T) * mask
+    base = np.abs(rows) @ np.abs(w).T
+    branch = _size(own, np.abs(into) @ np.abs(down).T, np.abs(up).T) * mask
+    steps = products_of(rows, w) + 1
+    branch_steps = products_of(into, down).max(axis=1, keepdims=True, initial=0)
+    branch_steps = branch_steps + len(own.a) + AFTER
+    kept = _kept(own, base, branch, _size(own, np.abs(h), np.abs(up).T) * mask)
     if own.merged:
         steps, kept = steps + branch_steps, kept + own.kept * (own.merged * base + branch)
     return exact, _error(own, base, steps, branch, branch_steps) + kept
 
 
-def _dx(own: Layer, dy: Float64) -> tuple[Float64, Float64]:
-    g = dy @ own.b  # rows, r
-    exact = dy @ own.w + own.s * (g @ own.a) * own.mask
-    base = np.abs(dy) @ np.abs(own.w)
-    branch = _size(own, np.abs(dy) @ np.abs(own.b), np.abs(own.a)) * own.mask
-    steps = products_of(dy, own.w.T) + 1
-    branch_steps = _most(dy, own.b.T) + len(own.a) + AFTER
-    kept = _kept(own, base, branch, _size(own, np.abs(g), np.abs(own.a)) * own.mask)
-    return exact, _error(own, base, steps, branch, branch_steps) + kept
-
-
 def _da(own: Layer, dy: Float64) -> tuple[Float64, Float64]:
-    g = dy @ own.b  # rows, r
-    exact = own.s * (g.T @ own.masked)
-    through = np.abs(dy) @ np.abs(own.b)  # what cancels in g is rounded all the same
-    size = _size(own, through.T, np.abs(own.masked))
-    steps = products_of(dy, own.b.T).max(initial=0) + products_of(through.T, own.masked.T)
-    steps = steps + TOGETHER
-    kept = _kept(own, 0 * size, size, _size(own, np.abs(g).T, np.abs(own.masked)))
-    return exact, _error(own, 0 * size, 0 * steps, size, steps) + kept
+    return _outer(own, dy, own.b.T, own.masked)
 
 
 def _db(own: Layer, dy: Float64) -> tuple[Float64, Float64]:
-    h = own.masked @ own.a.T  # rows, r
-    exact = own.s * (dy.T @ h)
-    through = np.abs(own.masked) @ np.abs(own.a).T
-    size = _size(own, np.abs(dy).T, through)
-    steps = products_of(own.masked, own.a).max(initial=0) + products_of(dy.T, through.T)
-    steps = steps + TOGETHER
-    kept = _kept(own, 0 * size, size, _size(own, np.abs(dy).T, np.abs(h)))
-    return exact, _error(own, 0 * size, 0 * steps, size, steps) + kept
+    exact, error = _outer(own, own.masked, own.a, dy)
+    return exact.T, error.T
+
+
+def _outer(own: Layer, rows: Float64, down: Float64, others: Float64) -> tuple[Float64, Float64]:
+    """s (rows down')' others, and its cost: dA, and dB transposed."""
+    h = rows @ down.T  # rows, r
+    through = np.abs(rows) @ np.abs(down).T  # what cancels in h is rounded all the same
+    size = _size(own, through.T, np.abs(others))
+    steps = products_of(rows, down).max(initial=0) + products_of(through.T, others.T) + TOGETHER
+    kept = _kept(own, 0 * size, size, _size(own, np.abs(h).T, np.abs(others)))
+    return own.s * (h.T @ others), _error(own, 0 * size, 0 * steps, size, steps) + kept
 
 
 def _size(own: Layer, left: Float64, right: Float64) -> Float64:
     """|s| times the product of two matrices of magnitudes."""
     size: Float64 = abs(own.s) * (left @ right)
     return size
-
-
-def _most(rows: Float64, matrix: Float64) -> Float64:
-    """The longest dot that each row enters: [rows, 1]."""
-    most: Float64 = products_of(rows, matrix).max(axis=1, keepdims=True, initial=0)
-    return most
 
 
 def _error(

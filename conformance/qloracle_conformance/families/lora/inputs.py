@@ -205,9 +205,7 @@ def edits(plan: Plan) -> Any:
     from hypothesis import strategies as st
 
     return st.builds(
-        lambda seed, into, out, rank, rows, dtype, own, s, p, exact: _drawn(
-            plan.view, np.random.default_rng(seed), into, out, rank, rows, dtype, own, s, p, exact
-        ),
+        lambda *drawn: _drawn(plan.view, *drawn),
         st.integers(0, 3), st.integers(1, 70), st.integers(1, 40), st.sampled_from(RANKS),
         st.sampled_from(products.ROWS), st.sampled_from(tuple(FLOAT_TYPES)), st.booleans(),
         st.sampled_from(SCALINGS), st.sampled_from((None, 0.5, 0.1)), st.booleans(),
@@ -215,9 +213,10 @@ def edits(plan: Plan) -> Any:
 
 
 def _drawn(
-    view: View, rng: np.random.Generator, into: int, out: int, rank: int, rows: int, dtype: str,
+    view: View, seed: int, into: int, out: int, rank: int, rows: int, dtype: str,
     own: bool, s: float, p: float | None, exact: bool,
 ) -> Case:  # fmt: skip
+    rng = np.random.default_rng(seed)
     if exact:
         return whole(rng, view, (into, out, rank, (rows,), 2, 1), "float32", p is not None)
     types = (dtype, dtype if own else "float32")

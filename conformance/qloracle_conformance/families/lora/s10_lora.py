@@ -32,7 +32,7 @@ orders come within a factor of two of the bound on small layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.dialects import LORA
@@ -57,15 +57,8 @@ def judge_only_results(case: Case, values: Values, view: View) -> Outcome:
 
 
 def _all_within(case: Case, values: Values, expected: tuple[Bounded, ...]) -> Outcome:
-    outcome = NOTHING
-    for name, got, own in zip(FUNCTIONS[case.function].results, values, expected, strict=True):
-        outcome += within(name, got, own, _place(own))
-    return outcome
-
-
-def _place(expected: Bounded) -> Callable[[int], str]:
-    rows, columns = expected.exact.shape
-    return lambda i: f"row {i // columns}, column {i % columns} of [{rows}, {columns}]"
+    named = zip(FUNCTIONS[case.function].results, values, expected, strict=True)
+    return sum((within(name, got, own) for name, got, own in named), NOTHING)
 
 
 LAYERS = {"rounding": inputs.rounding, "shapes": inputs.shapes}

@@ -10,11 +10,34 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Arrays, Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.codes import values
+from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import Asker
 from qloracle_conformance.judging.expected import Float32
 from qloracle_conformance.judging.views import View
 
 BLOCK, GROUP = 64, 256
+
+
+def scales_case(
+    absmax: Float32, note: str = "", codebook: Float32 | None = None, blocksize: int = 256
+) -> Case:
+    """A call of `quantize_absmax`."""
+    arrays = {"absmax": absmax} | ({} if codebook is None else {"codebook": codebook})
+    return Case("quantize_absmax", arrays, {"blocksize": blocksize}, note)
+
+
+def codes_case(
+    codes: NDArray[np.uint8], scale: Float32, offset: float, note: str = "",
+    codebook: Float32 | None = None, blocksize: int = 256,
+) -> Case:  # fmt: skip
+    """A call of `dequantize_absmax`."""
+    arrays: Arrays = {
+        "codes": codes,
+        "nested_absmax": scale,
+        "offset": np.array(offset, np.float32),
+    }
+    book: Arrays = {} if codebook is None else {"codebook": codebook}
+    return Case("dequantize_absmax", {**arrays, **book}, {"blocksize": blocksize}, note)
 
 
 def case(x: NDArray[np.floating], note: str, blocksize: int = BLOCK) -> Case:
@@ -25,17 +48,12 @@ def case(x: NDArray[np.floating], note: str, blocksize: int = BLOCK) -> Case:
 
 def plain_absmax(ask: Asker, view: View) -> Case:
     """A call that everybody should take: one full group of equal scales."""
-    return Case("quantize_absmax", {"absmax": np.ones(256, np.float32)}, {"blocksize": 256})
+    return scales_case(np.ones(256, np.float32))
 
 
 def plain_codes(ask: Asker, view: View) -> Case:
     """A call that everybody should take: one code."""
-    arrays: Arrays = {
-        "codes": np.zeros(1, np.uint8),
-        "nested_absmax": np.ones(1, np.float32),
-        "offset": np.zeros((), np.float32),
-    }
-    return Case("dequantize_absmax", arrays, {"blocksize": 256})
+    return codes_case(np.zeros(1, np.uint8), np.ones(1, np.float32), 0.0)
 
 
 def plain_state(ask: Asker, view: View) -> Case:
@@ -60,7 +78,18 @@ def levels(table: Float32) -> Iterator[Case]:
         yield case(x.astype(dtype), "each level in each block")
 
 
-def candidates(rng: np.random.Generator, thresholds: Float32, count: int) -> Float32:
+def candidates(rng: np.random.Generator, thresholds: Float32, size: int) -> Float32:
+    """Absmax values whose residuals lie at the outer thresholds: 1 +- t * n, balanced around 1."""
+    scale = np.float32(rng.uniform(0.5, 1.0))
+    outer = thresholds[np.abs(thresholds) > 0.12]
+    chosen = rng.choice(outer, (size - 2) // 2)
+    distance = expected.shift(chosen * scale, rng.integers(-2, 3, chosen.size))
+    odd = np.zeros(size % 2, np.float32)  # keeps the mean at 1, without which no threshold is met
+    pairs = np.concatenate([[scale, -scale], distance, -distance, odd])
+    return (np.float32(1) + pairs).astype(np.float32)
+
+
+def row_candidates(rng: np.random.Generator, thresholds: Float32, count: int) -> Float32:
     """Values for which x / a and x * (1 / a) fall on different sides; rows of 64 led by a."""
     x, scale = values.discriminating(rng, thresholds, count, 0, 2)
     return whole_groups(values.anchored(x, scale, BLOCK))

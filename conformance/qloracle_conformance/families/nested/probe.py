@@ -7,8 +7,9 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from qloracle_conformance.contract.cases import Arrays, Case
 from qloracle_conformance.families.codes.probe_quantizers import name_zero
+from qloracle_conformance.families.nested import inputs
+from qloracle_conformance.families.nested.s08_nested import judge_denested
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.expected import Float32
@@ -21,23 +22,20 @@ TELLING = 8  # so many that do are enough
 
 def decoder(ask: Asker, view: View) -> Found:
     """The default map of `dequantize_absmax`, and whether it rounds twice."""
-    found = _map(ask, view)
-    rng = np.random.default_rng(11)
+    found, rng = _map(ask, view), np.random.default_rng(11)
     codes = rng.integers(0, 256, 1024).astype(np.uint8)
-    scale = full_mantissa(rng, 4, -2, 2)
-    got = _decode(ask, codes, scale, 0.7123)
-    levels, spread = view.levels[codes], np.repeat(scale, 256)
-    for recipe in ("separate", "fma"):
-        correct = expected.nested_value(levels, spread, 0.7123, {"decode": recipe})
-        if got is not None and np.array_equal(correct, got):
-            return found | {"decode": (recipe, "1,024 nested values agree")}
-    return found
+    case = inputs.codes_case(codes, full_mantissa(rng, 4, -2, 2), 0.7123)
+    return found | ask.explain(view, ["decode"], [case], judge_denested)
 
 
 def _map(ask: Asker, view: View) -> Found:
     """Every code at nested_absmax 1 and offset 0; the view takes over the map that it shows."""
-    shown = _decode(ask, np.arange(256, dtype=np.uint8), np.ones(1, np.float32), 0.0)
-    if shown is None or np.array_equal(shown, view.levels):
+    one, every = np.ones(1, np.float32), np.arange(256, dtype=np.uint8)
+    got = ask.values(inputs.codes_case(every, one, 0.0))
+    if got is None or got[0].size != 256:
+        return {}
+    shown = got[0].reshape(-1).astype(np.float32)
+    if np.array_equal(shown, view.levels):
         return {}
     wrong = np.flatnonzero(~(shown == view.levels))
     if np.isfinite(shown).all():  # nothing is judged under a map that is no map
@@ -45,18 +43,6 @@ def _map(ask: Asker, view: View) -> Found:
     named = "baseline" if np.array_equal(shown, expected.baseline_map()) else UNNAMED
     why = f"{wrong.size} of 256 levels differ, the first at code {wrong[0]}"
     return {"map_8bit": (named, why)}
-
-
-def _decode(ask: Asker, codes: NDArray[np.uint8], scale: Float32, offset: float) -> Float32 | None:
-    arrays: Arrays = {
-        "codes": codes,
-        "nested_absmax": scale,
-        "offset": np.array(offset, np.float32),
-    }
-    got = ask.values(Case("dequantize_absmax", arrays, {"blocksize": 256}))
-    if got is None or got[0].size != codes.size:
-        return None
-    return got[0].reshape(-1).astype(np.float32)
 
 
 def quantizer(ask: Asker, view: View) -> Found:
@@ -71,8 +57,7 @@ def quantizer(ask: Asker, view: View) -> Found:
 
 def _zero_group(ask: Asker, view: View) -> Found:
     """One absmax is its own mean: the residual, and so the group, is zero."""
-    one = np.ones(1, np.float32)
-    got = ask.values(Case("quantize_absmax", {"absmax": one}, {"blocksize": 256}))
+    got = ask.values(inputs.scales_case(np.ones(1, np.float32)))
     if got is None or got[0].size != 1 or got[1].size != 1 or got[1].reshape(-1)[0] != 0:
         return {}
     return name_zero(view, int(view.coder.ranks_of(got[0].reshape(-1))[0]), "group")
@@ -86,8 +71,8 @@ def _recipe(ask: Asker, view: View, size: int) -> tuple[str, str] | None:
     for _ in range(TRIALS):
         if telling >= TELLING:
             break
-        absmax = nested_candidates(rng, view.coder.thresholds, size)
-        got = ask.values(Case("quantize_absmax", {"absmax": absmax}, {"blocksize": 256}))
+        absmax = inputs.candidates(rng, view.coder.thresholds, size)
+        got = ask.values(inputs.scales_case(absmax))
         if got is None or got[0].size != size or got[1].size != 1 or got[2].size != 1:
             continue
         asked += size
@@ -111,14 +96,3 @@ def _ranks(
     scale = got[1].reshape(-1).astype(np.float32)
     q = expected.scaled(residual, scale, expected.blocks_of(absmax.shape, 256), trial)
     return expected.coder(view.levels, trial).ranks(q)
-
-
-def nested_candidates(rng: np.random.Generator, thresholds: Float32, size: int) -> Float32:
-    """Absmax values whose residuals lie at the outer thresholds: 1 +- t * n, balanced around 1."""
-    scale = np.float32(rng.uniform(0.5, 1.0))
-    outer = thresholds[np.abs(thresholds) > 0.12]
-    chosen = rng.choice(outer, (size - 2) // 2)
-    distance = expected.shift(chosen * scale, rng.integers(-2, 3, chosen.size))
-    odd = np.zeros(size % 2, np.float32)  # keeps the mean at 1, without which no threshold is met
-    pairs = np.concatenate([[scale, -scale], distance, -distance, odd])
-    return (np.float32(1) + pairs).astype(np.float32)

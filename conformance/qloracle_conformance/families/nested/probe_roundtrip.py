@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 
 import qloracle
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.dialects import BY_NAME, Dialect
+from qloracle_conformance.contract.dialects import BY_NAME
 from qloracle_conformance.families.nested import inputs, roundtrip
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
@@ -16,7 +14,10 @@ from qloracle_conformance.judging.compare import blocks_of
 from qloracle_conformance.judging.expected import Float32
 from qloracle_conformance.judging.views import View
 
-NORMALISATIONS, THRESHOLDS = ("divide", "reciprocal"), ("midpoint", "nearest", "literal")
+CODING = {
+    "normalisation_full": ("divide", "reciprocal"),
+    "thresholds": ("midpoint", "nearest", "literal"),
+}
 
 
 def nested(ask: Asker, view: View) -> Found:
@@ -60,36 +61,20 @@ def _table(ask: Asker, view: View) -> Found:
 def _coding(ask: Asker, view: View) -> Found:
     """Which normalisation and which thresholds explain float32 values around every threshold."""
     rng = np.random.default_rng(17)
-    case = inputs.case(inputs.candidates(rng, view.coder.thresholds, 96), "around the thresholds")
-    for how, thresholds in itertools.product(NORMALISATIONS, THRESHOLDS):
-        trial = view.dialect | {"thresholds": thresholds, "normalisation_full": how}
-        if _explains(ask, case, view, trial):
-            why = f"{case.size:,} values around the thresholds, 0 mismatches"
-            return {"normalisation_full": (how, why), "thresholds": (thresholds, why)}
-    return {}
+    x = inputs.row_candidates(rng, view.coder.thresholds, 96)
+    case = inputs.case(x, "around the thresholds")
+    return ask.explain(view, list(CODING), [case], roundtrip.judge_values, CODING)
 
 
 def _halves(ask: Asker, view: View) -> Found:
     """Whether 16-bit values are scaled, coded and decoded in their own type."""
     for dtype in ("bfloat16", "float16"):
-        case = inputs.case(inputs.all_halves(dtype), f"all {dtype} values up to 1")
-        scaled = [c for c in inputs.levels(view.levels) if c.arrays["x"].dtype.name == dtype]
-        for kind, decode in itertools.product(("float32", "own"), ("separate", "output_type")):
-            trial = view.dialect | {"input_type": kind, "decode": decode}
-            if all(_explains(ask, each, view, trial) for each in (case, *scaled)):
-                why = f"{case.size:,} {dtype} values, 0 mismatches"
-                return {"input_type": (kind, why), "decode": (decode, why)}
+        cases = [inputs.case(inputs.all_halves(dtype), f"all {dtype} values up to 1")]
+        cases += [c for c in inputs.levels(view.levels) if c.arrays["x"].dtype.name == dtype]
+        found = ask.explain(view, ["input_type", "decode"], cases, roundtrip.judge_values)
+        if found:
+            return found
     return {}
-
-
-def _explains(ask: Asker, case: Case, view: View, trial: Dialect) -> bool:
-    """Whether every value is as a dialect has it; the scales are those shown."""
-    got = _ask(ask, case)
-    if got is None:
-        return False
-    seen = View(view.function, view.table, trial, view.levels)
-    outcome = roundtrip.judge_values(case, (got,), seen)
-    return bool(outcome.compared) and not outcome.wrong
 
 
 def _scale(ask: Asker, view: View) -> Found:

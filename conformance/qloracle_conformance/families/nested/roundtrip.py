@@ -34,7 +34,6 @@ from qloracle_conformance.judging.expected import Blocks, Float32
 from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
-PLAIN = {"subnormal_input": "kept", "absmax_type": "float32"}
 GROUP = 256  # scales that are coded together
 # Half the widest gap of the dynamic map, just below 1; its lowest level lies as far from -1.
 HALF_GAP = 1 + float(qloracle.dynamic_codebook()[0])
@@ -70,7 +69,7 @@ def usable_scales(shown: Float32, absmax: Float32, dtype: str, dialect: Dialect)
 
 def ranks(x: NDArray[Any], blocks: Blocks, levels: Float32, dialect: Dialect) -> NDArray[np.int64]:
     """S5: the level of each element over its block's true absmax."""
-    q = expected.scaled(x, expected.absmax_of(x, blocks, PLAIN), blocks, dialect)
+    q = expected.scaled(x, expected.absmax_of(x, blocks, {}), blocks, dialect)
     if dialect["thresholds"] == "nearest" and dialect["input_type"] == "own":
         return expected.nearest_ranks(q, levels, x.dtype.name)
     return expected.coder(levels, dialect, "nf4").ranks(q)
@@ -97,7 +96,7 @@ def judge_values(case: Case, values: Values, view: View) -> Outcome:
         return NOTHING
     blocks = blocks_of(case, view)
     lead = leads(x.reshape(-1), blocks)
-    absmax = expected.absmax_of(x, blocks, PLAIN)
+    absmax = expected.absmax_of(x, blocks, {})
     dtype, shown = case.options["dtype"], shown_scales(x, got, lead)
     scale = usable_scales(shown, absmax, dtype, view.dialect)[blocks.index]
     rank = ranks(x, blocks, view.levels, view.dialect)
@@ -124,7 +123,7 @@ def judge_zeros(case: Case, values: Values, view: View) -> Outcome:
     if got.size != x.size:
         return NOTHING
     blocks = blocks_of(case, view)
-    zero = (expected.absmax_of(x, blocks, PLAIN) == 0)[blocks.index]
+    zero = (expected.absmax_of(x, blocks, {}) == 0)[blocks.index]
     correct = np.where(zero, np.float32(0), got.astype(np.float32))
     reason = "x = 0 in a block of zeros: only the code of zero means 0"
     return exact("values", got, correct, reason) + judge_values(case, values, view)
@@ -136,7 +135,7 @@ def judge_scales(case: Case, values: Values, view: View) -> Outcome:
     if got.size != x.size or not x.size:
         return NOTHING
     blocks = blocks_of(case, view)
-    lead, absmax = leads(x, blocks), expected.absmax_of(x, blocks, PLAIN)
+    lead, absmax = leads(x, blocks), expected.absmax_of(x, blocks, {})
     kept = absmax > 0  # a block of zeros shows no scale
     bound = scale_bound(absmax, case.options["dtype"], view.dialect)
     error = np.abs(shown_scales(x, got, lead).astype(np.float64) - absmax)

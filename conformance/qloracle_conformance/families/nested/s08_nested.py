@@ -39,12 +39,12 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from qloracle_conformance.contract.cases import Arrays, Case
+from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES, GROUP_SIZES
 from qloracle_conformance.families.codes import values as values_passed_in
 from qloracle_conformance.families.codes.judge import compare_codes
-from qloracle_conformance.families.nested import inputs as roundtrip_inputs
-from qloracle_conformance.families.nested.probe import nested_candidates
+from qloracle_conformance.families.nested import inputs
+from qloracle_conformance.families.nested.inputs import codes_case, scales_case
 from qloracle_conformance.families.nested.roundtrip import judge_scales
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.bounds import TINY, gamma
@@ -58,6 +58,7 @@ from qloracle_conformance.judging.compare import (
     under_its_map,
 )
 from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
@@ -72,14 +73,6 @@ def group_ramp(rng: np.random.Generator, n: int, group: int = 256) -> Float32:
     return x.astype(np.float32)
 
 
-def quantize_case(
-    absmax: Float32, note: str, codebook: Float32 | None = None, size: int = 256
-) -> Case:
-    """A call of quantize_absmax."""
-    arrays = {"absmax": absmax} | ({} if codebook is None else {"codebook": codebook})
-    return Case("quantize_absmax", arrays, {"blocksize": size}, note)
-
-
 def maps() -> Iterator[Float32]:
     """Maps that a caller may pass in: the baseline map, NF4's levels, three levels."""
     yield expected.baseline_map()
@@ -89,15 +82,14 @@ def maps() -> Iterator[Float32]:
 def groups(plan: Plan) -> Iterator[Case]:
     """Every count around a group's edges, ragged last groups with own scales, other maps."""
     for n in SIZES:
-        yield quantize_case(group_ramp(plan.rng, n), f"{n} absmax")
+        yield scales_case(group_ramp(plan.rng, n), f"{n} absmax")
     for size in GROUP_SIZES:
-        yield quantize_case(
-            group_ramp(plan.rng, 5 * size + 3, size), f"groups of {size}", None, size
-        )
+        absmax = group_ramp(plan.rng, 5 * size + 3, size)
+        yield scales_case(absmax, f"groups of {size}", blocksize=size)
     many = 257 * 256 + 1  # more groups than eight bits can count
-    yield quantize_case(group_ramp(plan.rng, many), f"{many} absmax")
+    yield scales_case(group_ramp(plan.rng, many), f"{many} absmax")
     for codebook in maps():
-        yield quantize_case(group_ramp(plan.rng, 600), "a map passed in", codebook)
+        yield scales_case(group_ramp(plan.rng, 600), "a map passed in", codebook)
 
 
 def residuals(plan: Plan) -> Iterator[Case]:
@@ -105,19 +97,18 @@ def residuals(plan: Plan) -> Iterator[Case]:
     rng, thresholds = plan.rng, plan.view.coder.thresholds
     for size in (256, 255, 64, 512):
         for _ in range(plan.pick(8, 64)):
-            yield quantize_case(
-                nested_candidates(rng, thresholds, size), "residuals near thresholds"
-            )
-    yield quantize_case(np.full(700, 0.1, np.float32), "all equal")
+            absmax = inputs.candidates(rng, thresholds, size)
+            yield scales_case(absmax, "residuals near thresholds")
+    yield scales_case(np.full(700, 0.1, np.float32), "all equal")
     spike = np.full(257, 0.001, np.float32)
     spike[256] = 1000
-    yield quantize_case(spike, "one large among small")
+    yield scales_case(spike, "one large among small")
     zeros = group_ramp(rng, 300)
     zeros[::5] = 0
-    yield quantize_case(zeros, "blocks of zeros among others")
+    yield scales_case(zeros, "blocks of zeros among others")
     for _ in range(plan.pick(2, 20)):
         x = np.abs(rng.standard_normal((plan.pick(2000, 20000), 8))).max(axis=1)
-        yield quantize_case(x.astype(np.float32), "absmax of normal blocks")
+        yield scales_case(x.astype(np.float32), "absmax of normal blocks")
 
 
 def judge_nested(case: Case, values: Values, view: View) -> Outcome:
@@ -129,28 +120,26 @@ def judge_nested(case: Case, values: Values, view: View) -> Outcome:
         offset = np.float32(values[2].reshape(-1)[0].astype(np.float32))
         residual = absmax - (offset if np.isfinite(offset) else np.float32(0))
     blocks = expected.blocks_of((absmax.size,), size)
-    plain = {"subnormal_input": "kept", "absmax_type": "float32"}
-    correct = expected.absmax_of(residual, blocks, plain)
-    outcome = exact(
-        "nested_absmax", values[1], correct, "the largest |absmax - offset| of the group"
+    correct = expected.absmax_of(residual, blocks, {})
+    reason = "the largest |absmax - offset| of the group"
+    outcome = exact("nested_absmax", values[1], correct, reason)
+    codes, scale = values[0].reshape(-1), own_scales(values[1], correct)
+    return outcome + compare_codes(
+        "code", codes, residual, scale, blocks, under_its_map(case, view)
     )
-    scale = own_scales(values[1], correct)
-    codes = values[0].reshape(-1)
-    own = under_its_map(case, view)
-    return outcome + compare_codes("code", codes, residual, scale, blocks, own)
 
 
 def offsets(plan: Plan) -> Iterator[Case]:
     """Ordinary data of many sizes for the bound; integers times 2^k for equality; nothing."""
     rng = plan.rng
-    yield quantize_case(np.zeros(0, np.float32), "nothing")
+    yield scales_case(np.zeros(0, np.float32), "nothing")
     for n in (1, 2, 4, 64, 256, 1024, 4096):
         for power in (-20, 0, 9):
             x = np.ldexp(rng.integers(1, 64, n).astype(np.float32), power)
-            yield quantize_case(x.astype(np.float32), "integers: every order is exact")
+            yield scales_case(x.astype(np.float32), "integers: every order is exact")
     for n in (3, 7, 100, 1000, plan.pick(5000, 100_003)):
-        yield quantize_case(rng.uniform(0, 1, n).astype(np.float32), "uniform")
-        yield quantize_case(np.exp(rng.normal(0, 3, n)).astype(np.float32), "wide")
+        yield scales_case(rng.uniform(0, 1, n).astype(np.float32), "uniform")
+        yield scales_case(np.exp(rng.normal(0, 3, n)).astype(np.float32), "wide")
 
 
 def judge_offset(case: Case, values: Values, view: View) -> Outcome:
@@ -174,46 +163,29 @@ def judge_offset(case: Case, values: Values, view: View) -> Outcome:
 
 def decode_groups(plan: Plan) -> Iterator[Case]:
     """Group edges with a scale for each group, negative results, and maps passed in."""
-    for n in SIZES[1:]:
-        yield decode_case(plan, n, 256, None)
-    yield decode_case(plan, 257 * 256 + 1, 256, None)  # more groups than eight bits can count
+    for n in (*SIZES[1:], 257 * 256 + 1):  # the last: more groups than eight bits can count
+        yield decode_case(plan, n)
     for codebook in maps():
-        yield decode_case(plan, 600, 256, codebook)
+        yield decode_case(plan, 600, codebook=codebook)
     for size in GROUP_SIZES:
-        yield decode_case(plan, 5 * size + 3, size, None)
+        yield decode_case(plan, 5 * size + 3, size)
 
 
-def decode_case(plan: Plan, n: int, size: int, codebook: Float32 | None) -> Case:
+def decode_case(plan: Plan, n: int, size: int = 256, codebook: Float32 | None = None) -> Case:
     """Random codes; full-mantissa scales of which the largest exceed the offset."""
-    rng = plan.rng
-    levels = 256 if codebook is None else codebook.size
-    groups_ = -(-n // size)
+    rng, groups_ = plan.rng, -(-n // size)
     scale = rng.uniform(0.5, 1, groups_) * 2.0 ** (np.arange(groups_) % 5 - 2)
-    arrays: Arrays = {
-        "codes": rng.integers(0, levels, n).astype(np.uint8),
-        "nested_absmax": scale.astype(np.float32),
-        "offset": np.array(0.7123, np.float32),
-        **({} if codebook is None else {"codebook": codebook}),
-    }
-    return Case("dequantize_absmax", arrays, {"blocksize": size}, f"{n} codes, groups of {size}")
+    codes = rng.integers(0, 256 if codebook is None else codebook.size, n).astype(np.uint8)
+    note = f"{n} codes, groups of {size}"
+    return codes_case(codes, scale.astype(np.float32), 0.7123, note, codebook, size)
 
 
 def decode_volume(plan: Plan) -> Iterator[Case]:
     """Products and sums that two roundings and one rounding tell apart."""
-    rng = plan.rng
+    rng, n = plan.rng, plan.pick(4096, 1 << 18)
     for offset in (0.7123, 1e-3, 17.0, 0.0):
-        n = plan.pick(4096, 1 << 18)
-        arrays: Arrays = {
-            "codes": rng.integers(0, 256, n).astype(np.uint8),
-            "nested_absmax": values_of(rng, -(-n // 256)),
-            "offset": np.array(offset, np.float32),
-        }
-        yield Case("dequantize_absmax", arrays, {"blocksize": 256}, "random volume")
-
-
-def values_of(rng: np.random.Generator, count: int) -> Float32:
-    """Positive full-mantissa scales."""
-    return np.ldexp(rng.uniform(0.5, 1, count), rng.integers(-6, 6, count)).astype(np.float32)
+        codes = rng.integers(0, 256, n).astype(np.uint8)
+        yield codes_case(codes, full_mantissa(rng, n // 256, -6, 6), offset, "random volume")
 
 
 def judge_denested(case: Case, values: Values, view: View) -> Outcome:
@@ -239,7 +211,7 @@ def round_trips(plan: Plan) -> Iterator[Case]:
     }
     for note, scale in kinds.items():
         for dtype in FLOAT_TYPES.values():
-            yield roundtrip_inputs.case((body * scale[:, None]).astype("f4").astype(dtype), note)
+            yield inputs.case((body * scale[:, None]).astype("f4").astype(dtype), note)
 
 
 # ---- rule P5, on data that no lawful rounding can move -------------------------------------------
@@ -248,15 +220,15 @@ def round_trips(plan: Plan) -> Iterator[Case]:
 def forms_of_scales(plan: Plan) -> Iterator[Case]:
     """Double quantization of a full group, of more than one, and of fewer than a vector's lanes."""
     for n in (256, 600, 5):
-        yield quantize_case(group_ramp(plan.rng, n), f"{n} absmax")
-    yield quantize_case(np.full(70, 0.5, np.float32), "all equal")
+        yield scales_case(group_ramp(plan.rng, n), f"{n} absmax")
+    yield scales_case(np.full(70, 0.5, np.float32), "all equal")
 
 
 def forms_of_codes(plan: Plan) -> Iterator[Case]:
     """The same sizes back."""
     for n in (256, 600, 5):
-        yield decode_case(plan, n, 256, None)
-    case = decode_case(plan, 600, 256, None)
+        yield decode_case(plan, n)
+    case = decode_case(plan, 600)
     yield case.with_arrays(nested_absmax=np.full(3, 0.5, np.float32))
 
 

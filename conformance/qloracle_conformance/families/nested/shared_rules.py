@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 import qloracle
-from qloracle_conformance.contract.cases import Arrays, Case
+from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.codes.s01_codebook import undeclared_table
 from qloracle_conformance.families.nested import inputs, roundtrip
@@ -24,12 +24,8 @@ from qloracle_conformance.judging.views import View
 
 def levels_map(plan: Plan) -> Iterator[Case]:
     """All 256 codes of the default map."""
-    arrays: Arrays = {
-        "codes": np.arange(256, dtype=np.uint8),
-        "nested_absmax": np.ones(1, np.float32),
-        "offset": np.zeros((), np.float32),
-    }
-    yield Case("dequantize_absmax", arrays, {"blocksize": 256}, "each code of the map")
+    codes, one = np.arange(256, dtype=np.uint8), np.ones(1, np.float32)
+    yield inputs.codes_case(codes, one, 0.0, "each code of the map")
 
 
 def judge_map(case: Case, values: Values, view: View) -> Outcome:
@@ -78,7 +74,7 @@ def nested_zeros(plan: Plan) -> Iterator[Case]:
 def nested_full(plan: Plan) -> Iterator[Case]:
     """There and back: values for which dividing and multiplying differ; scales below zero."""
     for _ in range(plan.pick(2, 8)):
-        x = inputs.candidates(plan.rng, plan.view.coder.thresholds, 64)
+        x = inputs.row_candidates(plan.rng, plan.view.coder.thresholds, 64)
         yield inputs.case(x, "around the thresholds")
     yield inputs.case(inputs.outlier(), "scales that come back negative")
 

@@ -195,8 +195,9 @@ PAGES: dict[str, Any] = {
 
 def _line(row: NDArray[np.int64]) -> SimpleNamespace:
     """A row of the log by name: NaN for what is not shown, so that what needs it is NaN too."""
-    shown = (math.nan if value == programs.UNKNOWN else value for value in row.tolist())
-    return SimpleNamespace(**dict(zip(programs.LOG, shown, strict=True)))
+    status, *numbers = row.tolist()
+    shown = [math.nan if value == programs.UNKNOWN else value for value in numbers]
+    return SimpleNamespace(**dict(zip(programs.LOG, [status, *shown], strict=True)))
 
 
 # ---- what is known of a pager from the program alone ---------------------------------------------

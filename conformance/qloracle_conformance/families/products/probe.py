@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.dialects import BY_NAME
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
-from qloracle_conformance.families.products import bounds, inputs
+from qloracle_conformance.families.products import inputs
+from qloracle_conformance.families.products.s09_products import judge_only_result
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.views import View
@@ -42,29 +40,18 @@ def weights(ask: Asker, view: View, worn: Worn = same) -> Found:
     """Name the order of nibbles, the layout of blocks and the weights' type that explain y."""
     size = ask.blocksize(view)
     ragged, even = (3, 2 * size - 1), (64, 2 * size)  # six blocks, however they lie; for the choosy
-    shown = _shown(ask, view, ragged, worn) or _shown(ask, view, even, worn)
-    if not shown:
-        return {}
-    wanted = ("nibble_order", "layout", "product_weights")
-    for values in itertools.product(*(BY_NAME[name].values for name in wanted)):
-        trial = replace(view, dialect=view.dialect | dict(zip(wanted, values, strict=True)))
-        if all(_explains(trial, case, got) for case, got in shown):
-            why = f"{sum(got.size for _, got in shown):,} values of one-hot rows agree"
-            return {name: (value, why) for name, value in zip(wanted, values, strict=True)}
-    return {"product_weights": (UNNAMED, "one-hot rows show weights that no recipe explains")}
-
-
-def _shown(
-    ask: Asker, view: View, shape: tuple[int, int], worn: Worn
-) -> list[tuple[Case, NDArray[np.generic]]]:
-    """What comes back for one-hot rows over a layer all of whose blocks differ; and differences."""
-    cases = [worn(case) for case in _showing(ask, view, shape)]
-    if _values(ask, cases[0]) is None:
-        return []
-    return [(case, got) for case in cases if (got := _values(ask, case)) is not None]
+    fields = ("nibble_order", "layout", "product_weights")
+    for shape in (ragged, even):
+        cases = [worn(case) for case in _showing(ask, view, shape)]
+        if ask.values(cases[0]) is not None:
+            unnamed = "one-hot rows show weights that no recipe explains"
+            found = ask.explain(view, fields, cases, judge_only_result)
+            return found or {"product_weights": (UNNAMED, unnamed)}
+    return {}
 
 
 def _showing(ask: Asker, view: View, shape: tuple[int, int]) -> list[Case]:
+    """One-hot rows over a layer all of whose blocks differ, and differences of weights."""
     size = ask.blocksize(view)
     types = [name for name in FLOAT_TYPES if ask.dtype(view, name) == name]
     columns = shape[0] if inputs.backward(view) else shape[1]
@@ -81,11 +68,6 @@ def _showing(ask: Asker, view: View, shape: tuple[int, int]) -> list[Case]:
 def _values(ask: Asker, case: Case) -> NDArray[np.generic] | None:
     got = ask.values(case)
     return None if got is None else got[0].reshape(-1)
-
-
-def _explains(view: View, case: Case, got: NDArray[np.generic]) -> bool:
-    correct = bounds.only_result(case, view).exact.reshape(-1)
-    return got.size == correct.size and bool((got.astype(np.float64) == correct).all())
 
 
 def bias(ask: Asker, view: View) -> Found:

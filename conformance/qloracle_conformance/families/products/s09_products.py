@@ -26,7 +26,7 @@ gives 20,000 at K = 1024, and a product that is left out millions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -44,13 +44,13 @@ from qloracle_conformance.judging.views import QUANT_TYPES, View
 def judge_product(case: Case, values: Values, view: View) -> Outcome:
     """Every element within the derived bound."""
     name = FUNCTIONS[case.function].results[0]
-    return within(name, values[0], bounds.product(case, view), place(case))
+    return within(name, values[0], bounds.product(case, view))
 
 
 def judge_only_result(case: Case, values: Values, view: View) -> Outcome:
     """Every element the one number that any order of summation gives."""
     name = FUNCTIONS[case.function].results[0]
-    return within(name, values[0], bounds.only_result(case, view), place(case))
+    return within(name, values[0], bounds.only_result(case, view))
 
 
 def judge_moment(case: Case, values: Values, view: View) -> Outcome:
@@ -81,15 +81,7 @@ def most_moment(k: int, view: View) -> float:
     return 4.0 * k if view.dialect["accumulate"] == "truncated" else 1.0
 
 
-def place(case: Case) -> Callable[[int], str]:
-    """Say which row and which column of the result an element is."""
-    out, into = case.options["shape"]
-    columns = into if case.function.endswith("backward") else out
-    return lambda i: f"row {i // columns}, column {i % columns} of W [{out}, {into}]"
-
-
 LAYERS = {"one_hot": inputs.one_hot, "swamped": inputs.swamped, "shapes": inputs.shapes}
-WEIGHTS: dict[str, Callable[[Plan], Iterator[Case]]] = {"weights": inputs.weights}
 
 
 def _checks(function: str) -> tuple[Check, ...]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.judging.numbers import (
     complexity,
+    in_float32,
     rounder,
     shorter,
     simpler_scales,
@@ -28,7 +29,7 @@ def smaller(case: Case, index: int) -> Iterator[Case]:
     yield from _fewer_rows(case, index)
     yield from _smaller_weight(case)
     yield from _lower_rank(case)
-    yield from _in_float32(case)
+    yield from in_float32(case)
     for name in SPARSE:
         yield from (case.with_arrays(**{name: part}) for part in _sparser(case, name))
     yield from _in_front(case)
@@ -110,7 +111,7 @@ def _resized(case: Case, out: int, into: int) -> Case:
 
 def _cut_packed(case: Case, out: int, into: int) -> dict[str, NDArray[Any]]:
     """The first bytes and scales, whether blocks run on over rows or start again with each."""
-    size, absmax = case.options.get("blocksize", 64), case.arrays["absmax"]
+    size, absmax = case.option("blocksize"), case.arrays["absmax"]
     rows, _ = _sides(case)
     per_row = rows > 1 and absmax.size % rows == 0 and absmax.size // rows == -(-into // size)
     scales = out * (absmax.size // rows) if per_row else -(-out * into // size)
@@ -129,13 +130,6 @@ def _lower_rank(case: Case) -> Iterator[Case]:
     for part in (slice(1), slice(rank - 1, rank), slice(rank // 2)):
         if 0 < len(range(rank)[part]) < rank:
             yield case.with_arrays(a=a[part].copy(), b=np.ascontiguousarray(b[:, part]))
-
-
-def _in_float32(case: Case) -> Iterator[Case]:
-    """The same numbers in float32."""
-    short = [n for n, array in case.arrays.items() if array.dtype.itemsize == 2]
-    if short:
-        yield case.with_arrays(**{n: case.arrays[n].astype(np.float32) for n in short})
 
 
 def _sparser(case: Case, name: str) -> Iterator[NDArray[Any]]:

@@ -1,10 +1,10 @@
 """Scripts for pagers: the program as plain Python statements, up to the operation that went wrong.
 
 Nothing is left of the kit: the pager is made, arrays are written, read, stepped and saved one line
-after the other, and what came is compared with what is expected: after a step, with what the same
+after the other, and what came is compared with what was expected: after a step, with what the same
 statements make of plain arrays.
 """
-# ruff: noqa: D102 (the verbs are described in `contract.programs`)
+# ruff: noqa: D102 (the verbs are explained in `contract.programs`)
 
 from __future__ import annotations
 
@@ -156,14 +156,14 @@ def _element(failure: Failure, script: Script) -> Lines:
     i, found = failure.mismatch.index, enumerate(s12_paging.compared(failure.case, failure.values))
     k, read, wanted = next((k, read, e) for k, (read, got, e) in found if (got != e).any())
     at = f"[{k + _refusals(script, read)}].reshape(-1)[{i}]"
-    expected = f"program(Plain){at}"
+    right = f"program(Plain){at}"
     if not programs.steps_in(failure.case):
         element = wanted[i * read.values.itemsize :][: read.values.itemsize].tobytes()
         kind = _type_name(read.values.dtype.name)
-        expected = f"np.frombuffer(bytes.fromhex({string(element.hex())}), {kind})[0]"
+        right = f"np.frombuffer(bytes.fromhex({string(element.hex())}), {kind})[0]"
     main = [
         f"got = {RUN}{at}",
-        f"expected = {expected}",
+        f"expected = {right}",
         *wrapped(f"# {read.text}, element {i}: {failure.mismatch.reason}", 0, "# "),
         'print(f"got {got}, expected {expected}")',
         "return int(got.tobytes() != expected.tobytes())",
