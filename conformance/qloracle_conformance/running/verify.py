@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -61,10 +61,10 @@ def verify(
     if not limit > 0:
         raise UsageError(f"limit is {limit}; allowed: seconds above 0")
     selection, first = select(only, functions), sorted(impls, key=_is_ours)
-    shown = only if not functions else ", ".join([*functions, *([only] if only else [])])
     report = Report(
-        profile, seed, require=require, only=shown, ops=tuple(functions), started=_now()
-    )
+        profile, seed, require=require, only=", ".join(filter(None, [*functions, only])),
+        ops=tuple(functions), started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )  # fmt: skip
     run = partial(
         Run, profile=profile, seed=seed, dialect=dialect, only=selection, known=known,
         device=device, limit=limit,
@@ -120,7 +120,3 @@ def _side_by_side(
     except KeyboardInterrupt:  # while they were opened
         work.judgements[-1].partial = True
     report.judgements = work.judgements
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

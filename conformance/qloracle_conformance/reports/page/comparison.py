@@ -76,7 +76,7 @@ def _rules(subjects: Sequence[Subject]) -> list[Markup]:
                 continue
             cells = [subject.cell(view, rule) for subject in subjects]
             (calm if words <= CALM else trouble).setdefault(view, []).append(row(rule, *cells))
-    parts = [_table("Rules that do not pass everywhere", subjects, trouble)] if trouble else []
+    parts = [_table("Rules that do not pass everywhere", subjects, trouble)]
     if calm:
         title = "Rules that pass wherever they were judged"
         parts.append(more(title, _table(title, subjects, calm)))

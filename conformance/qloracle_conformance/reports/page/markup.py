@@ -80,9 +80,14 @@ def status(word: str, target: str = "") -> Markup:
 
 
 def table(caption: str, head: Sequence[str], bodies: Iterable[Iterable[str]]) -> Markup:
-    """A table in a box, in which it scrolls where the page is narrow; a body is a group of rows."""
+    """A table in a box, in which it scrolls where the page is narrow; a body is a group of rows.
+
+    Nothing where there are no rows.
+    """
     columns = tag("tr", *(_ready(name, "th", scope="col") for name in head))
-    groups = [tag("tbody", *rows) for rows in bodies]
+    groups = [tag("tbody", *rows) for rows in map(list, bodies) if rows]
+    if not groups:
+        return Markup()
     whole = tag("table", tag("caption", caption), tag("thead", columns), *groups)
     return tag("div.scroll", whole, tabindex=0, role="group", aria_label=caption)
 

@@ -32,8 +32,7 @@ def functions(subject: Subject) -> Markup:
         rows = [_function(subject, f) for f in offered if f["level"] == level]
         if rows:
             bodies.append([group(level, len(head)), *rows])
-    found = table("Functions by level", head, bodies) if bodies else Markup()
-    return join(found, missing(subject.missing))
+    return join(table("Functions by level", head, bodies), missing(subject.missing))
 
 
 def missing(names: Sequence[str]) -> Markup:
@@ -94,8 +93,6 @@ def bounds(subject: Subject) -> Markup:
         for check in subject.data["checks"]
         if float(check["bound_use"]) > 0
     ]
-    if not rows:
-        return Markup()
     head = ("check", "status", counted("share used"), "0 to 125 %; the line is 100 %")
     return table("How much of a bound the worst element needed", head, [rows])
 
@@ -106,6 +103,4 @@ def known(subject: Subject) -> Markup:
         row(c["id"], status("XFAIL"), c["message"], link(c["known"], c["known"]))
         for c in failures.known(subject.data)
     ]
-    if not rows:
-        return Markup()
     return table("Known failures", ("check", "status", "message", "tracked at"), [rows])

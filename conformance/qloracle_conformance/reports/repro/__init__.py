@@ -130,8 +130,7 @@ def _head(text: str) -> list[str]:
 
 
 def _inputs(case: Case) -> list[str]:
-    found = (literals.statements(name, array) for name, array in case.arrays.items())
-    return [line for lines in found for line in lines]
+    return [line for item in case.arrays.items() for line in literals.statements(*item)]
 
 
 def _varied(case: Case) -> list[str]:
