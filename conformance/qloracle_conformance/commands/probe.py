@@ -6,6 +6,8 @@ or the driver that it needs. That is no verdict, and right or wrong results do n
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -25,22 +27,16 @@ def show_dialect(impl: str, device: str, console: Console) -> int:
     """
     parse(impl)
     try:
-        caller = opening.open(impl, device)
+        with closing(opening.open(impl, device)) as caller:
+            views, versions = Engine(caller).probe(), caller.versions
     except CannotRun as error:
         typer.echo(f"NOT_RUN {impl}: {error}")
         return 3
-    except LoadError as error:
+    except (LoadError, UsageError) as error:
         typer.echo(f"ERROR {impl}: {error}")
         return 1
-    try:
-        views = Engine(caller).probe()
-    except UsageError as error:
-        typer.echo(f"ERROR {impl}: {error}")
-        return 1
-    finally:
-        caller.close()
     typer.secho(impl, bold=True)
-    for name, version in caller.versions.items():
+    for name, version in versions.items():
         typer.echo(f"  {name}: {version}")
     for view in views:
         _show(view, console)

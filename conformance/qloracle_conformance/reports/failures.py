@@ -277,7 +277,7 @@ def _element(entry: Entry) -> list[tuple[str, str]]:
     rows += [(name, failure[name]) for name in ("got", "expected")]
     rows += [("because", failure["reason"])] if failure["reason"] else []
     if failure["bound"]:
-        rows += [(name, _number(failure[name])) for name in ("bound", "observed", "ratio")]
+        rows += [(name, number(failure[name])) for name in ("bound", "observed", "ratio")]
     return rows
 
 
@@ -288,7 +288,8 @@ def _place(check: Check) -> str:
     return str(failure["result"]) if whole else f"{failure['result']}[{failure['index']}]"
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
+    """A number as a report shows it; inf and nan are texts already."""
     return value if isinstance(value, str) else f"{value:.6g}"
 
 

@@ -149,7 +149,8 @@ def _rows(fault: Fault, name: str, files: Mapping[str, Path]) -> Iterator[Row]:
         if failure["reason"]:
             yield Row(f"because {_short(_decimal(failure['reason']))}")
         if failure["bound"]:
-            yield Row(f"off by {failure['observed']:.3g}, {failure['ratio']} of the bound")
+            observed, ratio = (failures.number(failure[name]) for name in ("observed", "ratio"))
+            yield Row(f"off by {observed}, {ratio} of the bound")
     for finding in entry.findings:
         if finding["declare"]:
             yield Row(f"if that is meant: {finding['declare']}")
