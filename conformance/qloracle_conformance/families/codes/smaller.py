@@ -1,7 +1,5 @@
 """Smaller neighbours of a failing call of a quantizer or a decoder."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 
