@@ -5,14 +5,12 @@ metadata.  It carries no code, so a child process can never make its parent exec
 program in any language can speak it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import ml_dtypes
 import numpy as np
@@ -55,11 +53,11 @@ class Case:
         """An option of the call, or its default."""
         return self.options.get(name, FUNCTIONS[self.function].options[name])
 
-    def with_arrays(self, **arrays: np.ndarray) -> Case:
+    def with_arrays(self, **arrays: np.ndarray) -> Self:
         """Return this case with some arrays replaced."""
         return replace(self, arrays={**self.arrays, **arrays})
 
-    def with_options(self, **options: Any) -> Case:
+    def with_options(self, **options: Any) -> Self:
         """Return this case with some options replaced."""
         return replace(self, options={**self.options, **options})
 

@@ -9,8 +9,6 @@ A declaration is a dict in the implementation, for all functions that have the f
     dialect = {"nibble_order": "low_first", "quantize_4bit[fp4]": {"thresholds": "cuda"}}
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The errors that end in one line for the user."""
 
-from __future__ import annotations
-
 
 class UsageError(ValueError):
     """A text IMPL, an option, a file or a declaration that cannot mean anything."""

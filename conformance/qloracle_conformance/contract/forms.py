@@ -1,7 +1,5 @@
 """The forms in which the same array can be handed over (rule P5), by name."""
 
-from __future__ import annotations
-
 FORMS = {
     "strided": "strided: every second element of a larger one",
     "transposed": "transposed: their axes lie in the opposite order",

@@ -1,7 +1,5 @@
 """Dialects of known libraries, by name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

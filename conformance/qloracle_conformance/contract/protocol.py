@@ -5,8 +5,6 @@ process learns from it which arguments are positional and what a result looks li
 `explain` learn the level, the kit the family in whose folder the function's rules stand.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

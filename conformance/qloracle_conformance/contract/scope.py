@@ -1,7 +1,5 @@
 """The scope that an implementation declares: its limits, and the parameters it takes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -4,8 +4,6 @@ Data flows one way: a Check yields Cases, a Caller answers them, a judge compare
 holds what came of it.  Nothing is ever turned from skipped into passed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 import zlib

@@ -6,8 +6,6 @@ with the calls that a judgement needs (a plain form, a smaller input) coming up 
 after the one that they belong to; then the repetitions of P4.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """One check on one view: take its cases, count, control, and conclude with a status."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol

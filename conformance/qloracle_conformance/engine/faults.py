@@ -6,8 +6,6 @@ reason; all forms of arrays (P5) of a function are one.  The first check in the 
 speaks for all.  What builds on a faulty function and shows the same wrong value is its consequence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 

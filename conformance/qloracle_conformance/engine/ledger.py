@@ -1,7 +1,5 @@
 """What all calls of one function show beside their values: the rules P1 to P4."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 

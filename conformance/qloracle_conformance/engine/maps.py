@@ -4,8 +4,6 @@ The reduced input shows what is wrong; the map of a large one shows the pattern:
 blocks, all of the last block, every row but the first.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ at full-mantissa scales where the two fall on different sides.  What is found is
 rounding field, and a finding if it is an undeclared format field.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

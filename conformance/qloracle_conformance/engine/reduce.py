@@ -4,8 +4,6 @@ Each family knows the smaller neighbours of its cases: fewer elements, more zero
 a smaller block.  A neighbour that still fails is taken; when none does, the case is reported.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

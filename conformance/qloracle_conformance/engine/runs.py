@@ -1,7 +1,5 @@
 """The result of one check, and the failing input that it ends in."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

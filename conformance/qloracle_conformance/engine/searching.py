@@ -1,7 +1,5 @@
 """Hypothesis, driven outside a test: draw cases, and shrink the first that fails."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any

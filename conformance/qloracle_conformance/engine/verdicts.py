@@ -1,7 +1,5 @@
 """From check results to verdicts: one for each function, one for each level."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ A member is one function: all that the rest of the kit asks of it.  A new functi
 member of its family, a new family one more name in FAMILIES.
 """
 
-from __future__ import annotations
-
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families import adam, calls, codes, lora, nested, paging, products
 from qloracle_conformance.judging.checks import Check

@@ -1,7 +1,5 @@
 """Asking an implementation small questions within its scope: what every family's probe does."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace

@@ -12,8 +12,6 @@ where E is what accumulation may cost and tiny_T is half the smallest subnormal 
 that is not zero was added up, the bound is zero, and zero is demanded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

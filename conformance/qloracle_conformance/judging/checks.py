@@ -1,7 +1,5 @@
 """A check: inputs that try one rule on one function, and the judgement of what comes back."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any

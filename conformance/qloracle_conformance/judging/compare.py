@@ -4,8 +4,6 @@ A judge takes a case, the results that came back and the view under which they a
 returns an Outcome.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -73,7 +71,7 @@ class Outcome:
     use: float = 0.0
     where: Wrong | None = None
 
-    def __add__(self, other: Outcome) -> Outcome:
+    def __add__(self, other: "Outcome") -> "Outcome":
         return Outcome(
             self.compared + other.compared,
             self.wrong + other.wrong,

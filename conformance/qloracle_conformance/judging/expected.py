@@ -4,8 +4,6 @@ Written independently of the reference, of which only the tables are used: the r
 too.  `exact` is a second opinion that shares nothing with either.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

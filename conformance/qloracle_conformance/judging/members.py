@@ -1,7 +1,5 @@
 """What the kit knows of one function of a family, beside its signature and its rules."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple

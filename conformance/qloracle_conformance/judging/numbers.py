@@ -1,7 +1,5 @@
 """Numbers to try: scales with full mantissas, and plainer numbers for the reducer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Numbers as text: to be read by people, run by scripts, and read back."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A view: one function under one table, its dialect, and what the probe found undeclared."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import qloracle

@@ -1,7 +1,5 @@
 """Adam on float32 states and on 8-bit ones."""
 
-from __future__ import annotations
-
 from qloracle_conformance.contract.dialects import Field
 from qloracle_conformance.families.adam import inputs, probe, s11_adam, s11b_adam_8bit
 from qloracle_conformance.families.adam.smaller import smaller

@@ -1,7 +1,5 @@
 """Rules S11 and S11b in numbers: one step of Adam, and how far a lawful one may lie from it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

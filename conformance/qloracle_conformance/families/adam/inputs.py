@@ -4,8 +4,6 @@ No number is subnormal, nor are the moments and steps that follow from it (excep
 so): whether a kernel flushes subnormals is not Adam's question.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator

@@ -4,8 +4,6 @@ Each value of a field implies a bound.  The first value whose bound holds is ado
 the specification's.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -43,8 +43,6 @@ step 2 and nothing at 2^24, where an implementation that differs for another rea
 that decays in one way, whatever `decoupled_weight_decay` asks for, must declare it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Any

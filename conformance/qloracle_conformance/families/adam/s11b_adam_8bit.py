@@ -27,8 +27,6 @@ sign of m' (sign_nudge); a parameter that moves by what the new codes say (state
 which is judged without intervals, for then m' and v' can be seen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Any

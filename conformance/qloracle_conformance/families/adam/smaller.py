@@ -1,7 +1,5 @@
 """Smaller neighbours of a failing step of Adam: an element or two, no state, rounder numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The calls themselves: what holds for every function, whatever it computes."""
 
-from __future__ import annotations
-
 from qloracle_conformance.families.calls import (
     p1_form,
     p2_inputs,

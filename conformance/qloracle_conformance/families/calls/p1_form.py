@@ -11,8 +11,6 @@ Where only the form is wrong, this rule fails and the values are judged all the 
 that any other rule makes is looked at.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from qloracle_conformance.contract.cases import Case

@@ -1,7 +1,5 @@
 """Quantizers and decoders: codes of four bits or eight, and the absmax of each block."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """Calls of a quantizer or a decoder under the table of a view."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -4,8 +4,6 @@ Hypothesis draws structure only (shape, block size, type, the places and values 
 that a failure shrinks to one or two elements that are not zero.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

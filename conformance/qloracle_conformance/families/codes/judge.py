@@ -3,8 +3,6 @@
 Codes are judged on the implementation's own absmax, so that one fault does not show twice.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What decoders show: their table, nibble order, layout, how they round, what they flush."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from qloracle_conformance.contract.dialects import BY_NAME

@@ -1,7 +1,5 @@
 """What quantizers show: nibble order, layout, absmax, zero blocks, thresholds, normalisation."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

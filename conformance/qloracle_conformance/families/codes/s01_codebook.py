@@ -12,8 +12,6 @@ Another table is a finding with its name; the other rules are then judged under 
 found, so that one wrong level is one failure.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -8,8 +8,6 @@ Other sets are dialects if they have a name (nearest, literal, cuda); a set with
 here, and `>=` is not a dialect.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -10,8 +10,6 @@ and the data are such that no lawful rounding can move a code or a value: what f
 indexing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

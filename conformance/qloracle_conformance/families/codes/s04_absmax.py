@@ -9,8 +9,6 @@ A block of zeros stores 0: any other value would be the scale of nothing, and wo
 of a double quantization.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -15,8 +15,6 @@ scale, and every other value must be its level times that scale; a block of zero
 zeros, although its scale may not be zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -8,8 +8,6 @@ Low nibble first is a format dialect: such bytes cannot be exchanged with others
 fails here, with the line that would declare it; the other rules are judged under what was found.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

@@ -9,8 +9,6 @@ Judged for every code at powers of two, at full-mantissa, negative, subnormal an
 three output types, with 65,519.996 and 65,520 among the products, by edits and by random volume.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

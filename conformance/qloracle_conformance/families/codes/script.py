@@ -1,7 +1,5 @@
 """A wrong code or byte, as a repro script compares it."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from qloracle_conformance.contract.protocol import FUNCTIONS

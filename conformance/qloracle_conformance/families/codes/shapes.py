@@ -1,7 +1,5 @@
 """Shapes around every edge: the byte, the 16-lane vector, the block, the row."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 Shape = tuple[int, ...]

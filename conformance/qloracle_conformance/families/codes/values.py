@@ -3,8 +3,6 @@
 Random data almost never meets a tie, or tells a division from the product with a reciprocal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

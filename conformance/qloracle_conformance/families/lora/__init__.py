@@ -1,7 +1,5 @@
 """LoRA layers on a dense or a packed weight, forward and backward."""
 
-from __future__ import annotations
-
 from qloracle_conformance.contract.dialects import Field
 from qloracle_conformance.families.lora import inputs, probe, s10_lora
 from qloracle_conformance.families.products.smaller import smaller

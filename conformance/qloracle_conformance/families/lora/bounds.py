@@ -1,7 +1,5 @@
 """Rule S10 in numbers: the exact results of a LoRA layer, and how far lawful ones may lie."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

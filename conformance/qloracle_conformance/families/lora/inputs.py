@@ -4,8 +4,6 @@ B is never zero, no row is masked whole, and s has a full mantissa wherever the 
 numbers: a missing scale, a swapped matrix or a mask that is left out would not show otherwise.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The dialect of a LoRA layer: its weight's (if packed), and which steps are kept in 16 bits."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from qloracle_conformance.contract.protocol import FUNCTIONS

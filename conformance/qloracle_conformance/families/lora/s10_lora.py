@@ -30,8 +30,6 @@ A bound of zero demands zero.  Whole numbers, on which no step rounds, demand ex
 orders come within a factor of two of the bound on small layers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from qloracle_conformance.contract.cases import Case

@@ -1,7 +1,5 @@
 """Double quantization: the scales of blocks, coded once more."""
 
-from __future__ import annotations
-
 from qloracle_conformance.contract.dialects import Field
 from qloracle_conformance.families.codes.script import script
 from qloracle_conformance.families.nested import (

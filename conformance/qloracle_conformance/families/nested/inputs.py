@@ -1,7 +1,5 @@
 """Weights for the round trip: whole groups of 256 blocks of 64, which every library takes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What double quantization shows: its default map, its roundings, how it scales residuals."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a round trip shows: the table, how values are scaled and coded, and how scales are coded."""
 
-from __future__ import annotations
-
 import numpy as np
 
 import qloracle

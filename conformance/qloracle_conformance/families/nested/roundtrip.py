@@ -8,8 +8,6 @@ A 16-bit result shows the scale only rounded: then a value must be one that S7 g
 that rounds to the one shown.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -30,8 +30,6 @@ finding.  The scales of a layer of tiny weights differ little, so 128 / m, if it
 must not overflow.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from itertools import chain

@@ -3,8 +3,6 @@
 What they demand is said in their own modules; how a round trip shows it, in `roundtrip`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

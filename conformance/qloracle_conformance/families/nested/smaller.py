@@ -1,7 +1,5 @@
 """Smaller neighbours of a failing call on nested scales."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Products with a 4-bit weight, forward and backward."""
 
-from __future__ import annotations
-
 from qloracle_conformance.contract.dialects import Field
 from qloracle_conformance.families.products import inputs, probe, s09_products
 from qloracle_conformance.families.products.script import script

@@ -1,7 +1,5 @@
 """Rule S9 in numbers: exact results of a 4-bit layer, and how far lawful ones may lie."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -4,8 +4,6 @@ Rows are for either direction: x of `columns` = in features, or dy of out featur
 is asked with few rows and with many, since kernels choose another path for each.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The dialect of a product: which weights it uses, how they lie, and whether sums are truncated."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -24,8 +24,6 @@ may all add up: m <= 4 K.  Lawful sums reach a tenth of the one, a twentieth of 
 gives 20,000 at K = 1024, and a product that is left out millions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

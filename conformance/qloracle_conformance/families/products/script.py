@@ -1,7 +1,5 @@
 """A second moment that is too large, as a repro script computes it."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from qloracle_conformance.judging.members import Shown

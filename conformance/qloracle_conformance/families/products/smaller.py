@@ -1,7 +1,5 @@
 """Smaller neighbours of a failing product or LoRA layer: fewer rows, smaller W, rounder numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
