@@ -78,12 +78,10 @@ def _plain_options(case: Case) -> Iterator[Case]:
         options = {key: value for key, value in case.options.items() if key != name}
         yield Case(case.function, case.arrays, options, case.note, case.form)
     for name, values in SIMPLER.items():
-        for value in values[: _place(case.options[name], values)]:
+        for value in values:
+            if value == case.options[name]:
+                break
             yield case.with_options(**{name: value})
-
-
-def _place(value: Any, values: tuple[Any, ...]) -> int:
-    return values.index(value) if value in values else len(values)
 
 
 def _without(case: Case) -> Iterator[Case]:
