@@ -8,9 +8,7 @@ from typing import Any
 
 from qloracle_conformance.calling import objects
 from qloracle_conformance.calling.opening import LIMIT
-from qloracle_conformance.contract import dialects, presets
 from qloracle_conformance.reports.report import Report
-from qloracle_conformance.running.options import check_arguments
 
 
 def verify(
@@ -49,15 +47,17 @@ def verify(
     >>> verify(dequantize_4bit, only="S6").ok
     False
     """
+    from qloracle_conformance.running import options
     from qloracle_conformance.running import verify as running
-    from qloracle_conformance.running.known import read
 
-    check_arguments(profile, require, ops, seed)
-    return running.verify(
-        [objects.target(obj)], profile=profile, seed=seed, dialect=_declaration(dialect), only=only,
-        functions=tuple(ops or ()), require=require, known=read(known) if known is not None else (),
+    given = options.read(
+        profile=profile, require=require, seed=seed, dialect=dialect, known=known, ops=ops,
         device=device or "", limit=limit,
     )  # fmt: skip
+    functions = tuple(ops or ())
+    return running.verify(
+        [objects.target(obj)], only=only, functions=functions, require=require, **given
+    )
 
 
 def conformance_tests(
@@ -84,12 +84,14 @@ def conformance_tests(
     """
     import pytest
 
+    from qloracle_conformance.running import options
     from qloracle_conformance.running.pytest_suite import Failed, Suite
 
-    check_arguments(profile, require, None, seed)
-    declared = _declaration(dialect)
-    found = objects.target(impl)
-    suite = Suite(found, profile, device or "", seed, declared, require, known, limit)
+    given = options.read(
+        profile=profile, require=require, seed=seed, dialect=dialect, known=known,
+        device=device or "", limit=limit,
+    )  # fmt: skip
+    suite = Suite(objects.target(impl), require, **given)
 
     @pytest.mark.parametrize("check", suite.names())
     def test_conformance(check: str) -> None:
@@ -100,10 +102,3 @@ def conformance_tests(
             pytest.fail(str(failure), pytrace=False)
 
     return test_conformance
-
-
-def _declaration(dialect: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """A preset by its name, or a declaration as an implementation would have it."""
-    declared = presets.preset(dialect) if isinstance(dialect, str) else dialect or {}
-    dialects.check_declaration(declared)
-    return declared

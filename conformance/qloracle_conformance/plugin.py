@@ -21,7 +21,7 @@ SUITE = PACKAGE / "plugin.py"  # the one file of the package that is collected
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Every option bears our name: others may have an `--impl` or a `--device` of their own."""
+    """Every option begins with --qloracle: other plugins may have an `--impl` or a `--device`."""
     group = parser.getgroup("qloracle", "conformance of quantization kernels (qloracle)")
     option = group.addoption
     judge = "judge this implementation (a short name, module:NAME, path/file.py); repeatable"
@@ -68,19 +68,18 @@ class SuiteFile(pytest.File):
     def collect(self) -> Iterator[CheckItem]:
         """One item a check."""
         from qloracle_conformance.calling import objects
-        from qloracle_conformance.contract import presets
         from qloracle_conformance.running import options
         from qloracle_conformance.running.pytest_suite import Suite
 
         o = self.config.option
         try:
-            options.check_arguments(o.qloracle_profile, o.qloracle_require, None, o.qloracle_seed)
-            dialect = presets.preset(o.qloracle_dialect) if o.qloracle_dialect else None
+            given = options.read(
+                profile=o.qloracle_profile, require=o.qloracle_require, seed=o.qloracle_seed,
+                dialect=o.qloracle_dialect, known=o.qloracle_known, device=o.qloracle_device,
+                limit=o.qloracle_limit,
+            )  # fmt: skip
             for impl in dict.fromkeys(o.qloracle_impl):
-                suite = Suite(
-                    objects.target(impl), o.qloracle_profile, o.qloracle_device, o.qloracle_seed,
-                    dialect, o.qloracle_require, o.qloracle_known, o.qloracle_limit,
-                )  # fmt: skip
+                suite = Suite(objects.target(impl), o.qloracle_require, **given)
                 for check in suite.names():
                     name = f"{impl}[{check}]"  # as pytest names a parametrized test
                     # As a text: pytest 9.2 reads it as it reads the cache, or --lf finds nothing.

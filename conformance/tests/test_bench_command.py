@@ -1,11 +1,9 @@
 """`qloracle bench`: one line where there is no GPU, and exit codes that hide nothing."""
 
-import io
 import json
 from types import SimpleNamespace
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from qloracle_conformance.commands import bench as bench_command
@@ -31,24 +29,24 @@ def found(timings=(TIMED,), checks=("passed",)):
     }
 
 
-def command(monkeypatch, tmp_path, reason="", result=None, device="cuda"):
+def command(monkeypatch, tmp_path, capsys, reason="", result=None, device="cuda"):
     bench = SimpleNamespace(unavailable=lambda: reason, run=lambda only, tell: result)
     monkeypatch.setattr(bench_command.importlib, "import_module", lambda name: bench)
-    stream, path = io.StringIO(), tmp_path / "bench.json"
-    code = bench_command.run(device, "", path, Console(file=stream, width=60))
-    return code, stream.getvalue().splitlines(), path
+    path = tmp_path / "bench.json"
+    code = bench_command.run(device, "", path)
+    return code, capsys.readouterr().out.splitlines(), path
 
 
-def test_without_a_gpu_it_prints_one_line_and_exits_3(monkeypatch, tmp_path):
+def test_without_a_gpu_it_prints_one_line_and_exits_3(monkeypatch, tmp_path, capsys):
     reason = "needs an NVIDIA GPU: this machine has no CUDA driver (libcuda.so.1)"
-    code, lines, path = command(monkeypatch, tmp_path, reason)
+    code, lines, path = command(monkeypatch, tmp_path, capsys, reason)
     assert (code, lines) == (3, [f"NOT_RUN bench: {reason}"])
     assert not path.exists()
 
 
-def test_what_was_measured_is_printed_and_written(monkeypatch, tmp_path):
+def test_what_was_measured_is_printed_and_written(monkeypatch, tmp_path, capsys):
     result = found(checks=("passed", "not run"))
-    code, lines, path = command(monkeypatch, tmp_path, result=result)
+    code, lines, path = command(monkeypatch, tmp_path, capsys, result=result)
     assert code == 0
     assert lines == [
         "roofs in GB/s: triad 3000",
@@ -76,9 +74,9 @@ def test_exit_codes(timings, checks, code):
 
 
 @pytest.mark.parametrize("device", ["cpu", "", "cuda:1"])
-def test_other_devices_are_a_matter_of_usage(monkeypatch, tmp_path, device):
+def test_other_devices_are_a_matter_of_usage(monkeypatch, tmp_path, capsys, device):
     with pytest.raises(UsageError, match=r"^--device is .*; allowed: cuda$"):
-        command(monkeypatch, tmp_path, device=device)
+        command(monkeypatch, tmp_path, capsys, device=device)
 
 
 def test_the_command_hands_its_options_on(monkeypatch, tmp_path):

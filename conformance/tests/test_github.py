@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from qloracle_conformance.reports import failures, github, markdown
 from qloracle_conformance.running.known import Known
+from qloracle_conformance.running.run import Listener
 from qloracle_conformance.running.verify import verify
 
 COMMANDS = ("error", "warning", "notice", "debug", "group", "endgroup", "add-mask", "stop-commands")
@@ -137,7 +138,7 @@ def judged(workspace):
         patch.setenv("PYTHONPATH", str(workspace / "src"))
         report = verify(
             [str(workspace / "kernel.py")], only=ONLY, known=KNOWN, require="L0",
-            opened=places.__setitem__,
+            listener=Listener(opened=places.__setitem__),
         )  # fmt: skip
     return report, places
 

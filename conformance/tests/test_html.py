@@ -84,7 +84,9 @@ def report(judged):
     data = judged.to_dict() | {"partial": True}
     kernel = data["implementations"][0]
     model = next(c for c in kernel["checks"] if c["id"] == "S3/dequantize_4bit[nf4]/shapes")
-    kernel["checks"] += [_failing(model, n) for n in range(60)]
+    more = [_failing(model, n) for n in range(60)]
+    kernel["checks"] += more
+    kernel["faults"] += [{"checks": [check["id"]], "consequences": []} for check in more]
     bound = next(c for c in kernel["checks"] if c["id"] == "P1/quantize_4bit")
     bound["bound_use"] = float("inf")
     data["implementations"] += [_broken(kernel), _hostile(kernel)]
@@ -107,14 +109,15 @@ def _broken(kernel):
     """An implementation that did not load."""
     words = f"does not import: {HOSTILE[1]}\n{HOSTILE[3]}"
     functions = [row | {"status": "MISSING"} for row in kernel["functions"]]
-    empty = {"functions": functions, "dialects": [], "checks": [], "levels": [], "offers": []}
-    return kernel | empty | {"name": HOSTILE[5], "status": "ERROR", "message": words}
+    empty = {name: [] for name in ("dialects", "checks", "faults", "levels", "offers")}
+    said = {"name": HOSTILE[5], "status": "ERROR", "message": words}
+    return kernel | empty | said | {"functions": functions}
 
 
 def _hostile(kernel):
     """An implementation whose every text is wild."""
     wild = copy.deepcopy(kernel) | {"name": HOSTILE[2], "versions": {HOSTILE[0]: HOSTILE[3]}}
-    wild["checks"] = wild["checks"][:-60]
+    wild["checks"], wild["faults"] = wild["checks"][:-60], wild["faults"][:-60]
     for check in wild["checks"]:
         check["message"] = HOSTILE[1]
     for row in wild["functions"]:
@@ -134,6 +137,7 @@ def calm(judged):
     (reference,) = (i for i in data["implementations"] if i["name"] == "numpy")
     for check in reference["checks"]:
         check["status"] = "PASS"
+    reference["faults"] = []
     for part in (*reference["functions"], *reference["levels"]):
         part["status"] = "PASS"
     gone = {"unmet": [], "known_problems": [], "require": "", "only": "", "exit_code": 0}
@@ -209,7 +213,7 @@ def test_a_page_made_badly_is_noticed(page, fault):
 
 def test_every_report_can_be_drawn(report, page, scripts):
     assert html.text(json.loads(reports.json_file.text(report)), scripts) == page
-    nothing = report | {"implementations": [], "exit_code": 3}
+    nothing = report | {"implementations": [], "exit_code": 3, "partial": False}
     assert ">nothing was compared<" in html.text(nothing)
     assert Outline(html.text(nothing)).faults == []
     assert "qloracle" in html.fragment(nothing)

@@ -20,6 +20,7 @@ from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.reports import failures, github, html, markdown
 from qloracle_conformance.running import run as running
 from qloracle_conformance.running.known import Known
+from qloracle_conformance.running.run import Listener
 from qloracle_conformance.running.verify import verify as verify_with_causes
 
 verify = functools.partial(verify_with_causes, causes=False)  # quicker
@@ -204,7 +205,9 @@ def test_a_verdict_is_told_before_its_causes_are_sought(kernel, processes, monke
 
     path = kernel(RIGHT.replace("offset)\n", "0 * offset)\n"))
     only = "S8/dequantize_absmax/*"
-    report = verify_with_causes(["numpy", path], only=only, processes=processes, judged=judged)
+    report = verify_with_causes(
+        ["numpy", path], only=only, processes=processes, listener=Listener(judged=judged)
+    )
     assert told[0] == (path, True, False)
     assert told[-1] == ("numpy", False, False)
     failing = [check for check in report.judgements[0].checks if check.status == "FAIL"]

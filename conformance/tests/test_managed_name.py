@@ -13,7 +13,7 @@ import qloracle
 import qloracle_conformance
 from qloracle_conformance.calling.callers import ChildCaller, LocalCaller
 from qloracle_conformance.calling.loading import parse
-from qloracle_conformance.calling.worker import told
+from qloracle_conformance.calling.worker import own_versions
 from qloracle_conformance.running.verify import found_here, verify
 from qloracle_gpu.managed import capability, standin
 
@@ -93,7 +93,7 @@ def test_both_callers_tell_the_declared_versions(tmp_path):
 
 @pytest.mark.parametrize("versions", [None, lambda: {"a": 1}, ["a"], "1.0"])
 def test_a_name_that_means_something_else_is_left_alone(versions):
-    assert told(SimpleNamespace(versions=versions)) == {}
+    assert own_versions(SimpleNamespace(versions=versions)) == {}
     target = SimpleNamespace(dequantize_absmax=qloracle.dequantize_absmax, versions=versions)
     assert list(LocalCaller(target).versions) == ["numpy"]
 
@@ -103,7 +103,7 @@ def test_names_and_values_become_text_of_one_line():
         def __str__(self):
             return "two\nlines"
 
-    assert told(SimpleNamespace(versions={Odd(): Odd(), 1: 2})) == {
+    assert own_versions(SimpleNamespace(versions={Odd(): Odd(), 1: 2})) == {
         "two lines": "two lines",
         "1": "2",
     }

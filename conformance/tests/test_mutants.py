@@ -12,6 +12,7 @@ from qloracle_conformance.mutants.lora import lawful as lora_lawful
 from qloracle_conformance.mutants.matrix import (
     idle_checks,
     judge,
+    judge_in_child,
     kind_of,
     load_from,
     problems,
@@ -89,6 +90,14 @@ class TestWholeMatrix:
         lines = list(csv.reader(io.StringIO(table(rows))))
         assert len(lines[0]) == 1 + len(MUTANTS) + len(LAWFUL)
         assert "S5/quantize_4bit[nf4]/full" in {line[0] for line in lines}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_mutant_meets_the_same_end_in_a_child_process():
+    """The matrix runs in process; a stranger's code runs in a child, some calls ahead."""
+    rows = run_matrix(judging=judge_in_child)
+    assert [f"{row.name}: {row.verdict}" for row in rows if not row.as_expected] == []
 
 
 def find(name):

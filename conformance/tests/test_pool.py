@@ -14,6 +14,7 @@ import pytest
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.running.known import Known
 from qloracle_conformance.running.pool import JobError, stream
+from qloracle_conformance.running.run import Listener
 from qloracle_conformance.running.verify import verify
 
 # ---- the pool alone ------------------------------------------------------------------------------
@@ -231,7 +232,7 @@ def test_a_watcher_hears_the_same(kernel):
             else:
                 seen.add((name, run.id, run.status))
 
-        verify([kernel], only="S6,P1", processes=processes, watch=watch)
+        verify([kernel], only="S6,P1", processes=processes, listener=Listener(checked=watch))
         return planned, seen
 
     assert heard(2) == heard(1)
@@ -239,7 +240,12 @@ def test_a_watcher_hears_the_same(kernel):
 
 def test_places_are_told(kernel):
     found = {}
-    verify([kernel], only="S6/quantize_4bit[nf4]/*", processes=2, opened=found.__setitem__)
+    verify(
+        [kernel],
+        only="S6/quantize_4bit[nf4]/*",
+        processes=2,
+        listener=Listener(opened=found.__setitem__),
+    )
     line = KERNEL.splitlines().index("def quantize_blockwise(x, codebook, *, blocksize=256):") + 1
     assert tuple(found[kernel]["quantize_blockwise"]) == (kernel, line)
 

@@ -104,7 +104,7 @@ FAULTS = {
         "// 2], absmax", "// 2], absmax.astype(np.float64)", "P1,S3/quant*", "expected float32[1]",
     ),
     "a cache": (
-        "scale = absmax[", "scale = CACHE.setdefault(absmax.shape, absmax)[", "S7/deq*/edits",
+        "scale = absmax[", "scale = CACHE.setdefault(absmax.shape, absmax)[", "S7/deq*/mantissas",
         "got ",
     ),
     "a race": (

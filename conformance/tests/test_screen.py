@@ -74,6 +74,14 @@ def test_a_fault_is_told_in_its_words(report):
     assert "\n        because the largest |x| of the block\n" in text
 
 
+def test_an_infinite_error_is_shown(report):
+    model = many(report, 1, 1)
+    model["implementations"][0]["checks"][0]["failure"] |= {
+        "bound": 0.25, "observed": "inf", "ratio": "inf",
+    }  # fmt: skip
+    assert "off by inf, inf of the bound" in shown(model)
+
+
 def test_a_cause_stands_before_what_follows_from_it(report):
     found = failures.faults(report["implementations"][0])
     functions = [fault.first.first["function"] for fault in found]

@@ -287,7 +287,7 @@ FAULTS = {
     "FP4's sign from the sign bit": ("(q < 0)", "q.signbit()"),
     "FP4's ties by sign": ("thresholds, q.abs())", "thresholds, q.abs() - 1e-7 * q)"),
     "FP4's codes in order": ("np.array(FP4_CODES, np.uint8)", "np.arange(8, dtype=np.uint8)"),
-    "blocks that share a byte": ("or blocksize % 2:", "or False:"),
+    "blocks that share a byte": ("if blocksize % 2:", "if False:"),
     "scaled in the output type": ("own[:, None], out", "own[:, None].to(wanted), out"),
     "the first scale for all": ("own[:, None], out", "own[:1, None], out"),
     "pairs the other way": ("16), np.tile(sixteen, 16)]", "16), np.tile(sixteen, 16)][::-1]"),

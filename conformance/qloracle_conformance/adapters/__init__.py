@@ -10,9 +10,9 @@ from typing import NamedTuple
 class Adapter(NamedTuple):
     """A short name, the module that answers for it, and the libraries that must be installed.
 
-    Where one module has several implementations, `member` names the object that is meant.  Where
-    none is named on the command line, those are judged that are installed and whose `driver`, a
-    shared library, is on this machine; but none that is judged `by_name` only.
+    Where one module has several implementations, `member` names the object that is meant.  With no
+    name on the command line, those are judged that are installed and whose `driver`, a shared
+    library, is on this machine, except those that are judged `by_name` only.
     """
 
     name: str

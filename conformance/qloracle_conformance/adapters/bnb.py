@@ -216,11 +216,7 @@ def adam_step_8bit(
 
 
 def _state(
-    absmax: Tensor,
-    shape: tuple[int, ...],
-    blocksize: int,
-    quant_type: str,
-    dtype: torch.dtype,
+    absmax: Tensor, shape: tuple[int, ...], blocksize: int, quant_type: str, dtype: torch.dtype
 ) -> bnb.QuantState:
     """The state of a weight of a type, scales not nested."""
     _refuse_unknown(quant_type)

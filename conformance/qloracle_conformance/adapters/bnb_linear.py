@@ -1,8 +1,8 @@
-"""A real `bitsandbytes.nn.Linear4bit` behind the protocol, by each of its two roads.
+"""A real `bitsandbytes.nn.Linear4bit` behind the protocol, in training and in evaluation.
 
-Read with bitsandbytes 0.50.2.  Each road is an object of this file: `training` (`train()`, and x
-has a gradient) and `evaluation` (`eval()` and `no_grad()`).  On a CPU that has AVX512-BF16 they are
-two: in evaluation the layer packs its weight anew in its first call, keeps the scales in bfloat16,
+Read with bitsandbytes 0.50.2.  Each mode is an object of this file: `training` (`train()`, and x
+has a gradient) and `evaluation` (`eval()` and `no_grad()`).  On a CPU that has AVX512-BF16 they
+differ: in evaluation the layer packs its weight anew in its first call, keeps scales in bfloat16,
 and computes in bfloat16 whatever x's type is.  It does so only where the outputs are a multiple of
 32 and the inputs even, and refuses others.
 

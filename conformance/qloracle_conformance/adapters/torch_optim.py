@@ -1,6 +1,6 @@
-"""torch.optim's Adam and AdamW behind the protocol, by each of their three roads.
+"""torch.optim's Adam and AdamW behind the protocol, in each of their three implementations.
 
-Read with torch 2.13.0.  Each road is an object of this file: `for_loop` (one tensor after the
+Read with torch 2.13.0.  Each one is an object of this file: `for_loop` (one tensor after the
 other), `foreach` (lists of tensors at once) and `fused` (one kernel).  A step is one `step()` of a
 real optimizer whose state was put in.  torch keeps m and v in the parameter's type; so 16-bit
 parameters have no float32 m and v here.  This file imports nothing of the kit's, so that a repro
@@ -17,8 +17,8 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Road:
-    """Which of its ways of computing a step torch is told to take."""
+class Adam:
+    """A step of Adam by one of torch's implementations."""
 
     foreach: bool
     fused: bool
@@ -57,6 +57,6 @@ class Road:
         return weight.detach(), state["exp_avg"], state["exp_avg_sq"]
 
 
-for_loop = Road(foreach=False, fused=False)
-foreach = Road(foreach=True, fused=False)
-fused = Road(foreach=False, fused=True)
+for_loop = Adam(foreach=False, fused=False)
+foreach = Adam(foreach=True, fused=False)
+fused = Adam(foreach=False, fused=True)

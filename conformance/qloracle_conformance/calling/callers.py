@@ -1,6 +1,15 @@
 """Two ways to reach an implementation: in a child process, or (our own mutants) in this one.
 
-Both offer `call(case) -> Answer` and `settle() -> the results that changed after their return`.
+Both say the same of the implementation::
+
+    offers      the protocol functions offered, each with the parameters it takes (None: any)
+    forms       the forms of arrays (rule P5) that can be tried on each function here
+    declared    what it declares: limits, dialect, arrays, device
+    device      the device on which its arrays lie; '' for NumPy's
+    versions    of the libraries it loaded, and what else it says that it runs on
+    places      file and line of each function, as far as they are known
+    files       the source files that it was loaded from, but for installed ones
+
 A child can be sent cases before their turn (`expect`), and works while its parent judges.  It makes
 its calls in the order in which they were sent.
 """
@@ -15,9 +24,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -33,68 +42,6 @@ IMPORT_LIMIT = 300.0  # seconds that an import may take
 FEW_SPINNERS = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
 
 
-class Caller(Protocol):
-    """What the rest of the kit sees of an implementation."""
-
-    import_seconds: float
-    compile_seconds: float
-
-    @property
-    def places(self) -> Mapping[str, tuple[str, int]]:
-        """File and line of each function, as far as they are known."""
-        ...
-
-    @property
-    def files(self) -> Sequence[str]:
-        """The source files that it was loaded from, but for installed ones."""
-        ...
-
-    @property
-    def offers(self) -> Mapping[str, list[str] | None]:
-        """The protocol functions offered, each with the parameters it takes (None: any)."""
-        ...
-
-    @property
-    def forms(self) -> Mapping[str, Sequence[str]]:
-        """The forms of arrays (rule P5) that can be tried on each function here."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """The device on which its arrays lie; '' for NumPy's."""
-        ...
-
-    @property
-    def declared(self) -> Mapping[str, Any]:
-        """What the implementation declares: limits, dialect, arrays, device."""
-        ...
-
-    @property
-    def versions(self) -> Mapping[str, str]:
-        """Versions of the libraries it loaded, and what else it says that it runs on."""
-        ...
-
-    def call(self, case: Case) -> Answer:
-        """Call one function."""
-        ...
-
-    def expect(self, case: Case) -> None:
-        """Hear of a case that will be called; the call must be on this very object."""
-        ...
-
-    def forget(self, case: Case) -> None:
-        """Hear that a case which was expected will not be called."""
-        ...
-
-    def settle(self) -> tuple[list[int], list[int]]:
-        """Wait for the second readings: (the calls read again, those of them that changed)."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the implementation."""
-        ...
-
-
 def too_slow(case: Case, limit: float) -> str:
     """Say which call took too long: its largest array, and how to wait longer.
 
@@ -108,23 +55,12 @@ def too_slow(case: Case, limit: float) -> str:
     return f"{text}; --limit {3 * limit:g} waits longer"
 
 
-class Readings:
-    """The calls whose results were read a second time, and those whose results had changed."""
-
-    def __init__(self) -> None:
-        self.again: list[int] = []
-        self.changed: list[int] = []
-
-    def note(self, lasts: Mapping[int, bool]) -> None:
-        """Enter second readings: whether each call's results are as they were."""
-        self.again += lasts
-        self.changed += [call for call, same in lasts.items() if not same]
-
-    def take(self) -> tuple[list[int], list[int]]:
-        """Return and reset (calls read again, calls that changed)."""
-        taken = self.again, self.changed
-        self.again, self.changed = [], []
-        return taken
+def _taken(again: dict[int, bool]) -> tuple[list[int], list[int]]:
+    """Empty the second readings: (the calls read again, those of them that changed)."""
+    changed = [call for call, same in again.items() if not same]
+    every = list(again)
+    again.clear()
+    return every, changed
 
 
 class LocalCaller:
@@ -136,11 +72,11 @@ class LocalCaller:
         self.places: dict[str, tuple[str, int]] = {}
         self.files: list[str] = []
         self._calls = Calls(target, device)
-        self._readings = Readings()
+        self._again: dict[int, bool] = {}  # whether results are as they were, by call
         self.offers, self.forms = offered(target), self._calls.forms
         self.device = self._calls.device if self._calls.framework != "numpy" else ""
         self.declared = plain(declarations(target))
-        self.versions: dict[str, str] = {"numpy": np.__version__} | worker.told(target)
+        self.versions: dict[str, str] = {"numpy": np.__version__} | worker.own_versions(target)
         self.import_seconds = self.compile_seconds = 0.0
 
     def call(self, case: Case) -> Answer:
@@ -149,7 +85,7 @@ class LocalCaller:
         answer = self._calls.perform(replace(case, arrays=arrays))
         if answer.seconds > self._limit:
             answer = Answer("TIMEOUT", message=too_slow(case, self._limit), call=answer.call)
-        self._readings.note(self._calls.read_again())
+        self._again |= self._calls.read_again()
         return answer
 
     def expect(self, case: Case) -> None:
@@ -159,9 +95,9 @@ class LocalCaller:
         """Nothing was called."""
 
     def settle(self) -> tuple[list[int], list[int]]:
-        """Wait for the second readings."""
-        self._readings.note(self._calls.read_again(settle=True))
-        return self._readings.take()
+        """Wait for the second readings: (the calls read again, those of them that changed)."""
+        self._again |= self._calls.read_again(settle=True)
+        return _taken(self._again)
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -170,12 +106,11 @@ class LocalCaller:
 class ChildCaller:
     """Calls an implementation in a child process, which may hang or crash: the run goes on."""
 
-    def __init__(
-        self, spec: str, *, limit: float = 20.0, environment: Mapping[str, str] | None = None
-    ):
+    def __init__(self, spec: str, *, limit: float = 20.0, device: str = "") -> None:
         self._spec, self._limit = spec, limit
-        self._environment = {**FEW_SPINNERS, **os.environ, **(environment or {})}
-        self._readings = Readings()
+        own = {"QLORACLE_DEVICE": device} if device else {}
+        self._environment = FEW_SPINNERS | os.environ | own
+        self._again: dict[int, bool] = {}  # whether results are as they were, by call
         self._generation = 0
         self._sent: dict[int, Case] = {}  # by identity, the oldest first: not answered yet
         self._answers: dict[int, tuple[Case, Answer]] = {}  # that nobody has asked for yet
@@ -225,17 +160,17 @@ class ChildCaller:
         return self._answers.pop(id(case))[1]
 
     def expect(self, case: Case) -> None:
-        """Send a case before its turn."""
+        """Send a case before its turn; the call must be on this very object."""
         if self._sent or self._process.poll() is None:
             self._send(case)
 
     def forget(self, case: Case) -> None:
-        """Whatever the answer is, nobody wants it."""
+        """Drop a case that was expected: whatever its answer is, nobody wants it."""
         if self._answers.pop(id(case), None) is None and id(case) in self._sent:
             self._unwanted.add(id(case))
 
     def settle(self) -> tuple[list[int], list[int]]:
-        """Let the child read every kept result again."""
+        """Let the child read every kept result again, and return what `LocalCaller` does."""
         while self._sent:
             self._hear()
         if self._process.poll() is None:
@@ -243,7 +178,7 @@ class ChildCaller:
             blob = self._receive(self._limit)
             if not isinstance(blob, str):
                 self._note(decode(blob)[0]["again"])
-        return self._readings.take()
+        return _taken(self._again)
 
     def _send(self, case: Case) -> None:
         if not self._sent and self._process.poll() is not None:
@@ -282,7 +217,7 @@ class ChildCaller:
 
     def _note(self, again: Mapping[str, bool]) -> None:
         base = self._generation * 10**9
-        self._readings.note({int(call) + base: lasts for call, lasts in again.items()})
+        self._again |= {int(call) + base: same for call, same in again.items()}
 
     def _restart(self) -> None:
         self._generation += 1
@@ -319,3 +254,6 @@ class ChildCaller:
                 with contextlib.suppress(OSError):
                     stream.close()
         self._log.close()
+
+
+Caller = ChildCaller | LocalCaller

@@ -80,7 +80,7 @@ def keywords(case: Case, framework: str = "numpy") -> dict[str, Any]:
 
 
 def to_array(value: Any) -> np.ndarray:
-    """Read one result as an array, forcing whatever is lazy; FormError if it is none."""
+    """Read one result as an array, forcing whatever is lazy; FormError if it is not one."""
     try:
         array = frameworks.take(value)
     except Exception as error:
@@ -107,7 +107,7 @@ def read(result: Any, function: str) -> tuple[np.ndarray, ...]:
     return tuple(to_array(part) for part in parts)
 
 
-def _refuse_beyond_measure(values: Sequence[np.ndarray]) -> None:
+def _refuse_too_large(values: Sequence[np.ndarray]) -> None:
     """FormError for results so large that no call can have asked for them."""
     nbytes = sum(value.nbytes for value in values)
     if nbytes > LARGEST:
@@ -129,7 +129,7 @@ class Calls:
     """The calls made on one implementation, and the results held back for a second reading.
 
     `device` overrules the device that the implementation declares.  CannotRun if this machine has
-    no such device, or no framework of such arrays; LoadError if there is none.
+    no such device or no such framework; LoadError for the name of an unknown framework.
     """
 
     def __init__(self, target: Any, device: str = "") -> None:
@@ -162,7 +162,7 @@ class Calls:
             with frameworks.queue(case.form, device, list(arguments.values())):
                 result = self._invoke(case, arguments, device)
                 values = read(result, case.function)
-            _refuse_beyond_measure(values)
+            _refuse_too_large(values)
         except NotImplementedError as error:
             return Answer("UNSUPPORTED", message=_line(error), call=call)
         except FormError as error:
@@ -179,8 +179,7 @@ class Calls:
     def _invoke(self, case: Case, arguments: Mapping[str, Any], device: str) -> Any:
         function = FUNCTIONS[case.function]
         if function.tool:
-            tools = paging.tools_of(self.target, self.framework, device)
-            return paging.run(self.target, case, tools)
+            return paging.run(self.target, case, self.framework, device)
         positional = [arguments[name] for name in function.arrays]
         named = {name: a for name, a in arguments.items() if name not in function.arrays}
         named |= keywords(case, self.framework)

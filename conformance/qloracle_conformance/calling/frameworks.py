@@ -4,7 +4,7 @@ An implementation that declares ``arrays = "torch"`` (or "cupy", "jax") gets tha
 and types, on its `device`.  bfloat16, which NumPy has only through ml_dtypes, travels by its bits.
 
 The same numbers can lie in memory in several *forms*; rule P5 asks for all of them.  Where a form
-leaves gaps between the elements, or room before them, that memory holds POISON, and it is part of
+leaves gaps between the elements, or before the first, that memory holds POISON, and it is part of
 what is hashed before and after a call.
 """
 

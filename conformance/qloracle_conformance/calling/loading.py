@@ -12,15 +12,7 @@ import os
 import sys
 import sysconfig
 from functools import cache
-from importlib.machinery import (
-    BYTECODE_SUFFIXES,
-    EXTENSION_SUFFIXES,
-    SOURCE_SUFFIXES,
-    ExtensionFileLoader,
-    FileFinder,
-    SourceFileLoader,
-    SourcelessFileLoader,
-)
+from importlib import machinery
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -108,7 +100,7 @@ def _load_module(name: str) -> Any:
     return importlib.import_module(name)
 
 
-class _TextLoader(SourceFileLoader):
+class _TextLoader(machinery.SourceFileLoader):
     """Compiles a module's text as it is now: bytecode of an older text could hide a change."""
 
     def path_stats(self, path: str) -> dict[str, Any]:
@@ -122,10 +114,10 @@ def _read_texts_below(folder: Path) -> None:
     installed = [
         Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")
     ]
-    hook = FileFinder.path_hook(
-        (ExtensionFileLoader, EXTENSION_SUFFIXES),
-        (_TextLoader, SOURCE_SUFFIXES),
-        (SourcelessFileLoader, BYTECODE_SUFFIXES),
+    hook = machinery.FileFinder.path_hook(
+        (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
+        (_TextLoader, machinery.SOURCE_SUFFIXES),
+        (machinery.SourcelessFileLoader, machinery.BYTECODE_SUFFIXES),
     )
 
     def finder(path: str) -> Any:

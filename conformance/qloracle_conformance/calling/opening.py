@@ -1,4 +1,4 @@
-"""The one door to an implementation: a text runs in a child process, an object in this one."""
+"""How an implementation is opened: a text in a child process, an object in this one."""
 
 from __future__ import annotations
 
@@ -23,5 +23,4 @@ def open(impl: Any, device: str = "", limit: float = LIMIT) -> Caller:
     """
     if not isinstance(impl, str):
         return LocalCaller(impl, device, limit)
-    environment = {"QLORACLE_DEVICE": device} if device else {}
-    return ChildCaller(impl, limit=limit, environment=environment)
+    return ChildCaller(impl, limit=limit, device=device)

@@ -5,15 +5,15 @@ paged step must equal that, and no reference can know the bits of somebody else'
 last, when the pager has answered: while it works, what is expected exists nowhere.  Whatever moves
 bytes only is judged in the parent, by what plain arrays hold there.
 """
-# ruff: noqa: D102 (the verbs are told in `programs`)
+# ruff: noqa: D102 (the verbs are described in `programs`)
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -22,22 +22,9 @@ import numpy as np
 
 from qloracle_conformance.calling import frameworks, steps
 from qloracle_conformance.contract import books, programs
-from qloracle_conformance.contract.books import COUNTERS
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.plain_arrays import PlainArrays
-from qloracle_conformance.contract.programs import (
-    BLOCKS,
-    DONE,
-    LOG,
-    NOT_OFFERED,
-    NOT_REACHED,
-    RAISED,
-    UNKNOWN,
-    Operation,
-    Part,
-    Program,
-    where,
-)
+from qloracle_conformance.contract.programs import BLOCKS, DONE, RAISED, UNKNOWN, Part, where
 from qloracle_conformance.contract.protocol import SAVING
 
 SAID = 300  # characters of an error
@@ -45,45 +32,33 @@ SAID = 300  # characters of an error
 run_steps: Callable[..., None] = steps.run_steps
 
 
-class Tools(NamedTuple):
-    """What an implementation brings along beside its pager; the kit's own where it does not."""
+class Framework(NamedTuple):
+    """Whose arrays an implementation takes, and where."""
 
-    framework: str
+    name: str
     device: str
-    steps: Mapping[str, Callable[..., Any]]
-    save: Callable[..., None] | None = None
-    load: Callable[..., tuple[dict[str, Any], dict[str, str]]] | None = None
 
     def dtype(self, name: str) -> Any:
         """A type by its name, the framework's own; NotImplementedError where it has another."""
-        if self.framework == "jax":
+        if self.name == "jax":
             import jax
 
             found = getattr(jax.numpy, name)
             if jax.dtypes.canonicalize_dtype(found) != found:
                 raise NotImplementedError(f"JAX has no {name} here (jax_enable_x64)")
             return found
-        if self.framework == "torch":
-            return frameworks.dtype(name, "torch")
-        return programs.dtype_of(name)
+        return frameworks.dtype(name, "torch") if self.name == "torch" else programs.dtype_of(name)
 
-    def given(self, values: np.ndarray, side: str) -> Any:
+    def given(self, values: np.ndarray, side: str = "device") -> Any:
         """An array as the host or the device writes it."""
         if side != "host":
-            return frameworks.convert(values, self.framework, self.device)
-        return frameworks.convert(values, "torch" if self.framework == "torch" else "numpy", "cpu")
+            return frameworks.convert(values, self.name, self.device)
+        return frameworks.convert(values, "torch" if self.name == "torch" else "numpy", "cpu")
 
-
-def tools_of(target: Any, framework: str, device: str) -> Tools:
-    """The steps and the saving that an implementation offers, or the kit's."""
-    give = partial(frameworks.convert, framework=framework, device=device)
-    own = {
-        name: getattr(target, name, None) or _through(getattr(steps, name), frameworks.take, give)
-        for name in BLOCKS
-    }
-    save, load = (getattr(target, name, None) for name in SAVING)
-    both = callable(save) and callable(load)
-    return Tools(framework, device, own, save if both else None, load if both else None)
+    def step(self, target: Any, function: str) -> Callable[..., Any]:
+        """The implementation's own step where it offers one, else the kit's."""
+        own = getattr(target, function, None)
+        return own or _through(getattr(steps, function), frameworks.take, self.given)
 
 
 def _through(step_of: Callable[..., Any], there: Any, back: Any) -> Callable[..., Any]:
@@ -95,39 +70,39 @@ def _through(step_of: Callable[..., Any], there: Any, back: Any) -> Callable[...
     return step
 
 
-def run(target: Any, case: Case, tools: Tools) -> tuple[np.ndarray, ...]:
+def run(target: Any, case: Case, framework: str, device: str) -> tuple[np.ndarray, ...]:
     """Run a case's program on a pager of `target`.
 
     Returns the four results that `programs` describes.  NotImplementedError where the pager cannot
     do what the program needs.
     """
-    program, plain = programs.program_of(case), b""
+    program, known = programs.program_of(case), (target, Framework(framework, device))
     with ExitStack() as open_ones:
-        running = Running(target.make_pager, case.arrays, tools, open_ones)
+        running = Running(*known, case, open_ones)
         running.start(*programs.sizes_of(case))
-        running.run(program)
-    if programs.steps_in(case):
-        found = programs.walk(program, Stepped(tools, case.arrays, *programs.sizes_of(case)))
-        plain = b"".join(values.tobytes() for values in found if isinstance(values, np.ndarray))
-    read, expected, words = (
-        np.frombuffer(text, np.uint8)
-        for text in (b"".join(running.bytes), plain, json.dumps(running.words).encode())
-    )
+        performed = running.run(program)
+    plain: list[bytes] = []
+    with nullcontext() if performed else suppress(Exception):  # what failed may fail here, too
+        stepped = program if programs.steps_in(case) else []
+        for values in programs.walk(stepped, Stepped(*known, case)):
+            plain += [values.tobytes()] if isinstance(values, np.ndarray) else []
+    texts = b"".join(running.bytes), json.dumps(running.words).encode(), b"".join(plain)
+    read, words, expected = (np.frombuffer(text, np.uint8) for text in texts)
     return read, np.array(running.log, np.int64), words, expected
 
 
 class Running:
     """A program on a pager: handles by name, what is open, and what has come of it so far."""
 
-    def __init__(
-        self, make: Any, arrays: Mapping[str, np.ndarray], tools: Tools, open_ones: ExitStack
-    ) -> None:
-        self._make, self._arrays, self._tools = make, arrays, tools
+    def __init__(self, target: Any, framework: Framework, case: Case, open_ones: ExitStack) -> None:
+        self._target, self._framework, self._arrays = target, framework, case.arrays
         self._open_ones = open_ones  # each `use` that is open, and the folder of files
         self._handles: dict[str, Any] = {}
         self._freed: set[str] = set()
         self._uses: dict[str, tuple[ExitStack, Any]] = {}
-        self._saved: dict[str, dict[str, np.ndarray]] = {}  # where the kit saves
+        save, load = (getattr(target, name, None) for name in SAVING)
+        self._saves = callable(save) and callable(load)
+        self._saved: dict[str, dict[str, np.ndarray]] = {}  # where it does not: by the kit
         self.bytes: list[bytes] = []
         self.log: list[list[int]] = []
         self.words: list[str] = []
@@ -135,23 +110,27 @@ class Running:
     def start(self, capacity: int | None, page: int | None) -> None:
         """Make the pager, of the sizes that are asked for."""
         sizes = {"capacity_bytes": capacity, "page_bytes": page}
-        self._pager = self._make(**{name: n for name, n in sizes.items() if n is not None})
+        given = {name: n for name, n in sizes.items() if n is not None}
+        self._pager = self._target.make_pager(**given)
 
-    def run(self, program: Program) -> None:
-        """Perform the operations, up to one that fails and should not."""
+    def run(self, program: programs.Program) -> bool:
+        """Perform the operations, up to one that fails and should not: whether none does."""
+        performed = True
         self.log.append(self._row(DONE))
         for operation in program:
             status = self._attempt(operation)
             self.log.append(self._row(status))
-            if status == RAISED and operation[0] != "must_fail":
+            performed = status != RAISED or operation[0] == "must_fail"
+            if not performed:
                 break
         missing = len(program) - len(self.words)
         self.words += [""] * missing
-        self.log += [[NOT_REACHED] + [UNKNOWN] * (len(LOG) - 1)] * missing
+        self.log += [[programs.NOT_REACHED] + [UNKNOWN] * (len(programs.LOG) - 1)] * missing
         with suppress(Exception):  # the pager has answered
             self._open_ones.close()
+        return performed
 
-    def _attempt(self, operation: Operation) -> int:
+    def _attempt(self, operation: programs.Operation) -> int:
         must_fail, before = operation[0] == "must_fail", len(self.bytes)
         status = DONE
         try:
@@ -163,7 +142,7 @@ class Running:
         if must_fail:
             del self.bytes[before:]
         self.words.append(word if isinstance(word, str) else "")
-        return NOT_OFFERED if word is NotImplemented else status
+        return programs.NOT_OFFERED if word is NotImplemented else status
 
     def _row(self, status: int) -> list[int]:
         return [status, *books.books_of(self._pager).values()]
@@ -171,10 +150,10 @@ class Running:
     # ---- operations ----------------------------------------------------------------------------
 
     def empty(self, name: str, shape: list[int], dtype: str) -> None:
-        self._handles[name] = self._pager.empty(tuple(shape), self._tools.dtype(dtype))
+        self._handles[name] = self._pager.empty(tuple(shape), self._framework.dtype(dtype))
 
     def write(self, name: str, part: Part, data: str, side: str) -> None:
-        values = self._tools.given(self._arrays[data], side)
+        values = self._framework.given(self._arrays[data], side)
         with self._seen(name, side) as array:
             array[where(part)] = values
 
@@ -208,11 +187,12 @@ class Running:
     def step(
         self, function: str, names: list[str], grads: str, first: int, count: int, part: int | None
     ) -> None:
-        step_of, handles = self._tools.steps[function], [self._handles[name] for name in names]
-        given = self._tools.given(self._arrays[grads], "device")
-        counts = range(first, first + count)
+        step_of = self._framework.step(self._target, function)
+        handles, given = [self._handles[name] for name in names], self._arrays[grads]
+        counts, blocks = range(first, first + count), BLOCKS[function]
         with np.errstate(all="ignore"):  # what a faulty pager reads may be anything
-            run_steps(self._pager, step_of, handles, BLOCKS[function], given, counts, part)
+            grad = self._framework.given(given)
+            run_steps(self._pager, step_of, handles, blocks, grad, counts, part)
 
     def prefetch(self, name: str, to: str) -> Any:
         if to == "device":
@@ -232,19 +212,19 @@ class Running:
 
     def save(self, file: str) -> None:
         alive = {name: a for name, a in self._handles.items() if name not in self._freed}
-        if self._tools.save:
-            self._tools.save(self._folder / file, alive, {"file": file})
+        if self._saves:
+            self._target.save_paged(self._folder / file, alive, {"file": file})
         else:
             self._saved[file] = {name: frameworks.take(a[...]) for name, a in alive.items()}
 
     def load(self, file: str, capacity: int | None, page: int | None) -> str:
         self._handles, self._freed, words = {}, set(), {"file": file}
         self.start(capacity, page)
-        if self._tools.load:
-            self._handles, words = self._tools.load(self._folder / file, self._pager)
+        if self._saves:
+            self._handles, words = self._target.load_paged(self._folder / file, self._pager)
         for name, values in self._saved.get(file, {}).items():
             self.empty(name, list(values.shape), str(values.dtype))
-            self._handles[name][...] = self._tools.given(values, "host")
+            self._handles[name][...] = self._framework.given(values, "host")
         return json.dumps([sorted(self._handles), dict(words)])
 
     @cached_property
@@ -252,23 +232,23 @@ class Running:
         return Path(self._open_ones.enter_context(tempfile.TemporaryDirectory()))
 
     def counters(self) -> None:
-        if set(self._row(DONE)[-len(COUNTERS) :]) == {UNKNOWN}:
+        if set(self._row(DONE)[-len(books.COUNTERS) :]) == {UNKNOWN}:
             raise NotImplementedError("the pager shows no counters")
 
 
 class Stepped(PlainArrays):
     """Plain arrays on which the steps of an implementation are run."""
 
-    def __init__(self, tools: Tools, *known: Any) -> None:
-        super().__init__(*known)
-        self._tools = tools
+    def __init__(self, target: Any, framework: Framework, case: Case) -> None:
+        super().__init__(case.arrays, *programs.sizes_of(case))
+        self._target, self._framework = target, framework
 
     def step(
         self, function: str, names: list[str], grads: str, first: int, count: int, part: int | None
     ) -> None:
         plain = SimpleNamespace(use=lambda *arrays: nullcontext(arrays))
-        give = partial(self._tools.given, side="device")
-        step_of = _through(self._tools.steps[function], give, frameworks.take)
+        own, framework = self._framework.step(self._target, function), self._framework
+        step_of = _through(own, framework.given, frameworks.take)
         arrays, counts = [self.alive[name].values for name in names], range(first, first + count)
         with np.errstate(all="ignore"):
             run_steps(plain, step_of, arrays, BLOCKS[function], self.data[grads], counts, part)

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 PIPE_BYTES = 1 << 20  # of each pipe's buffer, where the system lets it be so large
 PIECES = 64  # that are written at once
-LONGEST = 1 << 36  # a longer message is none: something else has written to the pipe
+LONGEST = 1 << 36  # bytes; a longer one is no message: something else wrote to the pipe
 
 Piece = bytes | bytearray | memoryview
 

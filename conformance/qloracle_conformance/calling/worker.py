@@ -70,16 +70,18 @@ def _hello(calls: Calls) -> dict[str, Any]:
         "declared": plain(declarations(target)),
         "files": _files(),
         "places": _places(target),
-        "versions": {name: _version(name) for name in _loaded_frameworks()} | told(target),
+        "versions": _loaded_versions() | own_versions(target),
     }
 
 
-def told(target: Any) -> dict[str, str]:
+def own_versions(target: Any) -> dict[str, str]:
     """Return the `versions` that an implementation declares: what it runs on, under a name.
 
     >>> from types import SimpleNamespace
-    >>> told(SimpleNamespace(versions={"driver": 580})), told(SimpleNamespace(versions=print))
-    ({'driver': '580'}, {})
+    >>> own_versions(SimpleNamespace(versions={"driver": 580}))
+    {'driver': '580'}
+    >>> own_versions(SimpleNamespace(versions=print))
+    {}
     """
     versions = getattr(target, "versions", None)
     if not isinstance(versions, Mapping):  # a stranger's name, which means something else
@@ -109,9 +111,9 @@ def _places(target: Any) -> dict[str, tuple[str, int]]:
     return found
 
 
-def _loaded_frameworks() -> list[str]:
+def _loaded_versions() -> dict[str, str]:
     names = "numpy torch bitsandbytes torchao peft cupy jax optax qloracle"
-    return [name for name in names.split() if name in sys.modules]
+    return {name: _version(name) for name in names.split() if name in sys.modules}
 
 
 def _version(name: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+import typer
 
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.reports import files
@@ -16,7 +16,7 @@ from qloracle_conformance.reports import files
 DEVICES = ("cuda",)
 
 
-def run(device: str, only: str, path: Path, console: Console) -> int:
+def run(device: str, only: str, path: Path) -> int:
     """Measure, print and write; the exit code: 1 if a check failed, 3 if nothing was measured.
 
     A goal that is missed is no failure: what a card can do is a finding.
@@ -26,22 +26,18 @@ def run(device: str, only: str, path: Path, console: Console) -> int:
     bench = importlib.import_module("qloracle_gpu.bench")
     reason = bench.unavailable()
     if reason:
-        console.print(f"NOT_RUN bench: {reason}", markup=False, highlight=False, soft_wrap=True)
+        typer.echo(f"NOT_RUN bench: {reason}")
         return 3
-
-    def tell(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    found = bench.run(only, tell)
+    found = bench.run(only, typer.echo)
     files.write(path, json.dumps(found, indent=2) + "\n")
     for text in lines(found):
-        tell(text)
-    tell(f"{path}: {found['machine']['card']}, commit {found['machine']['commit']}")
+        typer.echo(text)
+    typer.echo(f"{path}: {found['machine']['card']}, commit {found['machine']['commit']}")
     return exit_code(found)
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
-    """Tell of the roofs, the goals and the checks, a line each."""
+    """The roofs, the goals and the checks, a line each."""
     roofs = found["roofs_bytes_per_second"]
     speeds = ", ".join(f"{name} {speed / 1e9:.0f}" for name, speed in roofs.items())
     goals = [
@@ -50,8 +46,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         for goal in found["goals"]
     ]
     checks = [
-        f"{check['status'].upper()}: {check['name']}"
-        + (f": {check['reason']}" * bool(check["reason"]))
+        ": ".join(filter(None, (check["status"].upper(), check["name"], check["reason"])))
         for check in found["checks"]
     ]
     return [f"roofs in GB/s: {speeds}", *goals, *checks]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+import typer
 
 import qloracle
 from qloracle_conformance import families
@@ -22,18 +22,18 @@ ABOUT = {
 }
 
 
-def explain(name: str, console: Console) -> None:
+def explain(name: str) -> None:
     """Print what a name means; UsageError if it means nothing."""
     rules = {rule.lower(): rule for rule in families.RULES}
     functions = {function.lower(): function for function in FUNCTIONS}
     if not name:
-        _everything(console)
+        _everything()
     elif name.lower() in rules:
-        _rule(rules[name.lower()], console)
+        _rule(rules[name.lower()])
     elif name.upper() in LEVELS:
-        _level(name.upper(), console)
+        _level(name.upper())
     elif name.lower() in functions:
-        _function(FUNCTIONS[functions[name.lower()]], console)
+        _function(FUNCTIONS[functions[name.lower()]])
     else:
         raise UsageError(
             f"{name!r} is no rule, level or function; rules: {', '.join(families.RULES)}; levels: "
@@ -41,56 +41,52 @@ def explain(name: str, console: Console) -> None:
         )
 
 
-def _print(console: Console, text: str = "", style: str = "") -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _everything(console: Console) -> None:
-    _print(console, "Levels: what a port can offer, in the order in which to write it", "bold")
+def _everything() -> None:
+    typer.secho("Levels: what a port can offer, in the order in which to write it", bold=True)
     for level in LEVELS:
         names = [f.name for f in FUNCTIONS.values() if f.level == level]
-        _print(console, f"  {level}  {ABOUT[level]}: {', '.join(names)}")
-    _print(console)
-    _print(console, "Rules: what is demanded (P of every call, S of the numbers)", "bold")
+        typer.echo(f"  {level}  {ABOUT[level]}: {', '.join(names)}")
+    typer.echo()
+    typer.secho("Rules: what is demanded (P of every call, S of the numbers)", bold=True)
     for rule in sorted(families.RULES, key=lambda rule: rule[0]):
-        _print(console, f"  {rule:<5} {statement(rule)}")
-    _print(console)
-    _print(console, "More: qloracle explain S5, qloracle explain L2, qloracle explain matmul_4bit")
+        typer.echo(f"  {rule:<5} {statement(rule)}")
+    typer.echo()
+    typer.echo("More: qloracle explain S5, qloracle explain L2, qloracle explain matmul_4bit")
 
 
-def _level(level: str, console: Console) -> None:
-    _print(console, f"{level}: {ABOUT[level]}", "bold")
+def _level(level: str) -> None:
+    typer.secho(f"{level}: {ABOUT[level]}", bold=True)
     for function in FUNCTIONS.values():
         if function.level == level:
-            _print(console)
-            _function(function, console)
+            typer.echo()
+            _function(function)
 
 
-def _function(function: Function, console: Console) -> None:
+def _function(function: Function) -> None:
     """Signature, results, the first line of the reference's docstring, and the rules."""
-    _print(console, function.signature)
-    _print(console, f"  returns {', '.join(function.results)}")
+    typer.echo(function.signature)
+    typer.echo(f"  returns {', '.join(function.results)}")
     doc = (getattr(getattr(qloracle, function.name, None), "__doc__", "") or "").strip()
     if doc:
-        _print(console, "  " + " ".join(doc.partition("\n\n")[0].split()))
+        typer.echo("  " + " ".join(doc.partition("\n\n")[0].split()))
     checks = [check for check in all_checks() if check.function == function.name]
     for rule in dict.fromkeys(check.rule for check in checks):
-        _print(console, f"  {rule:<5} {statement(rule)}")
+        typer.echo(f"  {rule:<5} {statement(rule)}")
 
 
-def _rule(rule: str, console: Console) -> None:
+def _rule(rule: str) -> None:
     """The statement, why, by which checks it is tried, and where dialects may differ."""
-    _print(console, families.statement(rule))
+    typer.echo(families.statement(rule))
     tried = [check for check in all_checks() if check.rule == rule]
     if tried:
-        _print(console, "\nTried by:", "bold")
+        typer.secho("\nTried by:", bold=True)
     for check in tried:
         tables = f"[{', '.join(check.tables)}]" if check.tables else ""
         doc = " ".join(((check.search or check.cases).__doc__ or "").split())
-        _print(console, f"  {rule}/{check.function}{tables}/{check.layer}: {doc}")
+        typer.echo(f"  {rule}/{check.function}{tables}/{check.layer}: {doc}")
     fields = [field for field in dialects.FIELDS if field.rule == rule]
     if fields:
-        _print(console, "\nDialect fields:", "bold")
+        typer.secho("\nDialect fields:", bold=True)
     for field in fields:
         values = ", ".join(field.values)
-        _print(console, f"  {field.name} ({field.kind}): {values}. {field.meaning}")
+        typer.echo(f"  {field.name} ({field.kind}): {values}. {field.meaning}")

@@ -25,8 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Judge QLoRA kernels against an executable specification, element by element.",
 )
-console = Console()
-errors = Console(stderr=True)
+console = Console(markup=False, highlight=False)
+errors = Console(stderr=True, markup=False, highlight=False)
 
 Implementations = Annotated[
     list[str] | None,
@@ -44,9 +44,7 @@ def main() -> None:
     try:
         app()
     except UsageError as error:
-        errors.print(
-            f"qloracle: {error}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
+        errors.print(f"qloracle: {error}", style="red", soft_wrap=True)
         sys.exit(2)
 
 
@@ -56,7 +54,7 @@ def version_option(
 ) -> None:
     """Judge QLoRA kernels against an executable specification, element by element."""
     if version:
-        console.print(f"qloracle {qloracle.__version__}, specification {qloracle.SPEC_VERSION}")
+        typer.echo(f"qloracle {qloracle.__version__}, specification {qloracle.SPEC_VERSION}")
         raise typer.Exit
 
 
@@ -173,13 +171,11 @@ def probe(
 
 
 @app.command()
-def explain(
-    name: Annotated[str, typer.Argument(metavar="[RULE | LEVEL | FUNCTION]")] = "",
-) -> None:
+def explain(name: Annotated[str, typer.Argument(metavar="[RULE | LEVEL | FUNCTION]")] = "") -> None:
     """Print what a rule, a level or a function demands; without a name, list them all."""
     from qloracle_conformance.commands.explain import explain
 
-    explain(name, console)
+    explain(name)
 
 
 @app.command()
@@ -194,7 +190,7 @@ def mutants(
     """Run the kit over planted faults and lawful variants: which check kills which mutant."""
     from qloracle_conformance.commands.mutants import run
 
-    raise typer.Exit(run(from_file, matrix, console, errors))
+    raise typer.Exit(run(from_file, matrix))
 
 
 @app.command()
@@ -233,7 +229,7 @@ def bench(
     """
     from qloracle_conformance.commands.bench import run
 
-    raise typer.Exit(run(device, only, out, console))
+    raise typer.Exit(run(device, only, out))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -50,7 +51,7 @@ def run(model: str, seq: int, capacity_gb: float | None, out: Path | None, conso
     elif out is not None:
         lines.append(WITHOUT_PICTURES)
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        typer.echo(line)
     return 0
 
 
@@ -113,7 +114,7 @@ def _parts_table(config: Configuration, seq: int, parts: dict[str, Parts]) -> Ta
 
 
 def _peak(config: Configuration, method: str, seq: int) -> int:
-    """Return the most that is there at a time; not all that comes and goes is there together."""
+    """The bytes at the peak: what comes and goes is never all there at once."""
     events = memory.timeline(config, (seq,), NO_LIMIT, paging=False, method=method, fused=False)
     return max(event.total for event in events)
 

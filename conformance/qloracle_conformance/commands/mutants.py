@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from rich.console import Console
+import typer
 
 from qloracle_conformance.families import RULES
 from qloracle_conformance.mutants import LAWFUL, MUTANTS, here
@@ -16,29 +16,29 @@ from qloracle_conformance.mutants.matrix import Row, kind_of, load_from, problem
 from qloracle_conformance.reports import files
 
 
-def run(from_file: Path | None, matrix: Path | None, console: Console, errors: Console) -> int:
+def run(from_file: Path | None, matrix: Path | None) -> int:
     """Judge our catalogue, or the mutants of a file; the exit code is 1 if one surprises."""
     specs = load_from(str(from_file)) if from_file else None
     if specs == []:
-        errors.print(f"{from_file}: no public class in it offers a function of the protocol")
+        text = f"{from_file}: no public class in it offers a function of the protocol"
+        typer.echo(text, err=True)
         return 3
 
     def show(row: Row) -> None:
-        console.print(line(row), markup=False, highlight=False, soft_wrap=True)
+        typer.echo(line(row))
 
     start = time.perf_counter()
-    console.print(header(), markup=False, highlight=False, style="bold", soft_wrap=True)
+    typer.secho(header(), bold=True)
     rows = run_matrix(watch=show) if specs is None else run_matrix(specs, watch=show)
-    console.print(kills(rows), markup=False, highlight=False, soft_wrap=True)
+    typer.echo(kills(rows))
     away = [mutant.__name__ for mutant in (*MUTANTS, *LAWFUL) if not here(mutant)]
     if away and specs is None:
         text = f"left out, because torch is not installed here: {', '.join(away)}"
-        errors.print(text, markup=False, highlight=False, soft_wrap=True)
+        typer.echo(text, err=True)
     found = problems(rows, whole=specs is None)
     for problem in found:
-        errors.print(problem, style="bold red", markup=False, highlight=False)
-    text = f"{summary(rows)}, in {time.perf_counter() - start:.0f} s"
-    console.print(text, highlight=False, soft_wrap=True)
+        typer.secho(problem, bold=True, err=True)
+    typer.echo(f"{summary(rows)}, in {time.perf_counter() - start:.0f} s")
     if matrix is not None:
         files.write(matrix, table(rows))
     return 1 if found else 0

@@ -6,6 +6,9 @@ or the driver that it needs. That is no verdict, and right or wrong results do n
 
 from __future__ import annotations
 
+from contextlib import closing
+
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -24,38 +27,30 @@ def show_dialect(impl: str, device: str, console: Console) -> int:
     """
     parse(impl)
     try:
-        caller = opening.open(impl, device)
+        with closing(opening.open(impl, device)) as caller:
+            views, versions = Engine(caller).probe(), caller.versions
     except CannotRun as error:
-        console.print(f"NOT_RUN {impl}: {error}", markup=False, highlight=False, soft_wrap=True)
+        typer.echo(f"NOT_RUN {impl}: {error}")
         return 3
-    except LoadError as error:
-        console.print(f"ERROR {impl}: {error}", markup=False, highlight=False)
+    except (LoadError, UsageError) as error:
+        typer.echo(f"ERROR {impl}: {error}")
         return 1
-    try:
-        views = Engine(caller).probe()
-    except UsageError as error:
-        console.print(f"ERROR {impl}: {error}", markup=False, highlight=False)
-        return 1
-    finally:
-        caller.close()
-    console.print(impl, style="bold", markup=False, highlight=False)
-    for name, version in caller.versions.items():
-        console.print(f"  {name}: {version}", markup=False, highlight=False, soft_wrap=True)
+    typer.secho(impl, bold=True)
+    for name, version in versions.items():
+        typer.echo(f"  {name}: {version}")
     for view in views:
         _show(view, console)
     if not views:
-        console.print("offers none of the functions that can be probed")
+        typer.echo("offers none of the functions that can be probed")
         return 3
     return 1 if any(view.findings for view in views) else 0
 
 
 def _show(view: View, console: Console) -> None:
     if view.unsupported:
-        console.print(
-            f"\n{view.name}: UNSUPPORTED, {view.unsupported}", markup=False, highlight=False
-        )
+        typer.echo(f"\n{view.name}: UNSUPPORTED, {view.unsupported}")
         return
-    console.print(f"\n{view.name}", style="bold", markup=False, highlight=False)
+    typer.secho(f"\n{view.name}", bold=True)
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
     spec = dialects.specification(view.function, view.quant_type)
     for name, value in view.dialect.items():
@@ -65,6 +60,6 @@ def _show(view: View, console: Console) -> None:
     console.print(table)
     for finding in view.findings:
         text = f"  FINDING {finding.field}: {finding.found}, expected {finding.expected}"
-        console.print(f"{text} ({finding.evidence})", style="yellow", markup=False, highlight=False)
+        console.print(f"{text} ({finding.evidence})", style="yellow", soft_wrap=True)
         if finding.declare:
-            console.print(f"    to declare it: {finding.declare}", markup=False, highlight=False)
+            typer.echo(f"    to declare it: {finding.declare}")

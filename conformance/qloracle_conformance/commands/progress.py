@@ -16,7 +16,7 @@ from qloracle_conformance.engine.verdicts import BAD, BROKEN
 class Progress:
     """A bar for each implementation, and a line for the first failure of each.
 
-    It hears of a run as `running.run.Hearer` says, and prints to the error stream.
+    Its methods are those of a `running.run.Listener`; it prints to the error stream.
     """
 
     def __init__(self, console: Console) -> None:
@@ -26,7 +26,7 @@ class Progress:
         self._console = console
         self._tasks: dict[str, Any] = {}
         self._planned: dict[str, int] = {}
-        self._told: set[str] = set()
+        self._failed: set[str] = set()
 
     def __enter__(self) -> Progress:
         self._bars.start()
@@ -52,15 +52,14 @@ class Progress:
             return
         if check.rule not in ("P1", "P2", "P3", "P4"):  # they were not planned apart
             self._bars.advance(self._tasks[name])
-        if check.status in BAD + BROKEN and name not in self._told:
-            self._told.add(name)
+        if check.status in BAD + BROKEN and name not in self._failed:
+            self._failed.add(name)
             text = f"{name}: {check.status} {check.id}: {check.message}"
-            self._console.print(text, style="red", markup=False, highlight=False, no_wrap=True,
-                                overflow="ellipsis")  # fmt: skip
+            self._console.print(text, style="red", no_wrap=True, overflow="ellipsis")
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Take the bars away while something else is printed."""
+        """Hide the bars while something else is printed."""
         self._bars.stop()
         yield
         self._bars.start()

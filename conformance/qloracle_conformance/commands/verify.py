@@ -20,7 +20,7 @@ from qloracle_conformance.reports.report import Report
 from qloracle_conformance.reports.screen import Screen
 from qloracle_conformance.running import known, watching
 from qloracle_conformance.running import verify as running
-from qloracle_conformance.running.run import name_causes
+from qloracle_conformance.running.run import Listener, name_causes
 
 Options = Mapping[str, Any]  # of `running.verify.verify`
 
@@ -55,10 +55,9 @@ def once(
                     if not verbose:
                         _show(screen, judgement, wanted.report)
 
-            result = running.verify(
-                impls, **options, opened=places.__setitem__, watch=progress.checked,
-                judged=judged, doing=progress.doing, causes=verbose or bool(wanted.report),
-            )  # fmt: skip
+            listener = Listener(places.__setitem__, progress.checked, judged, progress.doing)
+            causes = verbose or bool(wanted.report)
+            result = running.verify(impls, **options, listener=listener, causes=causes)
         data = result.to_dict()
         written = reports.write_all(wanted.report, result) if wanted.report else {}
         if verbose:
@@ -71,7 +70,9 @@ def once(
         if wanted.report and not verbose:
             screen.say(f"All of it: {wanted.report / 'report.html'}")
         if old is not None:
-            _print_difference(differences.lines(old, data), console)
+            typer.secho("\nCompared with the older report:", bold=True)
+            for line in differences.lines(old, data) or ["no difference"]:
+                typer.echo(f"  {files.printable(line)}")
         if wanted.write_known:
             _write_known(wanted.write_known, result)
     if github.here():
@@ -111,12 +112,6 @@ def again_and_again(impl: str, options: Options) -> int:
         for line, code in watching.verdicts(impl, options):  # noqa: B007 (the last one is returned)
             typer.echo(files.printable(line))  # which flushes: it may be a pipe that is watched
     return code
-
-
-def _print_difference(lines: list[str], console: Console) -> None:
-    console.print("\nCompared with the older report:", style="bold")
-    for line in lines or ["no difference"]:
-        console.print(f"  {line}", markup=False, highlight=False)
 
 
 def _write_known(path: Path, result: Report) -> None:

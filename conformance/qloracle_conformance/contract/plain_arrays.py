@@ -40,11 +40,10 @@ class Read(NamedTuple):
 def reads(case: Case) -> list[Read]:
     """Run a case's program on plain arrays; Nonsense if it has no meaning."""
     program, plain = programs.program_of(case), PlainArrays(case.arrays, *programs.sizes_of(case))
+    found = zip(program, programs.walk(program, plain), strict=True)
     return [
-        Read(number, programs.text_of(operation), found)
-        for number, (operation, found) in enumerate(
-            zip(program, programs.walk(program, plain), strict=True)
-        )
+        Read(number, programs.text_of(operation), values)
+        for number, (operation, values) in enumerate(found)
         if operation[0] == "read"
     ]
 

@@ -102,13 +102,13 @@ class Examination:
 
     def _second_opinion(self, case: Case, values: Values) -> Outcome:
         """The second oracle's results, element by element; nothing may differ."""
-        due = Calls(self.bench.second).perform(case)
-        if due.status != "OK":
-            text = f"the second oracle: {due.message}"
+        second = Calls(self.bench.second).perform(case)
+        if second.status != "OK":
+            text = f"the second oracle: {second.message}"
             return Outcome(0, 1, Mismatch("second oracle", 0, text, "results"))
         outcome = Outcome(0)
         names = FUNCTIONS[case.function].results
-        for name, got, other in zip(names, values, due.values, strict=True):
+        for name, got, other in zip(names, values, second.values, strict=True):
             outcome += exact(f"{name} (second oracle)", got, other, "exact rational arithmetic")
         return outcome
 

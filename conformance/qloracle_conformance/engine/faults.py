@@ -38,7 +38,6 @@ class Fault:
 def faults(judgement: Judgement) -> list[Fault]:
     """Group the failing checks of an implementation by their cause, causes first."""
     failing = [check for check in judgement.checks if check.status in BAD + BROKEN]
-    failing.sort(key=_place)
     found: list[Fault] = []
     seen: list[set[Hashable]] = []
     for check in failing:

@@ -150,11 +150,13 @@ def judge(spec: str, profile: str = "smoke") -> Row:
 def judge_in_child(spec: str, profile: str = "smoke") -> Row:
     """The same, called as a stranger's code is: in a child process, some cases ahead.
 
-    A faulty mutant is tried by the checks of the rule that it names, a lawful one by all.
+    A faulty mutant is tried by the checks of the rule that it names; a lawful one by all, and so is
+    one that breaks P1 to P5, which look at the calls of others.
     """
     mutant = loading.load(spec)
     own = offered(own_part(mutant))
-    kills = "" if getattr(mutant, "lawful", False) else getattr(mutant, "kills", "")
+    kills = getattr(mutant, "kills", "")
+    kills = kills if kills.startswith("S") and not getattr(mutant, "lawful", False) else ""
     with closing(ChildCaller(spec)) as caller:
         return _judge(spec, mutant, caller, profile, list(own), f"{kills}/" if kills else "")
 

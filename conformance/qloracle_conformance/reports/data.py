@@ -23,8 +23,6 @@ from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 REPORT_VERSION = "1"
-
-
 SHOWN = 64  # elements of an array that a report shows; the repro script holds them all
 
 
@@ -71,41 +69,22 @@ def _dialect(view: View) -> dict[str, Any]:
 
 
 def _check(check: CheckRun) -> dict[str, Any]:
-    return {
-        "id": check.id,
-        "rule": check.rule,
-        "function": check.function,
-        "table": check.table,
-        "status": check.status,
-        "message": check.message,
-        "cases": check.cases,
-        "unsupported": check.unsupported,
-        "comparisons": check.comparisons,
-        "wrong": check.wrong,
-        "band": check.band,
-        "recorded": check.recorded,
-        "bound_use": check.use,
+    data = vars(check) | {
         "seconds": round(check.seconds, 3),
-        "known": check.known,
         "looks_like": list(check.looks_like),
         "failure": failure_dict(check.failure) if check.failure is not None else None,
     }
+    data["bound_use"] = data.pop("use")
+    return data
 
 
 def failure_dict(failure: Failure) -> dict[str, Any]:
     """A failing input with its numbers, whole where it is small."""
-    mismatch = failure.mismatch
-    ratio = mismatch.ratio
-    return {
+    observed, ratio = failure.mismatch.observed, failure.mismatch.ratio
+    return asdict(failure.mismatch) | {
         "input": case_dict(failure.case),
         "call": call_text(failure.case),
-        "result": mismatch.result,
-        "index": mismatch.index,
-        "got": mismatch.got,
-        "expected": mismatch.expected,
-        "reason": mismatch.reason,
-        "bound": mismatch.bound,
-        "observed": mismatch.observed if np.isfinite(mismatch.observed) else str(mismatch.observed),
+        "observed": observed if np.isfinite(observed) else str(observed),
         "ratio": ratio if np.isfinite(ratio) else "inf",
         "map": _map(failure.map) if failure.map is not None else None,
     }

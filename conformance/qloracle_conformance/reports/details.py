@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -12,7 +11,7 @@ from qloracle_conformance import families
 from qloracle_conformance.contract.protocol import FUNCTIONS, LEVELS
 from qloracle_conformance.engine.verdicts import level_lines, worst
 from qloracle_conformance.reports import failures
-from qloracle_conformance.reports.failures import Entry
+from qloracle_conformance.reports.failures import Data, Entry
 from qloracle_conformance.reports.lines import SHORT, Lines, style_of
 
 SHOWN_FAILURES = 12  # entries of one implementation; the files hold them all
@@ -20,16 +19,11 @@ QUALIFIED = {"quantize": "S5", "dequantize": "S7"}  # the rules whose verdict a 
 NAME, CELL = 31, 6  # columns of "dequantize_blockwise[unsigned] " and of a status
 LABEL = 12  # columns of "looks like  "
 
-Data = Mapping[str, Any]
-
 
 def show(report: Data, console: Console, files: Mapping[str, Path] | None = None) -> None:
     """Print a report; `files` names the repro script of each failing check."""
     page = Lines(console)
-    page.line(
-        f"qloracle {report['qloracle_version']}, specification {report['spec_version']}, "
-        f"profile {report['profile']}, seed {report['seed']}"
-    )
+    page.line(failures.run(report))
     for text in failures.limits(report):
         page.line(text, "bold red")
     for implementation in report["implementations"]:
@@ -56,7 +50,8 @@ def _implementation(page: Lines, implementation: Data, files: Mapping[str, Path]
         _views(page, implementation, level)
     _failures(page, implementation, files)
     _known(page, implementation)
-    _times(page, implementation)
+    page.line()
+    page.line(failures.times(implementation), "dim")
 
 
 def _functions(page: Lines, implementation: Data) -> None:
@@ -106,20 +101,13 @@ def _view(page: Lines, implementation: Data, view: Data, names: Sequence[str]) -
     cells = {r: _cell(implementation, view["function"], view["table"], r) for r in names}
     page.row(f"{view['view']:<{NAME}}", [(status, CELL) for status in cells.values()])
     rule = _qualified(view["function"], names)
-    counts = _counts(implementation, view)
+    own = (view["function"], view["table"])
+    checks = [c for c in implementation["checks"] if (c["function"], c["table"]) == own]
+    counts = failures.counts(checks)
     if view["label"] or counts:
         label = f"[{view['label']}]" if view["label"] else ""
         text = ", ".join([f"{rule} {cells[rule]}{label}", *counts])
         page.line(text, style_of(cells[rule]), indent=4, hang=3)
-
-
-def _counts(implementation: Data, view: Data) -> list[str]:
-    """How many elements passed only within a band, and how many were not judged."""
-    own = (view["function"], view["table"])
-    checks = [c for c in implementation["checks"] if (c["function"], c["table"]) == own]
-    words = {"band": "within the band", "recorded": "recorded, not judged"}
-    totals = {name: sum(check[name] for check in checks) for name in words}
-    return [f"{totals[name]:,} {text}" for name, text in words.items() if totals[name]]
 
 
 def _qualified(function: str, names: Sequence[str]) -> str:
@@ -145,14 +133,14 @@ def _cell(implementation: Data, function: str, table: str | None, rule: str) -> 
 
 def _failures(page: Lines, implementation: Data, files: Mapping[str, Path]) -> None:
     """The first failure of each rule on each function whole; what else failed, a line each."""
-    told: set[tuple[str, str]] = set()
+    shown: set[tuple[str, str]] = set()
     rest = []
     for entry in failures.entries(implementation):
         place = entry.first["rule"], entry.first["function"]
-        if place in told or len(told) == SHOWN_FAILURES:
+        if place in shown or len(shown) == SHOWN_FAILURES:
             rest.append(entry)
             continue
-        told.add(place)
+        shown.add(place)
         _failure(page, implementation, entry, files)
     if rest:
         page.line()
@@ -182,32 +170,18 @@ def _failure(page: Lines, implementation: Data, entry: Entry, files: Mapping[str
 
 def _known(page: Lines, implementation: Data) -> None:
     """Known failures, dim: they are no news."""
-    known = [check for check in implementation["checks"] if check["status"] == "XFAIL"]
+    known = failures.known(implementation)
     if known:
         page.line()
     for check in known:
         page.line(f"XFAIL {check['id']}: {check['message']} ({check['known']})", "dim", hang=6)
 
 
-def _times(page: Lines, implementation: Data) -> None:
-    page.line()
-    total, imported, compiled = (
-        f"{implementation[name]:.1f} s"
-        for name in ("seconds", "import_seconds", "compile_seconds")
-    )  # fmt: skip
-    apart = f"counted apart: import {imported}, first-call compilation {compiled}"
-    page.line(f"judged in {total}; {apart}", "dim")
-
-
 def _end(page: Lines, report: Data) -> None:
     """Problems of the run as a whole, and the exit code with its meaning."""
     page.line()
-    for text in report["unmet"]:
-        page.line(f"REQUIRED: {text}", "bold red", hang=2)
-    for text in report["known_problems"]:
-        page.line(f"KNOWN FAILURES: {text}", "bold red", hang=2)
-    for text in failures.limits(report):
-        page.line(text, "bold red")
+    for text in failures.notes(report):
+        page.line(text, "bold red", hang=2)
     code = failures.exit_code(report)
     style = "bold red" if code else "bold green"
     page.line(f"exit code {code}: {failures.meaning(report)}", style, hang=2)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from qloracle_conformance.contract.errors import UsageError
+from qloracle_conformance.reports.failures import Data, key
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Read an older report.json; UsageError if it is none."""
+    """Read an older report.json; UsageError if the file is not one."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         _checks(data)
@@ -22,30 +22,24 @@ def read(path: str | Path) -> dict[str, Any]:
     return dict(data)
 
 
-def lines(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def lines(old: Data, new: Data) -> list[str]:
     """One line for each check whose status or message is another one."""
     before, after = _checks(old), _checks(new)
     found = []
-    for key in [*after, *(key for key in before if key not in after)]:
-        was, now = before.get(key), after.get(key)
-        if was is None and now is not None:
-            found.append(f"{key}: new, {now['status']}")
-        elif now is None:
-            found.append(f"{key}: gone" + (f", was {was['status']}" if was else ""))
-        elif was is not None and (was["status"], was["message"]) != (now["status"], now["message"]):
-            found.append(_change(key, was, now))
-    return found
+    for name, now in after.items():
+        was = before.pop(name, None)
+        if was is None:
+            found.append(f"{name}: new, {now['status']}")
+        elif was["status"] != now["status"]:
+            found.append(f"{name}: was {was['status']}, is {now['status']}")
+        elif was["message"] != now["message"]:
+            found.append(f"{name}: still {now['status']}, but now: {now['message']}")
+    return [*found, *(f"{name}: gone, was {was['status']}" for name, was in before.items())]
 
 
-def _change(key: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    if was["status"] != now["status"]:
-        return f"{key}: was {was['status']}, is {now['status']}"
-    return f"{key}: still {now['status']}, but now: {now['message']}"
-
-
-def _checks(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _checks(report: Data) -> dict[str, Data]:
     return {
-        f"{implementation['name']} {check['id']}": check
+        key(implementation["name"], check["id"]): check
         for implementation in report["implementations"]
         for check in implementation["checks"]
     }

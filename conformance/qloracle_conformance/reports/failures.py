@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 from qloracle_conformance import families
 from qloracle_conformance.engine.verdicts import BAD, BROKEN
 
-Check = Mapping[str, Any]
+Data = Mapping[str, Any]  # a report, or a part of one
+Check = Data
 
 MEANINGS = {
     0: "every function offered passed within its printed scope",
@@ -31,32 +32,53 @@ def key(implementation: str, check: str) -> str:
     return f"{implementation} {check}"
 
 
-def exit_code(report: Mapping[str, Any]) -> int:
+def exit_code(report: Data) -> int:
     """The code with which the command ends: an interrupted run is neither 0 nor 3."""
     code = int(report["exit_code"])
     return 130 if report["partial"] and code in (0, 3) else code
 
 
-def meaning(report: Mapping[str, Any]) -> str:
+def meaning(report: Data) -> str:
     """The exit code in words; failures that were expected are no passes."""
     code = exit_code(report)
-    checks = (check for one in report["implementations"] for check in one["checks"])
-    known = [check["id"] for check in checks if check["status"] == "XFAIL"]
-    if code or not known:
+    names = [check["id"] for one in report["implementations"] for check in known(one)]
+    if code or not names:
         return MEANINGS[code]
-    some = ", ".join(known[:3]) + (f" and {len(known) - 3} more" if len(known) > 3 else "")
-    head = "1 expected failure" if len(known) == 1 else f"{len(known)} expected failures"
+    some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    head = "1 expected failure" if len(names) == 1 else f"{len(names)} expected failures"
     return f"{head} failed as expected: {some}; the rest passed within its printed scope"
 
 
-def versions(implementation: Mapping[str, Any]) -> list[str]:
+def versions(implementation: Data) -> list[str]:
     """What was judged: the versions of its libraries, and the device of its arrays."""
     found = [f"{name} {text}" for name, text in implementation["versions"].items()]
     device = implementation.get("device", "")
-    return [*found, *([f"on {device}"] if device else [])]
+    return [*found, f"on {device}"] if device else found
 
 
-def outcome(report: Mapping[str, Any]) -> str:
+def times(implementation: Data) -> str:
+    """How long an implementation took."""
+    judged, imported, compiled = (
+        f"{implementation[name]:.1f} s"
+        for name in ("seconds", "import_seconds", "compile_seconds")
+    )  # fmt: skip
+    apart = f"{imported} of import and {compiled} of first-call compilation"
+    return f"judged in {judged}, not counting {apart}"
+
+
+def counts(checks: Iterable[Check]) -> list[str]:
+    """How many elements passed only within a band, and how many were not judged."""
+    words, checks = {"band": "within the band", "recorded": "recorded, not judged"}, list(checks)
+    totals = {name: sum(check[name] for check in checks) for name in words}
+    return [f"{totals[name]:,} {text}" for name, text in words.items() if totals[name]]
+
+
+def known(implementation: Data) -> list[Check]:
+    """The checks that failed as expected."""
+    return [check for check in implementation["checks"] if check["status"] == "XFAIL"]
+
+
+def outcome(report: Data) -> str:
     """How a run ended, in one sentence with its exit code."""
     code, implementations = exit_code(report), report["implementations"]
     judged = [one for one in implementations if one["status"] != "NOT_RUN"]
@@ -69,11 +91,23 @@ def outcome(report: Mapping[str, Any]) -> str:
     return f"{meaning(report)}: exit code {code}"
 
 
-def view(fault: Fault) -> str:
-    """The function that is wrong, with its tables where it has several."""
-    tables = dict.fromkeys(check["table"] for check in fault.checks if check["table"])
+def rules(checks: Iterable[Check]) -> list[str]:
+    """The rules of checks, each once."""
+    return list(dict.fromkeys(check["rule"] for check in checks))
+
+
+def view(checks: Sequence[Check]) -> str:
+    """The function of checks, with its table or tables."""
+    tables = dict.fromkeys(check["table"] for check in checks if check["table"])
     listed = f"[{', '.join(tables)}]" if tables else ""
-    return f"{fault.first.first['function']}{listed}"
+    return f"{checks[0]['function']}{listed}"
+
+
+def wrong(checks: Sequence[Check]) -> str:
+    """How many of the compared values are wrong; '' where no values were compared."""
+    found, compared = (sum(check[name] for check in checks) for name in ("wrong", "comparisons"))
+    counted = found and compared and checks[0]["failure"] is not None
+    return f"{found:,} of {compared:,}" if counted else ""
 
 
 def scripts(name: str, entry: Entry, files: Mapping[str, Path]) -> list[Path]:
@@ -83,13 +117,28 @@ def scripts(name: str, entry: Entry, files: Mapping[str, Path]) -> list[Path]:
     return [p.relative_to(here) if p.is_relative_to(here) else p for p in paths]
 
 
-def limits(report: Mapping[str, Any]) -> list[str]:
-    """Why the report is less than a verdict, in words that nobody overlooks."""
+def limits(report: Data) -> list[str]:
+    """Why the report is less than a verdict, in plain words."""
     found = ["PARTIAL: the run was interrupted; this is no verdict"] if report["partial"] else []
     if report.get("stopped"):
         found.append("PARTIAL: stopped at the first failure; what was not run is not judged")
     only = report.get("only")
     return [*found, *([f"PARTIAL: only {only} was run; nothing else is judged"] if only else [])]
+
+
+def notes(report: Data) -> list[str]:
+    """What concerns the run as a whole, each in a sentence."""
+    unmet = [f"REQUIRED: {text}" for text in report["unmet"]]
+    stale = [f"KNOWN FAILURES: {text}" for text in report["known_problems"]]
+    return [*limits(report), *unmet, *stale]
+
+
+def run(report: Data) -> str:
+    """What was run, in a line."""
+    return (
+        f"qloracle {report['qloracle_version']}, specification {report['spec_version']}, "
+        f"profile {report['profile']}, seed {report['seed']}"
+    )
 
 
 def statement(rule: str) -> str:
@@ -107,7 +156,7 @@ class Entry:
     """Checks that failed on the same element of the same input, and the findings that they name."""
 
     checks: list[Check]
-    findings: list[Mapping[str, Any]]
+    findings: list[Data]
 
     @property
     def first(self) -> Check:
@@ -117,10 +166,7 @@ class Entry:
     @property
     def title(self) -> str:
         """The rules, and the function with its table or tables."""
-        names = dict.fromkeys(check["rule"] for check in self.checks)
-        tables = dict.fromkeys(check["table"] for check in self.checks if check["table"])
-        views = f"[{', '.join(tables)}]" if tables else ""
-        return f"{' '.join(names)} {self.first['function']}{views}"
+        return f"{' '.join(rules(self.checks))} {view(self.checks)}"
 
     @property
     def brief(self) -> str:
@@ -138,7 +184,7 @@ class Entry:
         return [*_element(self), *_causes(self), *_findings(self), *_names(self)]
 
 
-def entries(implementation: Mapping[str, Any]) -> list[Entry]:
+def entries(implementation: Data) -> list[Entry]:
     """Group the failing checks of an implementation, in the order in which they ran."""
     groups: dict[str, list[Check]] = {}
     for check in implementation["checks"]:
@@ -146,9 +192,9 @@ def entries(implementation: Mapping[str, Any]) -> list[Entry]:
             groups.setdefault(_identity(check), []).append(check)
     found: list[Entry] = []
     for checks in groups.values():
-        told = [finding for entry in found for finding in entry.findings]
+        shown = [finding for entry in found for finding in entry.findings]
         findings = _named(implementation, checks)
-        news = [finding for finding in findings if finding not in told]
+        news = [finding for finding in findings if finding not in shown]
         found.append(Entry(checks, news if checks[0]["failure"] else findings))
     return found
 
@@ -187,7 +233,7 @@ class Fault:
         return [check for entry in self.entries for check in entry.checks]
 
 
-def faults(implementation: Mapping[str, Any]) -> list[Fault]:
+def faults(implementation: Data) -> list[Fault]:
     """The faults of an implementation, causes first; what builds on a faulty function is last."""
     entry_of = {c["id"]: entry for entry in entries(implementation) for c in entry.checks}
     check_of = {check["id"]: check for check in implementation["checks"]}
@@ -203,12 +249,12 @@ def faults(implementation: Mapping[str, Any]) -> list[Fault]:
     return sorted(found, key=lambda fault: bool(fault.after))
 
 
-def entry(implementation: Mapping[str, Any], check: Check) -> Entry:
+def entry(implementation: Data, check: Check) -> Entry:
     """One failing check alone."""
     return Entry([check], _named(implementation, [check]))
 
 
-def _named(implementation: Mapping[str, Any], checks: list[Check]) -> list[Mapping[str, Any]]:
+def _named(implementation: Data, checks: list[Check]) -> list[Data]:
     """The probe's findings that the messages of these checks name."""
     views = [v for v in implementation["dialects"] if v["function"] == checks[0]["function"]]
     return [
@@ -231,7 +277,7 @@ def _element(entry: Entry) -> list[tuple[str, str]]:
     rows += [(name, failure[name]) for name in ("got", "expected")]
     rows += [("because", failure["reason"])] if failure["reason"] else []
     if failure["bound"]:
-        rows += [(name, _number(failure[name])) for name in ("bound", "observed", "ratio")]
+        rows += [(name, number(failure[name])) for name in ("bound", "observed", "ratio")]
     return rows
 
 
@@ -242,7 +288,8 @@ def _place(check: Check) -> str:
     return str(failure["result"]) if whole else f"{failure['result']}[{failure['index']}]"
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
+    """A number as a report shows it; inf and nan are texts already."""
     return value if isinstance(value, str) else f"{value:.6g}"
 
 
@@ -264,7 +311,6 @@ def _findings(entry: Entry) -> list[tuple[str, str]]:
 
 def _names(entry: Entry) -> list[tuple[str, str]]:
     """How much was wrong, and every check that found it."""
-    wrong, compared = (sum(c[name] for c in entry.checks) for name in ("wrong", "comparisons"))
-    counted = bool(wrong and compared and entry.first["failure"])
-    rows = [("wrong", f"{wrong:,} of {compared:,} compared")] if counted else []
+    counted = wrong(entry.checks)
+    rows = [("wrong", f"{counted} compared")] if counted else []
     return [*rows, ("checks", ", ".join(check["id"] for check in entry.checks))]

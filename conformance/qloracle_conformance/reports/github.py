@@ -14,18 +14,16 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from qloracle_conformance.calling.loading import parse
 from qloracle_conformance.reports import failures, markdown
-from qloracle_conformance.reports.failures import Entry
+from qloracle_conformance.reports.failures import Data, Entry
 from qloracle_conformance.reports.files import printable
 
 SHOWN = 10  # annotations of a kind that GitHub shows of one step
 MESSAGE = 4096  # characters of a message that the runner passes on
 SUMMARY = 1 << 20  # bytes of a step's summary; GitHub refuses one that is longer
 
-Data = Mapping[str, Any]
 Places = Mapping[str, tuple[str, int]]  # a function: the file and the line where it is written
 
 
@@ -119,8 +117,7 @@ def _warnings(report: Data) -> list[str]:
     known = [
         _annotation("warning", f"XFAIL {check['id']}", f"{check['message']}\n{check['known']}")
         for implementation in report["implementations"]
-        for check in implementation["checks"]
-        if check["status"] == "XFAIL"
+        for check in failures.known(implementation)
     ]
     away = [
         _annotation("warning", f"NOT_RUN {implementation['name']}", implementation["message"])

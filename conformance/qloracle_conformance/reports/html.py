@@ -1,7 +1,7 @@
 """report.html: the whole report as one page, which needs nothing else; and a piece for a notebook.
 
 The page may load nothing and run nothing but its own script: its policy names the digests of its
-one style sheet and its one script.  It is whole without the script, which only copies.
+one style sheet and its one script.  It is complete without the script, which only copies.
 """
 
 from __future__ import annotations
@@ -10,26 +10,12 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any
 
 from qloracle_conformance.reports import failures
-from qloracle_conformance.reports.failures import Entry
+from qloracle_conformance.reports.failures import Data, Entry
 from qloracle_conformance.reports.page import comparison, failure, overview, verdicts
-from qloracle_conformance.reports.page.markup import (
-    Markup,
-    counted,
-    join,
-    more,
-    number,
-    prose,
-    row,
-    status,
-    table,
-    tag,
-)
+from qloracle_conformance.reports.page.markup import Markup, join, more, prose, row, status, tag
 from qloracle_conformance.reports.page.subject import Subject
-
-Data = Mapping[str, Any]
 
 SHOWN_FAILURES = 5  # entries of one implementation that are open in a notebook
 
@@ -95,17 +81,8 @@ def _implementation(subject: Subject, scripts: Mapping[str, str]) -> Markup:
         count = len(subject.entries)
         parts.append(tag("h3", f"{count} failure{'s' if count > 1 else ''}"))
     parts += [failure.article(subject, n, scripts) for n in range(len(subject.entries))]
-    return tag("section", *parts, _times(data), id=subject.anchor, aria_label=subject.name)
-
-
-def _times(data: Data) -> Markup:
-    total, imported, compiled = (
-        f"{data[name]:.1f} s" for name in ("seconds", "import_seconds", "compile_seconds")
-    )
-    return tag(
-        "p.level",
-        f"Judged in {total}; counted apart: import {imported}, first-call compilation {compiled}.",
-    )
+    parts.append(tag("p.level", failures.times(data)))
+    return tag("section", *parts, id=subject.anchor, aria_label=subject.name)
 
 
 # ---- a notebook's cell ---------------------------------------------------------------------------
@@ -114,7 +91,7 @@ def _times(data: Data) -> Markup:
 def fragment(report: Data) -> str:
     """Verdicts and counterexamples for a notebook's cell: own styles, no script, its colours."""
     head = tag("p", tag("strong", failures.outcome(report)))
-    notes = [tag("p", tag("strong", note)) for note in overview.notes(report)]
+    notes = [tag("p", tag("strong", note)) for note in failures.notes(report)]
     subjects = [Subject(data, n) for n, data in enumerate(report["implementations"])]
     style = tag("style", _part("fragment.css"))
     return tag("div.qloracle", style, head, *notes, *map(_piece, subjects))
@@ -128,21 +105,8 @@ def _piece(subject: Subject) -> Markup:
     if data["message"]:
         parts.append(tag("p", status(data["status"]), f" {data['message']}"))
     if subject.judged:
-        head = ("function", "level", "verdict", counted("comparisons"), "scope and dialect")
-        rows = [_function(f) for f in data["functions"] if f["status"] != "MISSING"]
-        parts.append(table(f"Verdict on {subject.name}", head, [rows]) if rows else Markup())
-        parts.append(verdicts.missing(subject.missing))
+        parts.append(verdicts.functions(subject))
     return join(*parts, *(_counterexample(entry, n) for n, entry in enumerate(subject.entries)))
-
-
-def _function(function: Data) -> Markup:
-    return row(
-        function["name"],
-        function["level"],
-        status(function["status"]),
-        number(function["comparisons"]),
-        join(verdicts.scope(function), verdicts.dialect(function)),
-    )
 
 
 def _counterexample(entry: Entry, n: int) -> Markup:

@@ -37,7 +37,7 @@ def schema() -> dict[str, Any]:
 
 
 def validate(report: Mapping[str, Any]) -> None:
-    """Compare a report with the schema: ValueError says where it departs first.
+    """Compare a report with the schema: ValueError names the first difference.
 
     Needs the package `jsonschema`, which is not among the kit's own requirements.
     """

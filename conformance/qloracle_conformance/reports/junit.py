@@ -1,23 +1,21 @@
 """junit.xml: one suite for each implementation, one case for each check, for CI servers.
 
-Nothing that ends a run with another code than 0 is green here: what belongs to the run as a whole
+Nothing that makes the exit code differ from 0 is green here: what concerns the run as a whole
 (requirements that are not met, stale known failures, nothing compared) has a suite of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from qloracle_conformance.engine.verdicts import BROKEN
 from qloracle_conformance.reports import failures
+from qloracle_conformance.reports.failures import Data
 from qloracle_conformance.reports.files import printable
 
 FAILURES = ("FAIL", "XPASS", "INCONCLUSIVE")
 ERRORS = ("ERROR", *BROKEN)
-
-Data = Mapping[str, Any]
 
 
 def text(report: Data) -> str:

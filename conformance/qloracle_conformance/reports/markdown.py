@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from qloracle_conformance.engine.verdicts import level_lines
 from qloracle_conformance.reports import failures
-from qloracle_conformance.reports.failures import Entry
+from qloracle_conformance.reports.failures import Data, Entry
 from qloracle_conformance.reports.files import printable
 
 SHOWN_FAILURES = 5  # entries of one implementation
-
-Data = Mapping[str, Any]
 
 
 def text(report: Data) -> str:
     """The report as Markdown."""
     code = failures.exit_code(report)
     lines = [f"## qloracle: exit code {code}, {_inline(failures.meaning(report))}", ""]
-    for limit in failures.limits(report):
-        lines += [f"**{_inline(limit)}**", ""]
-    for problem in (*report["unmet"], *report["known_problems"]):
-        lines += [f"- **{_inline(problem)}**"]
+    for note in failures.notes(report):
+        lines += [f"**{_inline(note)}**", ""]
     for implementation in report["implementations"]:
         lines += _implementation(implementation)
-    run = f"Profile {report['profile']}, seed {report['seed']}"
-    versions = f"specification {report['spec_version']}, qloracle {report['qloracle_version']}"
-    return printable("\n".join([*lines, f"{run}, {versions}.", ""]))
+    return printable("\n".join([*lines, f"{failures.run(report)}.", ""]))
 
 
 def _implementation(implementation: Data) -> list[str]:

@@ -1,7 +1,7 @@
 """The first screen: what is wrong, an implementation at a time, and one table at the end.
 
 Bad news first, a cause before what follows from it, one counterexample for each fault, and never
-more than `MOST` lines of them in a run.  What is left out is named, and where it is to be found.
+more than `MOST` lines of them in a run.  What is left out is named, and where to find it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 
 from qloracle_conformance import adapters
 from qloracle_conformance.contract.protocol import LEVELS
 from qloracle_conformance.reports import failures
-from qloracle_conformance.reports.failures import Fault
+from qloracle_conformance.reports.failures import Data, Fault
 from qloracle_conformance.reports.lines import Lines, style_of
 
 MOST = 40  # lines of failures in a run
@@ -26,7 +26,6 @@ TALL = 3  # lines of one call, or of one reason
 INDENT = 8
 WIDE = 20  # columns of a name in the table
 
-Data = Mapping[str, Any]
 Likely = Callable[[str], Sequence[str]]  # a check id: stories of faults that give the same results
 
 
@@ -91,10 +90,10 @@ class Screen:
         used, shown = 0, 0
         for fault in found:
             rows = list(_rows(fault, data["name"], files))
-            room = budget - used - (len(found) - shown > 1)
-            if sum(map(self._height, rows)) + 1 > room:
+            space = budget - used - (len(found) - shown > 1)
+            if sum(map(self._height, rows)) + 1 > space:
                 rows = rows[:1]
-            if self._height(rows[0]) > room:
+            if self._height(rows[0]) > space:
                 break
             used += sum(map(self._print, rows))
             for story in likely(fault.first.first["id"])[:1] if rows[1:] else ():
@@ -128,12 +127,8 @@ class Screen:
     def ending(self, report: Data) -> None:
         """What was asked for and is not there, and one sentence with the exit code."""
         self._lines.line()
-        for text in report["unmet"]:
-            self._lines.line(f"REQUIRED: {text}", "bold red", hang=2)
-        for text in report["known_problems"]:
-            self._lines.line(f"KNOWN FAILURES: {text}", "bold red", hang=2)
-        for text in failures.limits(report):
-            self._lines.line(text, "bold red")
+        for text in failures.notes(report):
+            self._lines.line(text, "bold red", hang=2)
         code = failures.exit_code(report)
         self._lines.line(failures.outcome(report), "bold red" if code else "bold green", hang=2)
 
@@ -145,8 +140,8 @@ class Screen:
 def _rows(fault: Fault, name: str, files: Mapping[str, Path]) -> Iterator[Row]:
     """A fault in lines: what is wrong, the call, why, how far it goes, how to reproduce it."""
     entry, check = fault.first, fault.first.first
-    rules = " ".join(dict.fromkeys(check["rule"] for check in fault.checks))
-    title = f"{failures.view(fault)}: {_decimal(entry.brief)}"
+    title = f"{failures.view(fault.checks)}: {_decimal(entry.brief)}"
+    rules = " ".join(failures.rules(fault.checks))
     yield Row(f"{check['status']:<6}{title}   {rules}", "bold red", 2)
     failure = check["failure"]
     if failure is not None:
@@ -154,13 +149,13 @@ def _rows(fault: Fault, name: str, files: Mapping[str, Path]) -> Iterator[Row]:
         if failure["reason"]:
             yield Row(f"because {_short(_decimal(failure['reason']))}")
         if failure["bound"]:
-            yield Row(f"off by {failure['observed']:.3g}, {failure['ratio']} of the bound")
+            observed, ratio = (failures.number(failure[name]) for name in ("observed", "ratio"))
+            yield Row(f"off by {observed}, {ratio} of the bound")
     for finding in entry.findings:
         if finding["declare"]:
             yield Row(f"if that is meant: {finding['declare']}")
-    wrong, compared = (sum(c[what] for c in fault.checks) for what in ("wrong", "comparisons"))
-    if wrong and compared and failure is not None:
-        yield Row(f"{wrong:,} of {compared:,} values are wrong")
+    if wrong := failures.wrong(fault.checks):
+        yield Row(f"{wrong} values are wrong")
     if fault.consequences:
         names = dict.fromkeys(f"{c['rule']} {c['function']}" for c in fault.consequences)
         yield Row(f"because of it: {', '.join(names)}")
@@ -171,7 +166,7 @@ def _rows(fault: Fault, name: str, files: Mapping[str, Path]) -> Iterator[Row]:
 
 
 def _short_name(name: str) -> str:
-    """A name that leaves room for a table: of a path its last part."""
+    """A name short enough for the table: of a path its last part."""
     return name if len(name) <= WIDE else f"...{name[-WIDE + 3 :]}"
 
 
@@ -217,11 +212,11 @@ def _dialects(data: Data) -> list[str]:
 
 def _expected(data: Data) -> list[str]:
     """Known failures are no news: one line."""
-    known = [check["id"] for check in data["checks"] if check["status"] == "XFAIL"]
+    known = failures.known(data)
     if not known:
         return []
     more = f" and {len(known) - 1} more" if len(known) > 1 else ""
-    return [f"failed as expected: {known[0]}{more}"]
+    return [f"failed as expected: {known[0]['id']}{more}"]
 
 
 def _count(data: Data) -> str:

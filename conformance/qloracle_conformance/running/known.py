@@ -26,6 +26,7 @@ from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement
 
+FAILING = {*BAD, *BROKEN, "XFAIL"} - {"XPASS"}
 ANOTHER = " (known with another message: "  # what is added to a message that was not expected
 
 
@@ -111,7 +112,7 @@ def failing(judgements: Sequence[Judgement]) -> list[Known]:
         Known(check.id, _stable(check.message), check.known, judgement.name)
         for judgement in judgements
         for check in judgement.checks
-        if check.status in (*BAD, *BROKEN, "XFAIL") and check.status != "XPASS"
+        if check.status in FAILING
     ]
 
 
@@ -134,9 +135,6 @@ def text(entries: Sequence[Known]) -> str:
 
 
 def _fields(entry: Known) -> str:
-    quoted = {
-        name: json.dumps(value, ensure_ascii=False) for name, value in entry._asdict().items()
-    }
-    return "".join(f"{name} = {value}\n" for name, value in quoted.items()).replace(
-        "\x7f", "\\u007f"
-    )
+    quoted = {n: json.dumps(text, ensure_ascii=False) for n, text in entry._asdict().items()}
+    lines = (f"{name} = {text}\n" for name, text in quoted.items())
+    return "".join(lines).replace("\x7f", "\\u007f")

@@ -1,17 +1,28 @@
-"""The options that the command line, Python and pytest have in common."""
+"""The options that Python and pytest have in common, made into those of a `Run`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
+from qloracle_conformance.contract import dialects, presets
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.contract.protocol import FUNCTIONS, LEVELS
 from qloracle_conformance.judging.checks import PROFILES
+from qloracle_conformance.running.known import read as read_known
 
 
-def check_arguments(profile: str, require: str, ops: Sequence[str] | None, seed: int) -> None:
-    """UsageError for an option that means nothing; ImportError if Hypothesis is missing."""
+def read(
+    *, profile: str, require: str, seed: int, dialect: str | Mapping[str, Any] | None,
+    known: str | Path | None, ops: Sequence[str] | None = None, **others: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Options as `Run` takes them; those not named here stay as they are.
+
+    dialect: a preset by its name, or a declaration as an implementation would have it.
+    UsageError for an option that means nothing; ImportError if Hypothesis is missing.
+    """
     if find_spec("hypothesis") is None:
         raise ImportError("verify needs Hypothesis: pip install 'qloracle[verify]'")
     if profile not in PROFILES:
@@ -22,3 +33,9 @@ def check_arguments(profile: str, require: str, ops: Sequence[str] | None, seed:
         raise UsageError(f"ops is {ops!r}; allowed: a list of {', '.join(FUNCTIONS)}")
     if type(seed) is not int or seed < 0:
         raise UsageError(f"seed is {seed!r}; allowed: a whole number >= 0")
+    declared = presets.preset(dialect) if dialect and isinstance(dialect, str) else dialect or {}
+    dialects.check_declaration(declared)
+    return others | {
+        "profile": profile, "seed": seed, "dialect": declared,
+        "known": read_known(known) if known is not None else (),
+    }  # fmt: skip

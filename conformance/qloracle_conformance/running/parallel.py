@@ -13,7 +13,7 @@ from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement
 from qloracle_conformance.families import MEMBERS
 from qloracle_conformance.judging.views import View
 from qloracle_conformance.running.pool import stream
-from qloracle_conformance.running.run import Hearer, Run, conclude
+from qloracle_conformance.running.run import Listener, Run, conclude
 from qloracle_conformance.running.selecting import Selection, every_check
 
 Opening = Callable[..., Run]  # `Run` with the options of the run
@@ -48,7 +48,7 @@ def judge_function(job: Job, send: Callable[[Word], None]) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the kit's own: a kernel warns in its child
-        run.judge(Hearer(checked=checked))
+        run.judge(Listener(checked=checked))
         send(Word(end=replace(run.judgement, checks=[], views=[])))
         if job.causes:
             run.name_causes()
@@ -58,9 +58,9 @@ def judge_function(job: Job, send: Callable[[Word], None]) -> None:
 class SideBySide:
     """The judgements of several implementations, while processes judge their functions."""
 
-    def __init__(self, only: Selection, hearer: Hearer, stop_early: bool) -> None:
+    def __init__(self, only: Selection, listener: Listener, stop_early: bool) -> None:
         self.judgements: list[Judgement] = []
-        self._only, self._hearer, self._stop_early = only, hearer, stop_early
+        self._only, self._listener, self._stop_early = only, listener, stop_early
         self._jobs: list[tuple[Judgement, Job]] = []
         self._going: dict[int, Judgement] = {}  # by the number of each job that has not ended
 
@@ -69,7 +69,7 @@ class SideBySide:
         run = opening(impl)
         self.judgements.append(run.judgement)
         with run:
-            run.announce(self._hearer)
+            run.announce(self._listener)
             offers = run.judgement.offers if run.engine is not None else []
         wanted = [name for name in MEMBERS if name in {*offers} & {*self._only.needed}]
         for name in wanted:
@@ -105,7 +105,7 @@ class SideBySide:
         elif word.end is None:
             judgement.views += word.views
             judgement.checks += [word.check] if word.check is not None else []
-            self._hearer.checked(judgement.name, word.planned, word.check)
+            self._listener.checked(judgement.name, word.planned, word.check)
         else:
             del self._going[number]
             _add(judgement, word.end)
@@ -115,8 +115,8 @@ class SideBySide:
     def _conclude(self, judgement: Judgement) -> None:
         _put_in_order(judgement)
         conclude(judgement, self._only)
-        self._hearer.judged(judgement)
-        self._hearer.doing(judgement.name, "")
+        self._listener.judged(judgement)
+        self._listener.doing(judgement.name, "")
 
 
 def _add(judgement: Judgement, end: Judgement) -> None:

@@ -23,7 +23,7 @@ from qloracle_conformance.calling.wire import receive, send
 
 T = TypeVar("T")
 Send = Callable[[Any], None]
-Message = tuple[int, str, Any]  # number of the item, SENT or DONE or FAILED, the object or the why
+Message = tuple[int, str, Any]  # number of the item, SENT or DONE or FAILED, object or reason
 SENT, DONE, FAILED = "sent", "done", "failed"
 GRACE = 10.0  # seconds that a process may take to let go, before it is killed
 

@@ -10,22 +10,18 @@ from __future__ import annotations
 
 import atexit
 import textwrap
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qloracle_conformance.calling import objects
-from qloracle_conformance.calling.opening import LIMIT
 from qloracle_conformance.contract.protocol import FUNCTIONS, LEVELS
 from qloracle_conformance.engine import ledger
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, UNJUDGED, Judgement, function_rows
 from qloracle_conformance.families import MEMBERS
 from qloracle_conformance.reports import failures
-from qloracle_conformance.reports.report import Report
-from qloracle_conformance.running.known import read
+from qloracle_conformance.reports.data import implementation
 from qloracle_conformance.running.run import Run, name_causes
 
 IMPORT, VERDICT, KNOWN = "import", "verdict/", "known/"  # tests beside the checks
@@ -39,22 +35,13 @@ class Failed(Exception):
 class Suite:
     """The tests of one implementation: their names, and what becomes of each.
 
-    `found` is what `objects.target` returns; the options are those of ``qloracle verify``.
-    UsageError for an implementation or an option that means nothing.
+    `found` is what `objects.target` returns; the options are those of `Run`.
     """
 
-    def __init__(
-        self, found: Any, profile: str = "smoke", device: str = "", seed: int = 0,
-        dialect: Mapping[str, Any] | None = None, require: str = "",
-        known: str | Path | None = None, limit: float = LIMIT,
-    ) -> None:  # fmt: skip
+    def __init__(self, found: Any, require: str, **options: Any) -> None:
         self.name, self._found = objects.name_of(found), found
-        self._profile, self._seed = profile, seed
         self._require = LEVELS[: LEVELS.index(require) + 1] if require else ()
-        self._run = Run(
-            found, profile=profile, seed=seed, dialect=dialect, device=device,
-            known=read(known) if known is not None else (), limit=limit,
-        )  # fmt: skip
+        self._run = Run(found, **options)
         OPEN.append(self)
 
     def close(self) -> None:
@@ -72,8 +59,8 @@ class Suite:
             *self._run.plan,
             *(f"{rule}/{name}" for name in judged for rule in ledger.rules_of(name)),
         ]
-        due = [f.name for f in FUNCTIONS.values() if not f.optional]
-        verdicts = [VERDICT + name for name in dict.fromkeys([*due, *judged])]
+        every = [f.name for f in FUNCTIONS.values() if not f.optional]
+        verdicts = [VERDICT + name for name in dict.fromkeys([*every, *judged])]
         stale = [KNOWN + entry.check for entry in self._run.known if entry.check not in checks]
         return [*checks, *verdicts, *stale]
 
@@ -111,10 +98,10 @@ class Suite:
             raise Failed(f"{text}: {', '.join(row['failed_checks']) or 'too few for a verdict'}")
 
     def text(self, check: CheckRun) -> str:
-        """What is wrong: the rule, the smallest input, got and due, the likely cause."""
+        """What is wrong: the rule, the smallest input, got and expected, the likely cause."""
         name_causes([check])
         alone = Judgement(self.name, views=self._run.judgement.views, checks=[check])
-        data = Report(self._profile, self._seed, [alone]).to_dict()["implementations"][0]
+        data = implementation(alone)
         entry = failures.entry(data, data["checks"][0])
         lines = [f"{check.status} {entry.title}: {failures.statement(check.rule)}"]
         for name, text in entry.rows:

@@ -29,18 +29,13 @@ from qloracle_conformance.running.known import Known, about, mark
 from qloracle_conformance.running.likely import likely
 from qloracle_conformance.running.selecting import EVERYTHING, Selection
 
-Opened = Callable[[str, Mapping[str, tuple[str, int]]], None]
-Watch = Callable[[str, int, CheckRun | None], None]
-Judged = Callable[[Judgement], None]
-Doing = Callable[[str, str], None]
-
 
 def nothing(*_: object) -> None:
-    """For whoever need not hear of it."""
+    """Ignore an event."""
 
 
-class Hearer(NamedTuple):
-    """Who hears what a run does, as soon as it is known.
+class Listener(NamedTuple):
+    """What is called while a run goes on, as soon as something is known.
 
     `opened`: an implementation's name, with file and line of its functions.  `checked`: its name,
     the number of planned checks, and None once it is probed, then each check's result.  `judged`:
@@ -48,13 +43,13 @@ class Hearer(NamedTuple):
     '' when nothing is left to do.
     """
 
-    opened: Opened = nothing
-    checked: Watch = nothing
-    judged: Judged = nothing
-    doing: Doing = nothing
+    opened: Callable[[str, Mapping[str, tuple[str, int]]], None] = nothing
+    checked: Callable[[str, int, CheckRun | None], None] = nothing
+    judged: Callable[[Judgement], None] = nothing
+    doing: Callable[[str, str], None] = nothing
 
 
-SILENT = Hearer()
+SILENT = Listener()
 
 
 class Run:
@@ -151,26 +146,26 @@ class Run:
 
     # ---- judged --------------------------------------------------------------------------------
 
-    def judge(self, hearer: Hearer = SILENT, stop_early: bool = False) -> None:
+    def judge(self, listener: Listener = SILENT, stop_early: bool = False) -> None:
         """Open, probe, run every selected check, and let go; the first failure may end it."""
         with self:
-            self.announce(hearer)
-            hearer.doing(self.judgement.name, "finding its dialect")
+            self.announce(listener)
+            listener.doing(self.judgement.name, "finding its dialect")
             if self.probed:
-                hearer.checked(self.judgement.name, self.planned, None)
+                listener.checked(self.judgement.name, self.planned, None)
             with closing(self.checks()) as results:
                 for result in results:
-                    hearer.checked(self.judgement.name, self.planned, result)
+                    listener.checked(self.judgement.name, self.planned, result)
                     if stop_early and result.status in BAD + BROKEN:
                         self.judgement.stopped = True
                         break
         self.ended = True
 
-    def announce(self, hearer: Hearer) -> None:
+    def announce(self, listener: Listener) -> None:
         """Open it, and tell where its functions are written."""
-        hearer.doing(self.judgement.name, "loading")
+        listener.doing(self.judgement.name, "loading")
         if self.caller is not None:
-            hearer.opened(self.judgement.name, self.caller.places)
+            listener.opened(self.judgement.name, self.caller.places)
 
     @cached_property
     def planned(self) -> int:

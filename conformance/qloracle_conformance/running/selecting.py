@@ -1,4 +1,4 @@
-"""What `--only` selects: rules, levels, functions, check ids and patterns, in any case."""
+"""What `--only` selects: rules, levels, functions, check ids, patterns; case is ignored."""
 
 from __future__ import annotations
 

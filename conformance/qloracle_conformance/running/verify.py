@@ -14,7 +14,7 @@ from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.reports.report import Report
 from qloracle_conformance.running.known import Known, stale
 from qloracle_conformance.running.parallel import SideBySide
-from qloracle_conformance.running.run import Doing, Hearer, Judged, Opened, Run, Watch, nothing
+from qloracle_conformance.running.run import SILENT, Listener, Run
 from qloracle_conformance.running.selecting import select
 
 Opening = partial[Run]  # with the options of the run
@@ -42,10 +42,7 @@ def verify(
     processes: int = 1,
     stop_early: bool = False,
     causes: bool = True,
-    watch: Watch = nothing,
-    opened: Opened = nothing,
-    judged: Judged = nothing,
-    doing: Doing = nothing,
+    listener: Listener = SILENT,
 ) -> Report:
     """Judge implementations, other people's before our own.
 
@@ -53,8 +50,8 @@ def verify(
     this one.  `functions` are those that must have been judged; none: what `only` selects.  With
     several `processes` so many functions of texts are judged at once, each on an implementation of
     its own: the results are the same, in the same order; seconds are those of all processes
-    together.  With `stop_early` the first failure ends the run.  `watch`, `opened`, `judged` and
-    `doing` hear of what happens (see `Hearer`).  Likely `causes` are sought after each verdict.
+    together.  With `stop_early` the first failure ends the run.  Likely `causes` are sought after
+    each verdict.
 
     UsageError if an argument cannot mean anything.  Ctrl-C ends the run; what was judged until then
     is in the report, which is marked partial.
@@ -72,11 +69,10 @@ def verify(
         Run, profile=profile, seed=seed, dialect=dialect, only=selection, known=known,
         device=device, limit=limit,
     )  # fmt: skip
-    hearer = Hearer(opened, watch, judged, doing)
     if processes == 1:
-        _one_by_one(report, first, run, hearer, stop_early, causes)
+        _one_by_one(report, first, run, listener, stop_early, causes)
     else:
-        _side_by_side(report, first, run, hearer, stop_early, causes, processes)
+        _side_by_side(report, first, run, listener, stop_early, causes, processes)
     report.known_problems = stale(known, report.judgements, selection)
     return report
 
@@ -90,7 +86,7 @@ def _is_ours(impl: object) -> bool:
 
 
 def _one_by_one(
-    report: Report, impls: Sequence[Any], opening: Opening, hearer: Hearer, stop_early: bool,
+    report: Report, impls: Sequence[Any], opening: Opening, listener: Listener, stop_early: bool,
     causes: bool,
 ) -> None:  # fmt: skip
     """Judge one implementation after the other."""
@@ -98,12 +94,12 @@ def _one_by_one(
         run = opening(impl)
         report.judgements.append(run.judgement)
         try:
-            run.judge(hearer, stop_early)
-            hearer.judged(run.judgement)
+            run.judge(listener, stop_early)
+            listener.judged(run.judgement)
             if causes and run.judgement.failed:
-                hearer.doing(run.judgement.name, "seeking likely causes")
+                listener.doing(run.judgement.name, "seeking likely causes")
                 run.name_causes()
-            hearer.doing(run.judgement.name, "")
+            listener.doing(run.judgement.name, "")
         except KeyboardInterrupt:
             run.judgement.partial = not run.ended or impl is not impls[-1]
             break
@@ -112,11 +108,11 @@ def _one_by_one(
 
 
 def _side_by_side(
-    report: Report, impls: Sequence[Any], opening: Opening, hearer: Hearer, stop_early: bool,
+    report: Report, impls: Sequence[Any], opening: Opening, listener: Listener, stop_early: bool,
     causes: bool, processes: int,
 ) -> None:  # fmt: skip
     """See what all of them offer, then judge their functions in so many processes."""
-    work = SideBySide(opening.keywords["only"], hearer, stop_early)
+    work = SideBySide(opening.keywords["only"], listener, stop_early)
     try:
         for impl in impls:
             work.open(impl, opening, causes)

@@ -1,4 +1,4 @@
-"""Judge an implementation again whenever its text changes: the inner loop of who writes a kernel.
+"""Judge an implementation again whenever its text changes: the inner loop of writing a kernel.
 
 The kit stays loaded here; each run has a fresh child, so that nothing of the older text is left.
 """

@@ -288,11 +288,11 @@ def _qlora_op(
     if cuda.takes(x, blocksize):
         form = _form(shape, scaling, blocksize, quant_type, dropout_mask)
         y: Tensor = cuda.on(x).qlora_forward(x, packed, absmax, a, b, **form)
-        return y
-    here, chunks = Tensors(x.device), row_chunks(packed, absmax, shape, blocksize, quant_type)
-    through = partial(products.times_rows, here, chunks, shape[0])
-    y = adapter.forward(here, Given(x, a, b, dropout_mask), through, scaling)
-    return y  # noqa: RET504  what mypy takes for a tensor
+    else:
+        chunks, here = row_chunks(packed, absmax, shape, blocksize, quant_type), Tensors(x.device)
+        through = partial(products.times_rows, here, chunks, shape[0])
+        y = adapter.forward(here, Given(x, a, b, dropout_mask), through, scaling)
+    return y
 
 
 @library.custom_op("qloracle::qlora_backward", mutates_args=())

@@ -90,8 +90,11 @@ def smaller_codes(case: Case, _: int) -> Iterator[Case]:
     if case.options.get("dtype", "float32") != "float32":
         yield case.with_options(dtype="float32")
     for size in (32, 64, 128, 256, 512, 1024, 2048):
-        if size < case.option("blocksize"):
-            yield resized(case.with_options(blocksize=size), shape)
+        if size < (old := case.option("blocksize")):
+            smaller = case.with_options(blocksize=size)
+            yield resized(smaller, shape)
+            n = int(np.prod(shape))  # and as many blocks as there were, each of them smaller
+            yield resized(smaller, (n // old * size + min(n % old, size),))
 
 
 def _shapes(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

@@ -3,6 +3,7 @@
 What it draws is a program, so that it can be judged, made smaller and replayed like any other.
 Hypothesis lends the generator, and can so shrink what it finds; any other one will do.
 """
+# ruff: noqa: D102 (each verb adds what it says, if that makes sense)
 
 from __future__ import annotations
 
@@ -65,38 +66,31 @@ class Machine:
             self.draft.given(name, self._bytes(shape, dtype), self._side(name))
 
     def write(self) -> None:
-        """New bytes into an array or a part of it."""
         name, part = self._part()
         old = self.plain.alive[name].values[where(part)]
         self.draft.write(name, part, self._side(name), self._bytes(old.shape, old.dtype.name))
 
     def read(self) -> None:
-        """An array or a part of it."""
         name, part = self._part()
         self.draft.read(name, part, self._side(name))
 
     def prefetch(self) -> None:
-        """To either side."""
         self.draft.do("prefetch", self._name(), self.rng.choice(("device", "device", "host")))
 
     def advise(self) -> None:
-        """Any advice."""
         preferred = self.rng.choice((None, "host", "device"))
         self.draft.do("advise", self._name(), preferred, self.rng.choice((False, True)))
 
     def shrink(self) -> None:
-        """Another capacity."""
         self.draft.shrink(self.rng.randint(1, 9))
 
-    def free(self) -> str:
-        """An array that no `use` holds."""
-        name = self._name()
-        self.draft.do("free", name)
-        return name
+    def free(self) -> None:
+        self.draft.do("free", self._name())
 
     def free_twice(self) -> None:
         """The second time is refused, and what lives stays."""
-        self.draft.do("must_fail", ["free", self.free()])
+        name = self._name()
+        self.draft.do("free", name).do("must_fail", ["free", name])
 
     def resume(self) -> None:
         """All that is alive goes through a file, into a fresh pager of another capacity."""

@@ -124,14 +124,10 @@ def _shown(value: Any) -> str:
 # ---- the checks ----------------------------------------------------------------------------------
 
 
-def _checks() -> Iterator[Check]:
-    """A check a kind of program."""
-    for name, cases in directed.DIRECTED.items():
-        yield Check("S12", name, "make_pager", cases, judge, (READ,))
-    yield Check(
+CHECKS = (  # one a kind of program
+    *(Check("S12", n, "make_pager", c, judge, (READ,)) for n, c in directed.DIRECTED.items()),
+    Check(
         "S12", "search", "make_pager", no_cases, judge, (READ,), search=directed.search,
         directed=False,
-    )  # fmt: skip
-
-
-CHECKS = tuple(_checks())
+    ),
+)  # fmt: skip

@@ -54,17 +54,7 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract import books, programs
 from qloracle_conformance.contract.books import COUNTERS, SIZES
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.programs import (
-    DONE,
-    LOG,
-    LOGGED,
-    NOT_OFFERED,
-    RAISED,
-    UNKNOWN,
-    Operation,
-    Part,
-    where,
-)
+from qloracle_conformance.contract.programs import DONE, LOGGED, Operation, Part, where
 from qloracle_conformance.families.paging import counted
 from qloracle_conformance.families.paging.s12_paging import judge_operations
 from qloracle_conformance.judging.checks import Check, no_cases
@@ -79,7 +69,7 @@ class Law(NamedTuple):
 
     The formula is Python, and a script that reproduces a failure has it as it is.  It knows `log`,
     its last line `now` and the one before, `before`, and the functions of `contract.books`; what
-    stands in braces is a fact about the program (`Books.facts`), a number in the script.  A law
+    stands in braces is a fact that `Books` know of the program, a number in the script.  A law
     that needs a column which is not shown, or a fact that is not known, says nothing; nor does one
     whose condition, another fact, does not hold.
     """
@@ -188,7 +178,7 @@ def entered(case: Case, values: Values) -> Iterator[Entry]:
         now = log[number + 1]
         if operation[0] == "must_fail":
             continue
-        if now.status == RAISED:
+        if now.status == programs.RAISED:
             return
         facts = kept.enter(number, operation, log)
         known = {**facts, **PAGES, "log": log, "before": log[number], "now": now}
@@ -205,8 +195,9 @@ PAGES: dict[str, Any] = {
 
 def _line(row: NDArray[np.int64]) -> SimpleNamespace:
     """A row of the log by name: NaN for what is not shown, so that what needs it is NaN too."""
-    shown = (math.nan if value == UNKNOWN else value for value in row.tolist())
-    return SimpleNamespace(**dict(zip(LOG, shown, strict=True)))
+    status, *numbers = row.tolist()
+    shown = [math.nan if value == programs.UNKNOWN else value for value in numbers]
+    return SimpleNamespace(**dict(zip(programs.LOG, [status, *shown], strict=True)))
 
 
 # ---- what is known of a pager from the program alone ---------------------------------------------
@@ -221,6 +212,10 @@ class Sides:
     host: NDArray[np.bool_]
     device: NDArray[np.bool_]
     itemsize: int
+
+    def bytes(self, of: NDArray[np.bool_]) -> int:
+        """Bytes of some elements."""
+        return int(of.sum()) * self.itemsize
 
 
 class Books:
@@ -246,15 +241,15 @@ class Books:
     ) -> dict[str, Any]:
         """Enter an operation, the number of a line of the log; return what laws ask for."""
         now, verb = log[number + 1], operation[0]
-        offered = verb not in OPTIONAL or now.status != NOT_OFFERED
+        offered = verb not in OPTIONAL or now.status != programs.NOT_OFFERED
         if now.status != DONE:
             return {**dict.fromkeys(CONDITIONS, False), "offered": offered}
         self._page = now.page_bytes if now.page_bytes > 0 else self._page
         self._own = now.capacity if now.capacity >= 0 else None
-        touched, idle = self._touched(operation), _idle(operation)
-        fetched = bool(touched) and touched <= self._fetched and not self._advised
         self._number = number
-        programs.perform(operation, self)
+        touched: set[str] = programs.perform(operation, self) or set()  # by the device
+        fetched = bool(touched) and touched <= self._fetched and not self._advised
+        idle = verb in ("shrink", "free") or (verb in ("read", "write") and operation[-1] == "host")
         if verb == "load":  # it may have been loaded there
             self._to_device = -max(0, now.resident_bytes)  # 0 where that is NaN
         same, one_side = verb != "load", bool(self._page) and not self._advised
@@ -273,7 +268,7 @@ class Books:
             "asked": math.nan if self._capacity is None else self._capacity,
             "page": page,
             "pages": self._pages(),
-            "alone": sum(_bytes(a, a.device & ~a.host) for a in self._arrays.values()),
+            "alone": sum(a.bytes(a.device & ~a.host) for a in self._arrays.values()),
             "to_device": to_device, "pages_in": -(-to_device // page),
             "to_host": self._to_host, "pages_out": -(-self._to_host // page),
             "frees": self._frees,
@@ -284,8 +279,8 @@ class Books:
     def _pages(self, names: Iterable[str] | None = None) -> int:
         """Pages of arrays, all by default; one without elements may take one."""
         page = self._page or 1
-        sizes = (_bytes(self._arrays[name]) for name in (self._arrays if names is None else names))
-        return sum(max(-(-size // page), 1) for size in sizes)
+        arrays = (self._arrays[name] for name in (self._arrays if names is None else names))
+        return sum(max(-(-a.host.size * a.itemsize // page), 1) for a in arrays)
 
     def _fits(self, names: Iterable[str] | None = None) -> bool:
         """Whether the device holds some arrays, or all that are alive."""
@@ -294,48 +289,41 @@ class Books:
             return True
         return self._page is not None and self._pages(names) * self._page <= room
 
-    def _touched(self, operation: Operation) -> set[str]:
-        """The arrays of which the device touches an element."""
-        match operation:
-            case ["read" | "write", name, part, *_, side] if side != "host":
-                return {name} if self._arrays[name].host[where(part)].size else set()
-            case ["step", _, names, *_]:
-                return set(names)
-        return set()
-
     # ---- operations ----------------------------------------------------------------------------
 
     def empty(self, name: str, shape: list[int], dtype: str) -> None:
         nothing = np.zeros(shape, np.bool_)
         self._arrays[name] = Sides(nothing, nothing.copy(), programs.dtype_of(dtype).itemsize)
 
-    def write(self, name: str, part: Part, data: str, side: str) -> None:
+    def write(self, name: str, part: Part, data: str, side: str) -> set[str]:
         array = self._arrays[name]
         array.host[where(part)], array.device[where(part)] = side == "host", side != "host"
-        self._forget(name, side)
+        return self._touch(name, side, array.host[where(part)].size)
 
-    def read(self, name: str, part: Part, side: str) -> None:
+    def read(self, name: str, part: Part, side: str) -> set[str]:
         array = self._arrays[name]
         host, device = array.host[where(part)], array.device[where(part)]
         if side == "host":
-            self._to_host += _bytes(array, device & ~host)
+            self._to_host += array.bytes(device & ~host)
             host |= device
         else:
-            self._to_device += _bytes(array, host & ~device)
+            self._to_device += array.bytes(host & ~device)
             device |= host
-        self._forget(name, side)
+        return self._touch(name, side, host.size)
 
-    def _forget(self, name: str, side: str) -> None:
+    def _touch(self, name: str, side: str, size: int) -> set[str]:
         """What was prefetched is no longer there for sure: its own pages, or those of others."""
         if side == "host":
             self._fetched.discard(name)
         elif name not in self._fetched:
             self._fetched.clear()
+        return {name} if size and side != "host" else set()
 
-    def step(self, function: str, names: list[str], *rest: object) -> None:
+    def step(self, function: str, names: list[str], *rest: object) -> set[str]:
         for name in names:
             self.read(name, None, "device")
             self.write(name, None, "", "device")
+        return set(names)
 
     def prefetch(self, name: str, to: str) -> None:
         if to == "host":
@@ -371,29 +359,13 @@ class Books:
 
 CONDITIONS = {law.condition for law in LAWS}
 
-
-def _bytes(array: Sides, of: NDArray[np.bool_] | None = None) -> int:
-    """Bytes of some elements, or of all."""
-    return array.itemsize * (array.host.size if of is None else int(of.sum()))
-
-
-def _idle(operation: Operation) -> bool:
-    """Whether the device touches nothing, and nothing is brought to it."""
-    return operation[0] in ("shrink", "free") or (
-        operation[0] in ("read", "write") and operation[-1] == "host"
-    )
-
-
 # ---- the checks ----------------------------------------------------------------------------------
 
 
-def _checks() -> Iterator[Check]:
-    for name, cases in counted.DIRECTED.items():
-        yield Check("S12b", name, "make_pager", cases, judge, (LOGGED,))
-    yield Check(  # smoke draws programs once, for S12
+CHECKS = (
+    *(Check("S12b", n, "make_pager", c, judge, (LOGGED,)) for n, c in counted.DIRECTED.items()),
+    Check(  # smoke draws programs once, for S12
         "S12b", "search", "make_pager", no_cases, judge, (LOGGED,), search=counted.search,
         directed=False, profiles=("standard", "exhaustive"),
-    )  # fmt: skip
-
-
-CHECKS = tuple(_checks())
+    ),
+)  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
@@ -82,16 +84,12 @@ def _counting(array: Array) -> Array:
 
 
 def _without_unused(case: Case) -> Case:
-    used = {text for op in program_of(case) for text in _texts(op)}
+    used = _words(program_of(case))
     return replace(case, arrays={name: a for name, a in case.arrays.items() if name in used})
 
 
-def _texts(operation: Any) -> Iterator[str]:
-    for part in operation:
-        if isinstance(part, str):
-            yield part
-        elif isinstance(part, list):
-            yield from _texts(part)
+def _words(program: Any) -> set[str]:
+    return set(re.findall(r"\w+", json.dumps(program)))
 
 
 # ---- fewer ---------------------------------------------------------------------------------------
@@ -100,7 +98,7 @@ def _texts(operation: Any) -> Iterator[str]:
 def _without_arrays(program: Program) -> Iterator[Program]:
     """Without all that names one array, or a `use`."""
     for name in [op[1] for op in program if op[0] in ("empty", "open")]:
-        yield [op for op in program if name not in {t.partition(".")[0] for t in _texts(op)}]
+        yield [op for op in program if name not in _words(op)]
 
 
 def _without_operations(program: Program) -> Iterator[Program]:

@@ -13,25 +13,6 @@ from qloracle_conformance.mutants.parts import fault
 # ---- what is held --------------------------------------------------------------------------------
 
 
-CapacityPlusAPage = fault(
-    "S12b",
-    "The device is full one page late: it asks for more than its capacity, not for as much.",
-    **changed(frames=lambda self, right: None if right() is None else right() + 1),
-)  # fmt: skip
-
-
-CapacityRoundedUp = fault(
-    "S12b", "A capacity that is no whole number of pages is rounded up to one.",
-    **changed(frames=lambda self, _: self.capacity_bytes and self.count(self.capacity_bytes)),
-)  # fmt: skip
-
-
-NoLimitIsOnePage = fault(
-    "S12b", "Where no capacity is given, the device holds a single page (rule S12).",
-    **changed(frames=lambda _, right: right() or 1),
-)  # fmt: skip
-
-
 @faulty("S12b")
 class FreeKeepsResidency(Pages):
     """A freed array's pages stay on the device, and no one will ever ask for them."""
@@ -135,12 +116,6 @@ class PrefetchOnePageShort(Pages):
         allocation.nbytes = nbytes
 
 
-PrefetchDoesNothing = fault(
-    "S12b", "A prefetch is taken for a hint, though all would fit (rule S12).",
-    **changed(bring=lambda *_: None),
-)  # fmt: skip
-
-
 @faulty("S12b")
 class PrefetchPushesItselfOut(Pages):
     """A prefetch brings what is missing, and evicts for it what of the same array was there."""
@@ -160,40 +135,6 @@ class PrefetchPushesItselfOut(Pages):
 def uncounted(name: str) -> dict[str, Any]:
     """A pager that does not count some of what happens."""
     return changed(_count=lambda _, right, **more: right(**{**more, name: 0}))
-
-
-EvictionsNotCounted = fault(
-    "S12b", "Evictions happen and are not counted (rule S12).", **uncounted("evictions")
-)
-FaultsNotCounted = fault(
-    "S12b", "Faults bring their pages and are not counted (rule S12).", **uncounted("faults")
-)
-PrefetchesNotCounted = fault(
-    "S12b", "What a prefetch brings is not counted, the bytes are (rule S12).",
-    **uncounted("prefetched"),
-)  # fmt: skip
-HostFaultsNotCounted = fault(
-    "S12b", "What the host calls home is not counted, the bytes are (rule S12).",
-    **uncounted("host_faults"),
-)  # fmt: skip
-HostPrefetchesNotCounted = fault(
-    "S12b", "What a prefetch brings home is not counted, the bytes are (rule S12).",
-    **uncounted("host_prefetched"),
-)  # fmt: skip
-BytesHomeNotCounted = fault(
-    "S12b", "Bytes are counted on their way to the device and not back (rule S12).",
-    **uncounted("bytes_to_host"),
-)  # fmt: skip
-BytesToDeviceNotCounted = fault(
-    "S12b", "Bytes are counted on their way home and not to the device (rule S12).",
-    **uncounted("bytes_to_device"),
-)  # fmt: skip
-
-
-BytesCountedTwice = fault(
-    "S12b", "Sender and receiver both count the bytes of a copy (rule S12).",
-    **changed(_count_bytes=lambda _, right, to, nbytes: right(to, 2 * nbytes)),
-)  # fmt: skip
 
 
 @faulty("S12b")
@@ -244,3 +185,41 @@ class ShrinkResetsCounters(Pages):
     def shrink(self, capacity_bytes: int) -> None:
         super().shrink(capacity_bytes)
         self.counters = Counters()
+
+
+# ---- rows ----------------------------------------------------------------------------------------
+# fmt: off
+
+CapacityPlusAPage = fault("S12b",
+    "The device is full one page late: it asks for more than its capacity, not for as much.",
+    **changed(frames=lambda self, right: None if right() is None else right() + 1))
+CapacityRoundedUp = fault("S12b",
+    "A capacity that is no whole number of pages is rounded up to one.",
+    **changed(frames=lambda self, _: self.capacity_bytes and self.count(self.capacity_bytes)))
+NoLimitIsOnePage = fault("S12b",
+    "Where no capacity is given, the device holds a single page (rule S12).",
+    **changed(frames=lambda _, right: right() or 1))
+PrefetchDoesNothing = fault("S12b",
+    "A prefetch is taken for a hint, though all would fit (rule S12).",
+    **changed(bring=lambda *_: None))
+EvictionsNotCounted = fault("S12b", "Evictions happen and are not counted (rule S12).",
+    **uncounted("evictions"))
+FaultsNotCounted = fault("S12b", "Faults bring their pages and are not counted (rule S12).",
+    **uncounted("faults"))
+PrefetchesNotCounted = fault("S12b",
+    "What a prefetch brings is not counted, the bytes are (rule S12).",
+    **uncounted("prefetched"))
+HostFaultsNotCounted = fault("S12b",
+    "What the host calls home is not counted, the bytes are (rule S12).",
+    **uncounted("host_faults"))
+HostPrefetchesNotCounted = fault("S12b",
+    "What a prefetch brings home is not counted, the bytes are (rule S12).",
+    **uncounted("host_prefetched"))
+BytesHomeNotCounted = fault("S12b",
+    "Bytes are counted on their way to the device and not back (rule S12).",
+    **uncounted("bytes_to_host"))
+BytesToDeviceNotCounted = fault("S12b",
+    "Bytes are counted on their way home and not to the device (rule S12).",
+    **uncounted("bytes_to_device"))
+BytesCountedTwice = fault("S12b", "Sender and receiver both count the bytes of a copy (rule S12).",
+    **changed(_count_bytes=lambda _, right, to, nbytes: right(to, 2 * nbytes)))

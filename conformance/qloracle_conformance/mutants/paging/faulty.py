@@ -11,22 +11,10 @@ from numpy.typing import DTypeLike
 
 from qloracle.paging import Managed, Pager
 from qloracle.paging.pages import DEVICE, FRESH, HOST, Page, Pages, Piece
-from qloracle_conformance.mutants.paging.steps import Remembering, evicting, faulty, oldest
+from qloracle_conformance.mutants.paging.steps import Remembering, changed, evicting, faulty, oldest
 from qloracle_conformance.mutants.parts import BFLOAT16, Array, fault
 
 # ---- the way home --------------------------------------------------------------------------------
-
-DirtyPageLost = fault(
-    "S12",
-    "The host's pages go over the link, and those that are evicted do not come back (rule S12).",
-    **evicting(lambda pages, page, home: home.fill(FRESH)),
-)
-
-StaleAfterEviction = fault(
-    "S12",
-    "An evicted page is taken for clean: what it held when it came stands there again.",
-    **evicting(lambda pages, page, home: np.copyto(home, pages.old[page])),
-)
 
 
 @faulty("S12")
@@ -72,13 +60,6 @@ def _whole_pages_only(pages: Remembering, page: Page, home: Array) -> None:
         home[:] = pages.old[page]
 
 
-PartialPageStays = fault(
-    "S12",
-    "Whole pages are copied home; the last one of an array, in part unused, is not.",
-    **evicting(_whole_pages_only),
-)
-
-
 @faulty("S12")
 class EvictedWhileInUse(Pages):
     """A write gets all its pages before it begins: the last ones push the first out under it."""
@@ -117,24 +98,10 @@ def _zeros_cleared(pages: Remembering, page: Page, home: Array) -> None:
         home[:] = 0
 
 
-ZeroPagesNotCopied = fault(
-    "S12",
-    "A page that is all zeros is cleared at home instead of copied, and -0 compares as zero.",
-    **evicting(_zeros_cleared),
-)
-
-
 def _merged(pages: Remembering, page: Page, home: Array) -> None:
     *others, own = pages._memory[HOST].values()
     equal = (other for other in reversed(others) if np.array_equal(other, own))
     pages._memory[HOST][page] = next(equal, own)
-
-
-EqualPagesMerged = fault(
-    "S12",
-    "An evicted page that equals one at home shares its memory, and from then on its writes.",
-    **evicting(_merged),
-)
 
 
 class _Narrow(Pages):
@@ -178,25 +145,6 @@ class CopiedAsFloats(Pages):
 
 
 @faulty("S12")
-class WrongOffsetInSecondPage(Pages):
-    """A range that begins inside of the second page is looked for at that page's beginning."""
-
-    def _pieces(self, number: int, start: int, stop: int) -> Iterator[Piece]:
-        for page, of_page, of_range in super()._pieces(number, start, stop):
-            moved = slice(0, of_page.stop - of_page.start)
-            yield Piece(page, moved if page.i == 1 else of_page, of_range)
-
-
-@faulty("S12")
-class PageNumberIn8Bits(Pages):
-    """The number of a page is kept in 8 bits: page 256 of an array is page 0."""
-
-    def _pieces(self, number: int, start: int, stop: int) -> Iterator[Piece]:
-        for page, of_page, of_range in super()._pieces(number, start, stop):
-            yield Piece(Page(number, page.i % 256), of_page, of_range)
-
-
-@faulty("S12")
 class LastPartialPageMissing(Pages):
     """The number of pages is rounded down: nothing is kept of a last page that is not full."""
 
@@ -236,12 +184,38 @@ class WriteWithoutFetch(Pages):
         return frame
 
 
-@faulty("S12")
-class NeighboursShareAPage(Pages):
-    """Where an array ends inside of a page, the next one begins at the beginning of that page."""
+# ---- rows ----------------------------------------------------------------------------------------
+# fmt: off
 
-    def _pieces(self, number: int, start: int, stop: int) -> Iterator[Piece]:
-        whole = self.allocations[number].nbytes // self.page_bytes
-        for page, of_page, of_range in super()._pieces(number, start, stop):
-            shared = page.i == whole and number + 1 in self.allocations
-            yield Piece(Page(number + 1, 0) if shared else page, of_page, of_range)
+DirtyPageLost = fault("S12",
+    "The host's pages go over the link, and those that are evicted do not come back (rule S12).",
+    **evicting(lambda pages, page, home: home.fill(FRESH)))
+StaleAfterEviction = fault("S12",
+    "An evicted page is taken for clean: what it held when it came stands there again.",
+    **evicting(lambda pages, page, home: np.copyto(home, pages.old[page])))
+PartialPageStays = fault("S12",
+    "Whole pages are copied home; the last one of an array, in part unused, is not.",
+    **evicting(_whole_pages_only))
+ZeroPagesNotCopied = fault("S12",
+    "A page that is all zeros is cleared at home instead of copied, and -0 compares as zero.",
+    **evicting(_zeros_cleared))
+EqualPagesMerged = fault("S12",
+    "An evicted page that equals one at home shares its memory, and from then on its writes.",
+    **evicting(_merged))
+WrongOffsetInSecondPage = fault("S12",
+    "A range that begins inside of the second page is looked for at that page's beginning.",
+    **changed(_pieces=lambda _, right, *range_: (
+        piece._replace(of_page=slice(0, piece.of_page.stop - piece.of_page.start))
+        if piece.page.i == 1 else piece for piece in right(*range_)
+    )))
+PageNumberIn8Bits = fault("S12",
+    "The number of a page is kept in 8 bits: page 256 of an array is page 0.",
+    **changed(_pieces=lambda _, right, number, *ends: (
+        piece._replace(page=Page(number, piece.page.i % 256)) for piece in right(number, *ends)
+    )))
+NeighboursShareAPage = fault("S12",
+    "Where an array ends inside of a page, the next one begins at the beginning of that page.",
+    **changed(_pieces=lambda self, right, number, *ends: (
+        piece._replace(page=Page(number + 1, 0))
+        if piece.page.i == self.allocations[number].nbytes // self.page_bytes
+        and number + 1 in self.allocations else piece for piece in right(number, *ends))))

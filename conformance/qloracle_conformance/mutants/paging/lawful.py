@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,12 +126,6 @@ class HostWaits(Remembering):
         return super()._touch(page, part, side, write=write)
 
 
-PreferencesIgnored = variant(
-    "", "Whatever is advised, a page moves to the side that touches it, and lies on one.",
-    **changed(Pager, advise=lambda _, right, handle, **advice: right(handle)),
-)  # fmt: skip
-
-
 @lawful
 class BeginsWithZeros(Pages):
     """What nobody has written reads as zeros: nothing is promised about it."""
@@ -151,16 +146,6 @@ class BeginsOnTheDevice(Pages):
             self._memory[DEVICE][page] = np.full(self.page_bytes, FRESH, np.uint8)
             self._count(faults=1)
         return super()._touch(page, part, side, write=write)
-
-
-@lawful
-class PrefetchAllOrNothing(Pages):
-    """A prefetch of more than the device holds does nothing (rule S12: no byte depends on it)."""
-
-    def bring(self, number: int, side: str) -> None:
-        frames = self.frames()
-        if frames is None or self.count(self.allocations[number].nbytes) <= frames:
-            super().bring(number, side)
 
 
 # ---- what is known of it -------------------------------------------------------------------------
@@ -205,29 +190,6 @@ def _whole_pages(capacity: int | None, page: int | None) -> Pager:
     return paging.make_pager(capacity, page)
 
 
-WritesThrough = variant(
-    "",
-    "Each write of the device goes home at once, and no counters tell of it.",
-    **made(pager_of(_Through), bare=True),
-)
-SmallerPages = variant(
-    "", "Its pages are half as large as asked for, or of one byte, and it says so.", **made(_half)
-)
-WholePagesOfTheSystem = variant(
-    "", "Pages are multiples of 4,096 bytes; others, it says, it cannot have.", **made(_whole_pages)
-)
-TellsNothing = variant(
-    "",
-    "It shows no counters, as a GPU: how much lies where is not known.",
-    **made(paging.make_pager, bare=True),
-)
-CapacityIgnored = variant(
-    "",
-    "Neither capacity nor page size can be chosen, as under CUDA, and no counters are shown.",
-    **made(lambda capacity, page: paging.make_pager(), bare=True),
-)
-
-
 @lawful
 class TellsFaultsOnly(Pager):
     """It counts faults and nothing else, in a mapping."""
@@ -258,8 +220,31 @@ def _load_bytes(path: Path, pager: Pager) -> Loaded:
         return arrays, dict(file["words"].tolist())
 
 
-SavesRawBytes = variant(
-    "",
+# ---- rows ----------------------------------------------------------------------------------------
+# fmt: off
+
+PreferencesIgnored = variant("",
+    "Whatever is advised, a page moves to the side that touches it, and lies on one.",
+    **changed(Pager, advise=lambda _, right, handle, **advice: right(handle)))
+PrefetchAllOrNothing = variant("",
+    "A prefetch of more than the device holds does nothing (rule S12: no byte depends on it).",
+    **changed(bring=lambda self, right, number, side: (
+        right(number, side)
+        if self.count(self.allocations[number].nbytes) <= (self.frames() or math.inf) else None)))
+WritesThrough = variant("",
+    "Each write of the device goes home at once, and no counters tell of it.",
+    **made(pager_of(_Through), bare=True))
+SmallerPages = variant("",
+    "Its pages are half as large as asked for, or of one byte, and it says so.",
+    **made(_half))
+WholePagesOfTheSystem = variant("",
+    "Pages are multiples of 4,096 bytes; others, it says, it cannot have.",
+    **made(_whole_pages))
+TellsNothing = variant("", "It shows no counters, as a GPU: how much lies where is not known.",
+    **made(paging.make_pager, bare=True))
+CapacityIgnored = variant("",
+    "Neither capacity nor page size can be chosen, as under CUDA, and no counters are shown.",
+    **made(lambda capacity, page: paging.make_pager(), bare=True))
+SavesRawBytes = variant("",
     "A file format of its own: the bytes of each array one after the other, in NumPy's archive.",
-    **paged(save_paged=_save_bytes, load_paged=_load_bytes),
-)
+    **paged(save_paged=_save_bytes, load_paged=_load_bytes))

@@ -32,13 +32,6 @@ def _without_end(array: Managed) -> Array:
     return values
 
 
-SavesAPageLess = fault(
-    "S12",
-    "The last page of an array does not reach the file: zeros stand there (rule S12).",
-    **saving(_without_end),
-)
-
-
 def _old(array: Managed) -> Array:
     """An array as its pages were when they last left the host; those there are up to date."""
     pages = array._pages
@@ -52,23 +45,9 @@ def _old(array: Managed) -> Array:
     return values
 
 
-SavesOldPages = fault(
-    "S12",
-    "The file gets the host's side of each page, which is old where the device has written.",
-    **saving(_old, Remembering),
-)
-
-
 def _narrow(array: Managed) -> Array:
     values: Array = array[...]
     return rounded(values, BFLOAT16) if values.dtype == np.float32 else values
-
-
-SavesIn16Bits = fault(
-    "S12",
-    "The moments are saved as bfloat16, to make the file smaller (rule S12).",
-    **saving(_narrow),
-)
 
 
 def _short(array: Managed) -> Array:
@@ -78,18 +57,6 @@ def _short(array: Managed) -> Array:
         return values.astype(short).astype(values.dtype)
 
 
-SavesIn32Bits = fault(
-    "S12",
-    "Numbers of 64 bits are saved as 32, as a framework without them does (rule S12).",
-    **saving(_short),
-)
-SavesLargeArraysOnly = fault(
-    "S12",
-    "Small arrays, as the absmax of 8-bit codes, are not saved and come back as zeros.",
-    **saving(lambda a: a[...] if a.size >= 16 else np.zeros(a.shape, a.dtype)),
-)
-
-
 def _save_and_lose(path: Path, arrays: Mapping[str, Managed], metadata: Words = None) -> None:
     before = {name: _old(array) for name, array in arrays.items()}
     paging.save(path, arrays, metadata)
@@ -97,23 +64,10 @@ def _save_and_lose(path: Path, arrays: Mapping[str, Managed], metadata: Words = 
         array[...] = before[name]
 
 
-SaveFreesPages = fault(
-    "S12",
-    "A run that goes on after it has saved finds its pages as they were before the last step.",
-    **paged(Remembering, save_paged=_save_and_lose),
-)
-
-
 def _save_once(path: Path, arrays: Mapping[str, Managed], metadata: Words = None) -> None:
     if not path.exists():
         paging.save(path, arrays, metadata)
 
-
-SavesOnce = fault(
-    "S12",
-    "Where the file is there already, it is kept: the second save is lost (rule S12).",
-    **paged(save_paged=_save_once),
-)
 
 # ---- loaders -------------------------------------------------------------------------------------
 
@@ -129,13 +83,6 @@ def _turned(arrays: dict[str, Managed], pager: Pager) -> dict[str, Managed]:
     }
 
 
-LoadsInAnotherOrder = fault(
-    "S12",
-    "Arrays of one form are taken in the wrong order: m comes back as v, and v as m.",
-    **loading(_turned),
-)
-
-
 def _flat(arrays: dict[str, Managed], pager: Pager) -> dict[str, Managed]:
     flat = {name: pager.empty((array.size,), array.dtype) for name, array in arrays.items()}
     for name, array in arrays.items():
@@ -143,19 +90,9 @@ def _flat(arrays: dict[str, Managed], pager: Pager) -> dict[str, Managed]:
     return flat
 
 
-LoadsFlat = fault("S12", "An array comes back without its shape (rule S12).", **loading(_flat))
-
-
 def _as_vectors(arrays: dict[str, Managed], pager: Pager) -> None:
     for array in arrays.values():
         array.shape = array.shape or (1,)
-
-
-LoadsScalarsAsVectors = fault(
-    "P1",
-    "A number without an axis comes back as an array of one (rule P1).",
-    **loading(_as_vectors),
-)
 
 
 def _ends_unwritten(arrays: dict[str, Managed], pager: Pager) -> None:
@@ -164,18 +101,6 @@ def _ends_unwritten(arrays: dict[str, Managed], pager: Pager) -> None:
         start = max(array.nbytes - rest, 0)
         end = np.full(array.nbytes - start, 0xFF, np.uint8)
         array._pages.write(array._number, start, end, "host")
-
-
-LoadsAPageLess = fault(
-    "S12",
-    "The last page of an array is not read from the file: it stays as nobody has written it.",
-    **loading(_ends_unwritten),
-)
-WordsForgotten = fault(
-    "S12",
-    "The words beside the arrays are lost, the step among them (rule S12).",
-    **paged(load_paged=lambda path, pager: (paging.load(path, pager)[0], {})),
-)
 
 
 class _Choosy(Pager):
@@ -199,11 +124,46 @@ class _Choosy(Pager):
             super().free(handle)
 
 
-ResumesUnpaged = fault(
-    "S12b",
+# ---- rows ----------------------------------------------------------------------------------------
+# fmt: off
+
+SavesAPageLess = fault("S12",
+    "The last page of an array does not reach the file: zeros stand there (rule S12).",
+    **saving(_without_end))
+SavesOldPages = fault("S12",
+    "The file gets the host's side of each page, which is old where the device has written.",
+    **saving(_old, Remembering))
+SavesIn16Bits = fault("S12",
+    "The moments are saved as bfloat16, to make the file smaller (rule S12).",
+    **saving(_narrow))
+SavesIn32Bits = fault("S12",
+    "Numbers of 64 bits are saved as 32, as a framework without them does (rule S12).",
+    **saving(_short))
+SavesLargeArraysOnly = fault("S12",
+    "Small arrays, as the absmax of 8-bit codes, are not saved and come back as zeros.",
+    **saving(lambda a: a[...] if a.size >= 16 else np.zeros(a.shape, a.dtype)))
+SaveFreesPages = fault("S12",
+    "A run that goes on after it has saved finds its pages as they were before the last step.",
+    **paged(Remembering, save_paged=_save_and_lose))
+SavesOnce = fault("S12",
+    "Where the file is there already, it is kept: the second save is lost (rule S12).",
+    **paged(save_paged=_save_once))
+LoadsInAnotherOrder = fault("S12",
+    "Arrays of one form are taken in the wrong order: m comes back as v, and v as m.",
+    **loading(_turned))
+LoadsFlat = fault("S12", "An array comes back without its shape (rule S12).", **loading(_flat))
+LoadsScalarsAsVectors = fault("P1",
+    "A number without an axis comes back as an array of one (rule P1).",
+    **loading(_as_vectors))
+LoadsAPageLess = fault("S12",
+    "The last page of an array is not read from the file: it stays as nobody has written it.",
+    **loading(_ends_unwritten))
+WordsForgotten = fault("S12",
+    "The words beside the arrays are lost, the step among them (rule S12).",
+    **paged(load_paged=lambda path, pager: (paging.load(path, pager)[0], {})))
+ResumesUnpaged = fault("S12b",
     "A resumed state is ordinary memory of the device: it is never paged (bitsandbytes).",
     **paged(
         make_pager=pager_of(pager=_Choosy),
         load_paged=lambda path, pager: paging.load(path, paging.make_pager()),
-    ),
-)
+    ))

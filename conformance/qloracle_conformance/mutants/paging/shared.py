@@ -27,35 +27,6 @@ class HostFaultIsStale(Remembering):
             self._memory[HOST][page][:] = self.old[page]
 
 
-@faulty("S12")
-class DeviceMissesHostWrites(Pages):
-    """The host writes into a copy of its own of a page that the device holds."""
-
-    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
-        if side == HOST and write and page in self._memory[DEVICE]:
-            return self._memory[DEVICE][page].copy()
-        return super()._touch(page, part, side, write=write)
-
-
-@faulty("S12")
-class PrefetchDropsWrites(Remembering):
-    """A prefetch fetches what is there already, from a host that has not seen the last writes."""
-
-    def bring(self, number: int, side: str) -> None:
-        self.restore(number)
-        super().bring(number, side)
-
-
-@faulty("S12")
-class PrefetchHomeIsStale(Remembering):
-    """What a prefetch brings home is what the page held when it left (rule S12)."""
-
-    def bring(self, number: int, side: str) -> None:
-        if side == HOST:
-            self.restore(number)
-        super().bring(number, side)
-
-
 @faulty("S12", Remembering)
 class AdviceDropsPages(Pager):
     """An advice is carried out at once: the device's pages are dropped, to come anew."""
@@ -79,18 +50,6 @@ def keeps_copy(of: str) -> type[Pages]:
             return frame
 
     return _Pages
-
-
-HostCopyNotInvalidated = fault(
-    "S12",
-    "A write of the device leaves the host's copy of a read-mostly page as it was.",
-    **paged(keeps_copy(HOST)),
-)
-DeviceCopyNotInvalidated = fault(
-    "S12",
-    "A write of the host leaves the device's copy of a read-mostly page as it was.",
-    **paged(keeps_copy(DEVICE)),
-)
 
 
 @faulty("S12")
@@ -160,14 +119,6 @@ class FreedNumberGivenAgain(Pages):
         return super().allocate(nbytes)
 
 
-FreedTwice = fault(
-    "S12", "To free an array twice is taken in silence (rule S12).",
-    **changed(
-        Pager, free=lambda self, right, a: a._number in self._pages.allocations and right(a)
-    ),
-)  # fmt: skip
-
-
 @faulty("S12")
 class FreeTakesTheNeighbour(Pages):
     """An array's page count is one too large when it is freed: the next array loses its first."""
@@ -188,3 +139,30 @@ class RefusedYetTaken(Pager):
         except ValueError:
             self._pages.allocate(self._host_bytes)
             raise
+
+
+# ---- rows ----------------------------------------------------------------------------------------
+# fmt: off
+
+DeviceMissesHostWrites = fault("S12",
+    "The host writes into a copy of its own of a page that the device holds.",
+    **changed(_touch=lambda self, right, page, part, side, write: (
+        self._memory[DEVICE][page].copy() if side == HOST and write and page in self._memory[DEVICE]
+        else right(page, part, side, write=write))))
+PrefetchDropsWrites = fault("S12",
+    "A prefetch fetches what is there already, from a host that has not seen the last writes.",
+    **changed(Remembering, bring=lambda self, right, number, side: (
+        self.restore(number) or right(number, side))))
+PrefetchHomeIsStale = fault("S12",
+    "What a prefetch brings home is what the page held when it left (rule S12).",
+    **changed(Remembering, bring=lambda self, right, number, side: (
+        side == HOST and self.restore(number)) or right(number, side)))
+HostCopyNotInvalidated = fault("S12",
+    "A write of the device leaves the host's copy of a read-mostly page as it was.",
+    **paged(keeps_copy(HOST)))
+DeviceCopyNotInvalidated = fault("S12",
+    "A write of the host leaves the device's copy of a read-mostly page as it was.",
+    **paged(keeps_copy(DEVICE)))
+FreedTwice = fault("S12", "To free an array twice is taken in silence (rule S12).",
+    **changed(Pager, free=lambda self, right, handle: (
+        handle._number in self._pages.allocations and right(handle))))

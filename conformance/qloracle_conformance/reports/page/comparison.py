@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.families import RULES
+from qloracle_conformance.reports.failures import Data
 from qloracle_conformance.reports.page.markup import (
     Markup,
+    group,
     join,
     more,
     row,
@@ -15,7 +17,7 @@ from qloracle_conformance.reports.page.markup import (
     table,
     tag,
 )
-from qloracle_conformance.reports.page.subject import Data, Subject, View
+from qloracle_conformance.reports.page.subject import Subject, View
 from qloracle_conformance.reports.page.verdicts import dialect, missing
 
 CALM = {"PASS", "MISSING", "UNSUPPORTED", ""}
@@ -82,11 +84,8 @@ def _rules(subjects: Sequence[Subject]) -> list[Markup]:
 
 
 def _table(title: str, subjects: Sequence[Subject], views: dict[View, list[Markup]]) -> Markup:
-    bodies = [[_view(view, len(subjects)), *rows] for view, rows in views.items()]
+    bodies = [
+        [group(f"{function}[{of}]" if of else function, len(subjects) + 1), *rows]
+        for (function, of), rows in views.items()
+    ]
     return table(title, ("rule", *_names(subjects)), bodies)
-
-
-def _view(view: View, columns: int) -> Markup:
-    function, of = view
-    name = f"{function}[{of}]" if of else function
-    return tag("tr.group", tag("th", name, scope="rowgroup", colspan=columns + 1))

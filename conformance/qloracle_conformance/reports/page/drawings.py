@@ -6,22 +6,11 @@ They are drawn with attributes and classes alone: the page's policy allows no st
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from qloracle_conformance.reports.page.markup import (
-    Markup,
-    counted,
-    more,
-    number,
-    row,
-    table,
-    tag,
-)
+from qloracle_conformance.reports.failures import Data
+from qloracle_conformance.reports.page.markup import Markup, counted, more, number, row, table, tag
 
-Data = Mapping[str, Any]
-
-LEFT, TOP = 56, 24  # room for the numbers of blocks and lanes
+LEFT, TOP = 56, 24  # space for the numbers of blocks and lanes
 LARGE, SMALL = 12, 7  # the side of a cell, where few and where many are shown
 FLIPS = 8  # pairs of codes shown at once
 SCALE = 1.25  # a bar's full width, as a share of its bound
@@ -89,13 +78,8 @@ def _grid(columns: int, rows: int, side: int) -> str:
 
 def _lanes(columns: int, lanes: int, side: int) -> list[Markup]:
     name = tag("text", "lane", x=LEFT - 8, y=TOP - 8, text_anchor="end")
-    return [
-        name,
-        *(
-            tag("text", str(x * lanes), x=LEFT + x * side + side / 2, y=TOP - 8)
-            for x in range(0, columns, 8)
-        ),
-    ]
+    middles = ((x, LEFT + x * side + side / 2) for x in range(0, columns, 8))
+    return [name, *(tag("text", str(x * lanes), x=at, y=TOP - 8) for x, at in middles)]
 
 
 def _blocks(rows: int, first: int, side: int) -> list[Markup]:

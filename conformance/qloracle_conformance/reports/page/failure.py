@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from qloracle_conformance.reports import failures
-from qloracle_conformance.reports.failures import Entry
+from qloracle_conformance.reports.failures import Data, Entry
 from qloracle_conformance.reports.page import drawings
 from qloracle_conformance.reports.page.markup import (
     Markup,
@@ -22,8 +21,6 @@ from qloracle_conformance.reports.page.markup import (
 )
 from qloracle_conformance.reports.page.subject import Subject
 
-Data = Mapping[str, Any]
-
 SHOWN = 12  # failures of one implementation that are open from the start
 PROSE = ("because", "looks like", "finding", "wrong")  # what is not written in code
 
@@ -34,22 +31,19 @@ def article(subject: Subject, n: int, scripts: Mapping[str, str]) -> Markup:
     title = tag("h4", status(entry.first["status"]), f" {entry.title}")
     parts = [
         tag("p.rule", prose(failures.statement(entry.first["rule"]))),
-        tag("dl", *(_row(name, text) for name, text in entry.rows)),
+        tag("dl", *(fact(name, text) for name, text in entry.rows)),
         *_map(entry),
         *_inputs(entry),
         *_scripts(subject, n, scripts),
-        *(more(f"Rule {rule} in full", statement(rule)) for rule in _rules(entry)),
+        *(more(f"Rule {rule} in full", statement(rule)) for rule in failures.rules(entry.checks)),
     ]
     summary = join(title, tag("span.brief", entry.brief))
     body = tag("div.body", *parts, id=subject.place(n))
     return tag("article", more(summary, body, shown=n < SHOWN))
 
 
-def _rules(entry: Entry) -> list[str]:
-    return list(dict.fromkeys(check["rule"] for check in entry.checks))
-
-
-def _row(name: str, text: str) -> Markup:
+def fact(name: str, text: str) -> Markup:
+    """A row of what there is to say of a failure."""
     return tag(f"div.{name.replace(' ', '-')}", tag("dt", name), tag("dd", said(name, text)))
 
 

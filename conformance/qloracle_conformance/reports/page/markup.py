@@ -1,4 +1,4 @@
-"""HTML from Python: what is no Markup is text, and text is always escaped.
+"""HTML from Python: whatever is not Markup is text, and text is always escaped.
 
 So a name, a message or a script that looks like HTML can only ever be shown.
 """
@@ -99,6 +99,11 @@ def _ready(cell: str, kind: str, **attributes: object) -> Markup:
     return tag(kind, cell, **attributes)
 
 
+def group(name: str, columns: int) -> Markup:
+    """The heading of a group of rows, across all columns."""
+    return tag("tr.group", tag("th", name, scope="rowgroup", colspan=columns))
+
+
 def counted(name: str) -> Markup:
     """The heading of a column of counts."""
     return tag("th.number", name, scope="col")
@@ -110,7 +115,7 @@ def number(value: int) -> Markup:
 
 
 def more(summary: str, *content: str, shown: bool = False) -> Markup:
-    """What opens on demand."""
+    """Content that opens on demand."""
     return tag("details", tag("summary", summary), *content, open="" if shown else None)
 
 

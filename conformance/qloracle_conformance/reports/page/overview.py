@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from qloracle_conformance.engine.verdicts import level_lines
 from qloracle_conformance.reports import failures
-from qloracle_conformance.reports.failures import Entry
+from qloracle_conformance.reports.failures import Data, Entry
+from qloracle_conformance.reports.page import failure
 from qloracle_conformance.reports.page.markup import Markup, join, link, status, tag
 from qloracle_conformance.reports.page.subject import Subject
-
-Data = Mapping[str, Any]
 
 
 def head(report: Data) -> Markup:
     """The verdict in words, and what belongs to the run as a whole."""
     words, _, code = failures.outcome(report).rpartition(": ")
     title = tag("h1", tag("span.code" if code != "exit code 0" else "span", words))
-    noted = [tag("li", note) for note in notes(report)]
+    noted = [tag("li", note) for note in failures.notes(report)]
     listed = tag("ul.notes", *noted) if noted else ""
-    return tag("header", tag("p.run", run(report)), title, tag("p.meaning", code), listed)
-
-
-def notes(report: Data) -> list[str]:
-    """What belongs to no implementation's checks, and is not to be overlooked."""
-    unmet = [f"REQUIRED: {text}" for text in report["unmet"]]
-    stale = [f"KNOWN FAILURES: {text}" for text in report["known_problems"]]
-    return [*failures.limits(report), *unmet, *stale]
-
-
-def run(report: Data) -> str:
-    """What was run, in a line."""
-    return (
-        f"qloracle {report['qloracle_version']}, specification {report['spec_version']}, "
-        f"profile {report['profile']}, seed {report['seed']}"
-    )
+    return tag("header", tag("p.run", failures.run(report)), title, tag("p.meaning", code), listed)
 
 
 def summary(subjects: Sequence[Subject]) -> Markup:
@@ -56,16 +39,10 @@ def _subject(subject: Subject) -> Markup:
 
 def _counterexample(entry: Entry) -> Markup:
     """The input that shows a fault: the call, what came, what was expected."""
-    failure = entry.first["failure"]
-    if failure is None:
+    if entry.first["failure"] is None:
         return Markup()
-    rows = [(name, failure[name]) for name in ("call", "got", "expected", "reason")]
-    parts = [
-        tag(f"div.{name}", tag("dt", "because" if name == "reason" else name), tag("dd", text))
-        for name, text in rows
-        if text
-    ]
-    return tag("dl.counterexample", *parts)
+    rows = (row for row in entry.rows if row[0] in ("call", "got", "expected", "because"))
+    return tag("dl.counterexample", *(failure.fact(name, text) for name, text in rows))
 
 
 def _line(subject: Subject, n: int, entry: Entry) -> Markup:
@@ -83,4 +60,4 @@ def foot(report: Data) -> Markup:
         f"NumPy {machine['numpy']}"
     )
     when = f" Begun {report['started']}." if report["started"] else ""
-    return tag("footer", tag("p", f"{run(report)}. {where}.{when}"))
+    return tag("footer", tag("p", f"{failures.run(report)}. {where}.{when}"))

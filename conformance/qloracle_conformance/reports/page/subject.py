@@ -1,20 +1,18 @@
-"""An implementation as the page tells of it."""
+"""An implementation as the page shows it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from qloracle_conformance import families
 from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine.verdicts import worst
 from qloracle_conformance.reports import failures
-from qloracle_conformance.reports.failures import Entry
+from qloracle_conformance.reports.failures import Data, Entry
 from qloracle_conformance.reports.page.markup import Markup, status
 
-Data = Mapping[str, Any]
 View = tuple[str, str]  # a function, and one of its tables or ""
 
 
@@ -98,10 +96,6 @@ class Subject:
         word = self.word(view, rule)
         targets = [self._targets.get(check["id"]) for check in self._checks.get((*view, rule), ())]
         return status(word, next(filter(None, targets), "")) if word else Markup()
-
-    def checks(self, view: View) -> list[Data]:
-        """The checks of a function and table."""
-        return [c for c in self.data["checks"] if (c["function"], c["table"]) == view]
 
     @cached_property
     def _checks(self) -> Mapping[tuple[str, str, str], list[Data]]:

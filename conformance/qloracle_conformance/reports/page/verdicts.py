@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from qloracle_conformance.contract.protocol import LEVELS
+from qloracle_conformance.reports import failures
+from qloracle_conformance.reports.failures import Data
 from qloracle_conformance.reports.page.drawings import bound_use
 from qloracle_conformance.reports.page.markup import (
     Markup,
     counted,
+    group,
     join,
     link,
     number,
@@ -20,8 +22,6 @@ from qloracle_conformance.reports.page.markup import (
 )
 from qloracle_conformance.reports.page.subject import Subject, View
 
-Data = Mapping[str, Any]
-
 
 def functions(subject: Subject) -> Markup:
     """Each function with its verdict, its scope, what was compared, and its dialect."""
@@ -31,7 +31,7 @@ def functions(subject: Subject) -> Markup:
     for level in LEVELS:
         rows = [_function(subject, f) for f in offered if f["level"] == level]
         if rows:
-            bodies.append([_level(level, len(head)), *rows])
+            bodies.append([group(level, len(head)), *rows])
     found = table("Functions by level", head, bodies) if bodies else Markup()
     return join(found, missing(subject.missing))
 
@@ -39,10 +39,6 @@ def functions(subject: Subject) -> Markup:
 def missing(names: Sequence[str]) -> Markup:
     """What is not offered, in one line."""
     return tag("p.level", f"Missing: {', '.join(names)}") if names else Markup()
-
-
-def _level(level: str, columns: int) -> Markup:
-    return tag("tr.group", tag("th", level, scope="rowgroup", colspan=columns))
 
 
 def _function(subject: Subject, function: Data) -> Markup:
@@ -54,14 +50,9 @@ def _function(subject: Subject, function: Data) -> Markup:
         join(status(function["status"]), note),
         number(function["comparisons"]),
         tag("td.number", f"{cases:,}" if cases == total else f"{cases:,} of {total:,}"),
-        scope(function),
+        tag("p", function["scope"]) if function["scope"] else "",
         join(dialect(function), *_counts(subject, function["name"])),
     )
-
-
-def scope(function: Data) -> Markup:
-    """The limits within which a function was judged."""
-    return tag("p", function["scope"]) if function["scope"] else Markup()
 
 
 def dialect(function: Data) -> Markup:
@@ -72,11 +63,8 @@ def dialect(function: Data) -> Markup:
 
 
 def _counts(subject: Subject, function: str) -> list[Markup]:
-    """How many elements passed only within a band, and how many were not judged."""
     checks = [check for check in subject.data["checks"] if check["function"] == function]
-    words = {"band": "within the band", "recorded": "recorded, not judged"}
-    totals = {name: sum(check[name] for check in checks) for name in words}
-    return [tag("p", f"{totals[name]:,} {text}") for name, text in words.items() if totals[name]]
+    return [tag("p", text) for text in failures.counts(checks)]
 
 
 def rules(subject: Subject) -> Markup:
@@ -93,7 +81,7 @@ def _view(subject: Subject, view: View, names: list[str]) -> Markup:
     function, of = view
     name = f"[{of}]" if of else function
     reason = subject.unsupported(view)
-    if reason and not any(c["status"] != "UNSUPPORTED" for c in subject.checks(view)):
+    if reason and all(subject.word(view, rule) == "UNSUPPORTED" for rule in names):
         words = join(status("UNSUPPORTED"), f" {reason}")
         return row(name, tag("td", words, colspan=len(names)))
     return row(name, *(subject.cell(view, rule) for rule in names))
@@ -101,23 +89,23 @@ def _view(subject: Subject, view: View, names: list[str]) -> Markup:
 
 def bounds(subject: Subject) -> Markup:
     """The share of its bound that each check needed, passing ones too."""
-    checks = [c for c in subject.data["checks"] if float(c.get("bound_use", 0)) > 0]
-    if not checks:
-        return Markup()
     rows = [
         row(check["id"], status(check["status"]), *bound_use(float(check["bound_use"])))
-        for check in checks
+        for check in subject.data["checks"]
+        if float(check["bound_use"]) > 0
     ]
+    if not rows:
+        return Markup()
     head = ("check", "status", counted("share used"), "0 to 125 %; the line is 100 %")
     return table("How much of a bound the worst element needed", head, [rows])
 
 
 def known(subject: Subject) -> Markup:
     """Failures that are tracked somewhere: they are no news."""
-    checks = [check for check in subject.data["checks"] if check["status"] == "XFAIL"]
-    if not checks:
-        return Markup()
     rows = [
-        row(c["id"], status("XFAIL"), c["message"], link(c["known"], c["known"])) for c in checks
+        row(c["id"], status("XFAIL"), c["message"], link(c["known"], c["known"]))
+        for c in failures.known(subject.data)
     ]
+    if not rows:
+        return Markup()
     return table("Known failures", ("check", "status", "message", "tracked at"), [rows])

@@ -1,10 +1,10 @@
 """Scripts for pagers: the program as plain Python statements, up to the operation that went wrong.
 
 Nothing is left of the kit: the pager is made, arrays are written, read, stepped and saved one line
-after the other, and what came is compared with what is due.  After a step that is what the same
+after the other, and what came is compared with what was expected: after a step, with what the same
 statements make of plain arrays.
 """
-# ruff: noqa: D102 (the verbs are told in `contract.programs`)
+# ruff: noqa: D102 (the verbs are explained in `contract.programs`)
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Script:
 
     def must_fail(self, operation: Operation) -> Lines:
         """Its error is found."""
-        alive = self._alive
+        alive = list(self._alive)
         refused = _indented(perform(operation, self))
         self._alive = alive
         said = ["except Exception as error:", "    found.append(str(error))"]
@@ -147,26 +147,26 @@ def body(check: CheckRun, failure: Failure, framework: str, offers: list[str]) -
     if check.rule[0] == "P":
         return script.text(list(_of_rule(check, failure, script)), len(script.program))
     if failure.mismatch.result == "operation":
-        return _operation(failure, script)
+        return _operation(check, failure, script)
     return _law(failure, script) if check.rule == "S12b" else _element(failure, script)
 
 
 def _element(failure: Failure, script: Script) -> Lines:
     """One element of the last read: by its bits."""
     i, found = failure.mismatch.index, enumerate(s12_paging.compared(failure.case, failure.values))
-    k, read, expected = next((k, read, e) for k, (read, got, e) in found if (got != e).any())
+    k, read, wanted = next((k, read, e) for k, (read, got, e) in found if (got != e).any())
     at = f"[{k + _refusals(script, read)}].reshape(-1)[{i}]"
-    due = f"program(Plain){at}"
+    right = f"program(Plain){at}"
     if not programs.steps_in(failure.case):
-        element = expected[i * read.values.itemsize :][: read.values.itemsize].tobytes()
+        element = wanted[i * read.values.itemsize :][: read.values.itemsize].tobytes()
         kind = _type_name(read.values.dtype.name)
-        due = f"np.frombuffer(bytes.fromhex({string(element.hex())}), {kind})[0]"
+        right = f"np.frombuffer(bytes.fromhex({string(element.hex())}), {kind})[0]"
     main = [
         f"got = {RUN}{at}",
-        f"due = {due}",
+        f"expected = {right}",
         *wrapped(f"# {read.text}, element {i}: {failure.mismatch.reason}", 0, "# "),
-        'print(f"got {got}, due {due}")',
-        "return int(got.tobytes() != due.tobytes())",
+        'print(f"got {got}, expected {expected}")',
+        "return int(got.tobytes() != expected.tobytes())",
     ]
     return script.text(main, read.operation + 1)
 
@@ -176,26 +176,13 @@ def _refusals(script: Script, read: plain_arrays.Read) -> int:
     return sum(operation[0] == "must_fail" for operation in script.program[: read.operation])
 
 
-def _operation(failure: Failure, script: Script) -> Lines:
+def _operation(check: CheckRun, failure: Failure, script: Script) -> Lines:
     """An operation that raised, did not raise, or loaded something else."""
     number = failure.mismatch.index
-    if script.program[number][0] == "must_fail":
-        main = [
-            f"said = {RUN}[-1]",
-            'print(said or "no error, or one that says nothing")',
-            "return int(not said)",
-        ]
-        return script.text(main, number + 1)
-    main = [
-        "try:",
-        f"    {RUN}",
-        "except Exception as error:",
-        '    print(f"{type(error).__name__}: {error}")',
-        "    return 1",
-        'print("no error")',
-        "return 0",
-    ]
-    return script.text(main, number + 1)
+    if script.program[number][0] != "must_fail":
+        return script.text(_call(check), number + 1)
+    said = f"said = {RUN}[-1]", 'print(said or "no error, or one that says nothing")'
+    return script.text([*said, "return int(not said)"], number + 1)
 
 
 def _law(failure: Failure, script: Script) -> Lines:
@@ -208,15 +195,15 @@ def _law(failure: Failure, script: Script) -> Lines:
         "before, now = log[-2:]",
         *wrapped(f"# {broken.why}", 0, "# "),
         f"got = now.{column}",
-        f"due = {broken.formula}",
-        f'print(f"{column} is {{got}}, due {s12b_books.RELATIONS[relation][1]}{{due}}")',
-        f"return int(not got {relation} due)",
+        f"expected = {broken.formula}",
+        f'print(f"{column} is {{got}}, expected {s12b_books.RELATIONS[relation][1]}{{expected}}")',
+        f"return int(not got {relation} expected)",
     ]
     return script.text(main, broken.number + 1, logged=True)
 
 
 def _call(check: CheckRun) -> Lines:
-    """A call that raised as a whole, crashed or hung."""
+    """What raises, crashes or hangs: the script ends as it does."""
     guard = f"faulthandler.dump_traceback_later({LIMIT}, exit=True)  # a hang is code 1"
     return [*[guard] * (check.status in BROKEN), RUN, 'print("no error")', "return 0"]
 
@@ -229,21 +216,22 @@ def _of_rule(check: CheckRun, failure: Failure, script: Script) -> Iterator[str]
             k, read = _wrong_form(failure)
             yield f"result = {RUN}[{k + _refusals(script, read)}]"
             yield 'got = f"{result.dtype}{list(result.shape)}"'
-            yield f"due = {string(programs.form_of(read.values))}"
+            yield f"expected = {string(programs.form_of(read.values))}"
         case "P2":
             yield f"before = [array.tobytes() for array in ({names},)]"
             yield RUN
             yield f"wrong = before != [array.tobytes() for array in ({names},)]"
-            yield 'got, due = ("other" if wrong else "the same"), "the same"'
+            yield 'got, expected = ("other" if wrong else "the same"), "the same"'
         case _:
-            yield f"due = [np.array(array).tobytes() for array in {RUN}]"
-            yield "got = due"
+            yield f"expected = [np.array(array).tobytes() for array in {RUN}]"
+            yield "got = expected"
             yield "for _ in range(10):"
             yield f"    again = [np.array(array).tobytes() for array in {RUN}]"
-            yield "    got = again if again != due else got"
-            yield 'got, due = ("other bits" if got != due else "equal bits"), "equal bits"'
-    yield 'print(f"got {got}, due {due}")'
-    yield "return int(got != due)"
+            yield "    got = again if again != expected else got"
+            yield 'got = "other bits" if got != expected else "equal bits"'
+            yield 'expected = "equal bits"'
+    yield 'print(f"got {got}, expected {expected}")'
+    yield "return int(got != expected)"
 
 
 def _wrong_form(failure: Failure) -> tuple[int, plain_arrays.Read]:
