@@ -47,7 +47,7 @@ def _pairs(case: Case, index: int) -> Iterator[Case]:
 
 def _cut(case: Case, index: int) -> Iterator[Case]:
     """The element alone, its block, a half, all but the first or the last; flat."""
-    n, size = case.arrays["param"].size, case.option("blocksize")
+    n, size = case.arrays["param"].size, case.options.get("blocksize", 256)
     block = index // size * size
     spans = [(index, 1), (block, size), (index * size, size), (0, n // 2), (n // 2, n), (1, n)]
     for start, length in (*spans, (0, n - 1)):
@@ -60,7 +60,7 @@ def _cut(case: Case, index: int) -> Iterator[Case]:
 
 def _span(case: Case, start: int, stop: int) -> Case:
     """Some elements of a call, flat; an 8-bit state keeps as many scales as they fill blocks."""
-    size = case.option("blocksize")
+    size = case.options.get("blocksize", 256)
     blocks = -(-max(stop - start, 0) // size)
     names = [name for name in ELEMENTS if name in case.arrays]
     parts = {name: case.arrays[name].reshape(-1)[start:stop].copy() for name in names}
