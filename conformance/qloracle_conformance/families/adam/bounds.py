@@ -47,7 +47,8 @@ class Numbers:
 def numbers(case: Case, dialect: Dialect) -> Numbers:
     """Read the options of a call."""
     options = {**FUNCTIONS[case.function].options, **case.options}
-    b1, b2 = (_beta(options[name], dialect["betas"]) for name in ("beta1", "beta2"))
+    kind = np.float32 if dialect["betas"] == "float32" else np.float64
+    b1, b2 = (float(kind(options[name])) for name in ("beta1", "beta2"))
     t, lr, wd = options["step"], options["lr"], options["weight_decay"]
     coupled = is_coupled(case, dialect)
     power1, power2 = b1**t, b2**t
@@ -58,10 +59,6 @@ def numbers(case: Case, dialect: Dialect) -> Numbers:
         dialect["decay_order"] == "after",
         loose if dialect["bias_correction"] == "float32" else 0.0,
     )  # fmt: skip
-
-
-def _beta(value: float, kind: str) -> float:
-    return float(np.float32(value)) if kind == "float32" else value
 
 
 def is_coupled(case: Case, dialect: Dialect) -> bool:

@@ -47,7 +47,7 @@ def _pairs(case: Case, index: int) -> Iterator[Case]:
 
 def _cut(case: Case, index: int) -> Iterator[Case]:
     """The element alone, its block, a half, all but the first or the last; flat."""
-    n, size = case.arrays["param"].size, case.option("blocksize")
+    n, size = case.arrays["param"].size, case.options.get("blocksize", 256)
     block = index // size * size
     spans = [(index, 1), (block, size), (index * size, size), (0, n // 2), (n // 2, n), (1, n)]
     for start, length in (*spans, (0, n - 1)):
@@ -60,7 +60,7 @@ def _cut(case: Case, index: int) -> Iterator[Case]:
 
 def _span(case: Case, start: int, stop: int) -> Case:
     """Some elements of a call, flat; an 8-bit state keeps as many scales as they fill blocks."""
-    size = case.option("blocksize")
+    size = case.options.get("blocksize", 256)
     blocks = -(-max(stop - start, 0) // size)
     names = [name for name in ELEMENTS if name in case.arrays]
     parts = {name: case.arrays[name].reshape(-1)[start:stop].copy() for name in names}
@@ -78,12 +78,10 @@ def _plain_options(case: Case) -> Iterator[Case]:
         options = {key: value for key, value in case.options.items() if key != name}
         yield Case(case.function, case.arrays, options, case.note, case.form)
     for name, values in SIMPLER.items():
-        for value in values[: _place(case.options[name], values)]:
+        for value in values:
+            if value == case.options[name]:
+                break
             yield case.with_options(**{name: value})
-
-
-def _place(value: Any, values: tuple[Any, ...]) -> int:
-    return values.index(value) if value in values else len(values)
 
 
 def _without(case: Case) -> Iterator[Case]:

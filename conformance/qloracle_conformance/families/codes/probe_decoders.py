@@ -7,7 +7,6 @@ from qloracle_conformance.families.codes.cases import decode, packed_case
 from qloracle_conformance.families.codes.judge import judge_decoded
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
-from qloracle_conformance.judging.expected import Float32
 from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import View
 
@@ -87,21 +86,8 @@ def _recipe(ask: Asker, view: View) -> Found:
 
 
 def _subnormals(ask: Asker, view: View) -> Found:
-    """Subnormal products, in float32 and after the conversion to bfloat16."""
-    kept = {dtype: _keeps_subnormals(ask, view, dtype) for dtype in ("float32", "bfloat16")}
-    if kept["float32"] is None:
-        return {}
-    how = "kept" if kept["float32"] else "flushed"
-    if kept["float32"] and kept["bfloat16"] is False:
-        how = "flushed_bfloat16"
-    return {"subnormal_output": (how, "2**-126 times a level")}
-
-
-def _keeps_subnormals(ask: Asker, view: View, dtype: str) -> bool | None:
-    """Whether 2**-126 times a level below 1 comes back non-zero; None if that is unknown."""
-    level: Float32 = view.levels[(view.levels > 0.2) & (view.levels < 0.9)][:1]
-    if not level.size:
-        return None
-    codes = np.full(64, int(np.flatnonzero(view.levels == level)[0]), np.uint8)
-    got = decode(ask, view, codes, np.full(1, 2.0**-126, np.float32), (64,), dtype, 64)
-    return None if got is None else bool(got.astype(np.float32).any())
+    """A level below 1 at 2**-126, in float32 and after the conversion to bfloat16."""
+    below = np.flatnonzero((view.levels > 0.2) & (view.levels < 0.9))
+    codes, scale = np.resize(below[:1], 64).astype(np.uint8), expected.f32(2.0**-126)
+    cases = [packed_case(view, codes, scale, (64,), 64, t) for t in ("float32", "bfloat16")]
+    return ask.explain(view, ["subnormal_output"], cases if below.size else (), judge_decoded)

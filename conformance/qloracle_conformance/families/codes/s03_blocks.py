@@ -10,6 +10,7 @@ and the data are such that no lawful rounding can move a code or a value: what f
 indexing.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -99,26 +100,23 @@ def decode_case(plan: Plan, shape: Shape, blocksize: int, dtype: str, note: str 
 # ---- rule P5, on data that no lawful rounding can move -------------------------------------------
 
 
-FORMED = ((192,), (2, 128), (3, 130), (5, 7, 9), (128, 128))
+SHAPES: tuple[Shape, ...] = ((192,), (2, 128), (3, 130), (5, 7, 9), (128, 128))
+FORMED = tuple(itertools.product(SHAPES, (64, 256), TYPES))
 
 
 def encode_forms(plan: Plan) -> Iterator[Case]:
     """Quantize arrays of one to three axes, with a short last block or without."""
-    for shape in FORMED:
-        for blocksize in (64, 256):
-            x = ramp(plan, shape, blocksize)
-            for dtype in FLOAT_TYPES.values():
-                yield encode_case(plan.view, x.astype(dtype), blocksize, f"shape {shape}")
+    for shape, blocksize, dtype in FORMED:
+        x = ramp(plan, shape, blocksize).astype(FLOAT_TYPES[dtype])
+        yield encode_case(plan.view, x, blocksize, f"shape {shape}")
     equal = np.full((5, 70), plan.view.levels.max(), np.float32)
     yield encode_case(plan.view, equal, 64, "all equal")
 
 
 def decode_forms(plan: Plan) -> Iterator[Case]:
     """Decode into the same shapes and types."""
-    for shape in FORMED:
-        for blocksize in (64, 256):
-            for dtype in FLOAT_TYPES:
-                yield decode_case(plan, shape, blocksize, dtype, f"shape {shape}")
+    for shape, blocksize, dtype in FORMED:
+        yield decode_case(plan, shape, blocksize, dtype, f"shape {shape}")
     case = decode_case(plan, (5, 70), 64, "float32", "all scales equal")
     yield case.with_arrays(absmax=np.full_like(case.arrays["absmax"], 3))
 

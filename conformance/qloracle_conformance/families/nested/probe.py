@@ -1,21 +1,22 @@
 """What double quantization shows: its default map, its roundings, how it scales residuals."""
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
+from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.codes.probe_quantizers import name_zero
 from qloracle_conformance.families.nested import inputs
-from qloracle_conformance.families.nested.s08_nested import judge_denested
+from qloracle_conformance.families.nested.s08_nested import judge_denested, judge_nested
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
-from qloracle_conformance.judging.expected import Float32
 from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import View
 
-TRIALS = 96  # at most; most residuals do not distinguish the recipes
-TELLING = 8  # so many that do are enough
+TRIALS = 96  # groups at most; most residuals do not distinguish the recipes
+TELLING = 8  # groups that do are enough
+KINDS = ("normalisation_full", "normalisation_partial")
 
 
 def decoder(ask: Asker, view: View) -> Found:
@@ -47,9 +48,8 @@ def quantizer(ask: Asker, view: View) -> Found:
     """The code of a zero group, and how residuals are scaled."""
     found = _zero_group(ask, view)
     for name, size in (("normalisation_full", 256), ("normalisation_partial", 255)):
-        recipe = _recipe(ask, view, size)
-        if recipe is not None:
-            found[name] = recipe
+        cases = itertools.islice(_telling(view, size), TELLING)
+        found |= ask.explain(view, [name], cases, judge_nested, {name: ("divide", "reciprocal")})
     return found
 
 
@@ -61,36 +61,16 @@ def _zero_group(ask: Asker, view: View) -> Found:
     return name_zero(view, int(view.coder.ranks_of(got[0].reshape(-1))[0]), "group")
 
 
-def _recipe(ask: Asker, view: View, size: int) -> tuple[str, str] | None:
-    """Which recipe explains residuals near the outer thresholds, on its own offset."""
-    recipes = itertools.product(("divide", "reciprocal"), ("midpoint", "nearest"))
-    wrong = dict.fromkeys(recipes, 0)
-    rng, asked, telling = np.random.default_rng(13), 0, 0
+def _telling(view: View, size: int) -> Iterator[Case]:
+    """Groups with residuals that get another code when they are multiplied than when divided."""
+    rng, blocks = np.random.default_rng(13), expected.blocks_of((size,), 256)
     for _ in range(TRIALS):
-        if telling >= TELLING:
-            break
         absmax = inputs.candidates(rng, view.coder.thresholds, size)
-        got = ask.values(inputs.scales_case(absmax))
-        if got is None or got[0].size != size or got[1].size != 1 or got[2].size != 1:
-            continue
-        asked += size
-        codes = view.coder.ranks_of(got[0].reshape(-1))
-        correct = {recipe: _ranks(view, absmax, got, *recipe) for recipe in wrong}
-        telling += int((correct["divide", "midpoint"] != correct["reciprocal", "midpoint"]).sum())
-        for recipe, ranks in correct.items():
-            wrong[recipe] += int((ranks != codes).sum())
-    fits = [
-        how for (how, thresholds), count in wrong.items() if not count and thresholds == "midpoint"
-    ]
-    return (fits[0], f"{asked:,} residuals, 0 mismatches") if asked and fits else None
-
-
-def _ranks(
-    view: View, absmax: Float32, got: tuple[NDArray[np.generic], ...], how: str, thresholds: str
-) -> NDArray[np.int64]:
-    """The levels that residuals have under one recipe."""
-    trial = {"normalisation_full": how, "normalisation_partial": how, "thresholds": thresholds}
-    residual = absmax - got[2].reshape(-1).astype(np.float32)
-    scale = got[1].reshape(-1).astype(np.float32)
-    q = expected.scaled(residual, scale, expected.blocks_of(absmax.shape, 256), trial)
-    return expected.coder(view.levels, trial).ranks(q)
+        residual = absmax - np.float32(1)  # the mean
+        scale = expected.absmax_of(residual, blocks, {})
+        divided, multiplied = (
+            view.coder.ranks(expected.scaled(residual, scale, blocks, dict.fromkeys(KINDS, how)))
+            for how in ("divide", "reciprocal")
+        )
+        if (divided != multiplied).any():
+            yield inputs.scales_case(absmax)

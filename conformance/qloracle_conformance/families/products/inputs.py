@@ -49,6 +49,14 @@ def random_layer(
     return layer(view, codes, full_mantissa(rng, correct, -3, 2), shape, blocksize)
 
 
+def even_layer(
+    view: View, shape: tuple[int, int], blocksize: int = 64
+) -> tuple[Arrays, dict[str, Any]]:
+    """All weights alike: the largest level, at scale 1."""
+    top = np.full(shape[0] * shape[1], int(np.argmax(view.levels)), np.uint8)
+    return layer(view, top, expected.f32(1), shape, blocksize)
+
+
 def call(
     view: View, rows: NDArray[Any], weight: tuple[Arrays, dict[str, Any]], note: str,
     bias: NDArray[Any] | None = None,
@@ -62,11 +70,8 @@ def call(
 def plain(ask: Asker, view: View) -> Case:
     """A call that every implementation of the function should take: one row of ones."""
     dtype, blocksize = ask.dtype(view), ask.blocksize(view)
-    shape = (64, blocksize)
-    codes = np.zeros(64 * blocksize, np.uint8)
-    weight = layer(view, codes, np.ones(64, np.float32), shape, blocksize)
-    rows = np.ones((1, shape[0] if backward(view) else blocksize), FLOAT_TYPES[dtype])
-    return call(view, rows, weight, "plain")
+    rows = np.ones((1, 64 if backward(view) else blocksize), FLOAT_TYPES[dtype])
+    return call(view, rows, even_layer(view, (64, blocksize), blocksize), "plain")
 
 
 def facing(view: View, columns: int, others: int) -> tuple[int, int]:
@@ -183,11 +188,8 @@ def stagnating(view: View, columns: int) -> Case:
     x = np.full((4, columns), 2.0**-24, np.float32)
     x[2:] = np.nextafter(np.float32(2.0**-23), np.float32(0))
     x[::2, 0] = x[1::2, -1] = 1
-    shape = facing(view, columns, 3)
-    top = np.full(shape[0] * shape[1], int(np.argmax(view.levels)), np.uint8)
-    return call(
-        view, x, layer(view, top, expected.f32(1), shape, 64), f"1 among {columns}, all lost"
-    )
+    weight = even_layer(view, facing(view, columns, 3))
+    return call(view, x, weight, f"1 among {columns}, all lost")
 
 
 def cancelling(view: View, x: NDArray[Any], columns: int) -> Case:

@@ -9,7 +9,6 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.products import inputs
 from qloracle_conformance.families.products.s09_products import judge_only_result
-from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.views import View
 
@@ -71,8 +70,7 @@ def _values(ask: Asker, case: Case) -> NDArray[np.generic] | None:
 def bias(ask: Asker, view: View) -> Found:
     """A bias of 1 + 2^-12 less a product of 1 is 2^-12, or 0 if the bias is rounded to 16 bits."""
     size, dtype = ask.blocksize(view), ask.dtype(view, "bfloat16", "float16")
-    top = np.full(64 * 2 * size, int(np.argmax(view.levels)), np.uint8)
-    weight = inputs.layer(view, top, expected.f32(1), (64, 2 * size), size)
+    weight = inputs.even_layer(view, (64, 2 * size), size)
     row = -inputs.units(2 * size, np.arange(1), dtype)
     added = np.full(64, 1 + 2.0**-12, np.float32)
     got = _values(ask, inputs.call(view, row, weight, "a bias less a product", added))
@@ -86,10 +84,8 @@ def sums(ask: Asker, view: View, worn: Worn = same) -> Found:
     size = ask.blocksize(view)
     if ask.dtype(view) != "float32":
         return {}
-    columns, others = 2 * size, 64
-    shape = inputs.facing(view, columns, others)
-    top = np.full(shape[0] * shape[1], int(np.argmax(view.levels)), np.uint8)
-    weight = inputs.layer(view, top, expected.f32(1), shape, size)
+    columns = 2 * size
+    weight = inputs.even_layer(view, inputs.facing(view, columns, 64), size)
     rows = np.zeros((ROWS, columns), np.float32)
     places = np.arange(ROWS)
     rows[places, places % columns] = 1
