@@ -132,3 +132,23 @@ def decoding(n):
     options = {"shape": [n], "blocksize": 64, "quant_type": "nf4", "dtype": "float32"}
     arrays = {"packed": np.zeros((n + 1) // 2, np.uint8), "absmax": np.ones(-(-n // 64), "f4")}
     return Case("dequantize_4bit", arrays, options)
+
+
+@pytest.mark.parametrize("fault", [WRONG, DIES])
+def test_nothing_stays_expected_of_a_check_that_has_enough(decoder, fault):
+    """What stayed would be taken for a later case that lies at the same place in memory."""
+    caller = ChildCaller(decoder(fault))
+    engine = Engine(caller, only=lambda name: name.startswith("S3/"), reducing=False)
+    engine.probe()
+    for check, view in engine.planned():
+        engine.run_check(check, view)
+        assert engine._expected == {}
+    caller.close()
+
+
+def test_nothing_stays_expected_of_a_function_that_is_left_alone(decoder):
+    caller = ChildCaller(decoder(DIES.replace("(17,)", "(64,)")))
+    engine = Engine(caller, reducing=False)
+    list(engine.run())
+    assert engine._expected == {}
+    caller.close()

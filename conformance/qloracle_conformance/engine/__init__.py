@@ -22,7 +22,7 @@ from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.contract.scope import Scope, check_limits
 from qloracle_conformance.engine import ledger as ledgers
 from qloracle_conformance.engine import probe, reduce
-from qloracle_conformance.engine.ahead import Ahead
+from qloracle_conformance.engine.ahead import Ahead, Cases
 from qloracle_conformance.engine.examining import Examination
 from qloracle_conformance.engine.ledger import Ledger
 from qloracle_conformance.engine.runs import CheckRun, Failure
@@ -80,6 +80,7 @@ class Engine:
         """Call within the scope, and enter in the ledger what the call shows beside its values."""
         ledger = self._ledgers.setdefault(case.function, Ledger())
         if ledger.troubles >= TROUBLES:
+            self._forget(case)
             return Answer(ledger.last_trouble[0], message=f"after: {ledger.last_trouble[1]}")
         accepted = self._expected.pop(id(case), None) or self.scope.accepted(case)
         answer = self._bare_call(accepted)
@@ -163,7 +164,7 @@ class Engine:
         for case in check.cases(self.plan(check, view)):
             yield replace(case, form=check.form)
 
-    def run_check(self, check: Check, view: View, cases: Iterator[Case] | None = None) -> CheckRun:
+    def run_check(self, check: Check, view: View, cases: Cases | None = None) -> CheckRun:
         """Run one check to its end; its own directed cases by default."""
         start = time.perf_counter()
         run = CheckRun(check.id(view), check.rule, check.function, view.table)
@@ -171,13 +172,14 @@ class Engine:
             own = Ahead([partial(self._cases, check, view)], self._expect, self._forget)
             cases = own.of(0)
         try:
-            self._examine(check, view, run, cases)
+            with contextlib.closing(cases):
+                self._examine(check, view, run, cases)
         except LoadError as error:
             run.status, run.message = "CRASH", str(error)
         run.seconds = time.perf_counter() - start
         return run
 
-    def _examine(self, check: Check, view: View, run: CheckRun, cases: Iterator[Case]) -> None:
+    def _examine(self, check: Check, view: View, run: CheckRun, cases: Cases) -> None:
         if view.unsupported:
             run.status, run.message, run.unsupported = "UNSUPPORTED", view.unsupported, 1
             return

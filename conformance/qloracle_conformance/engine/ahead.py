@@ -7,12 +7,14 @@ after the one that they belong to; then the repetitions of P4.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 from qloracle_conformance.contract.cases import Case
 
 CASES = 16  # that are on their way at once: enough to keep both busy, and few to drop
 BYTES = 1 << 20  # of their inputs
+
+Cases = Generator[Case, None, None]
 
 
 class Ahead:
@@ -38,16 +40,26 @@ class Ahead:
                 if number < self._now:
                     break
 
-    def of(self, number: int) -> Iterator[Case]:
-        """The cases of a check, one by one; those of earlier checks are dropped."""
+    def of(self, number: int) -> Cases:
+        """The cases of a check, one by one; those of earlier checks are dropped.
+
+        So are its own that are left when it has enough and closes this generator: a case that
+        stayed expected could be taken for a later one at the same place in memory.
+        """
+        self._turn(number)
+        try:
+            self._fill()
+            while self._queue and self._queue[0][0] == number:
+                yield self._pop()
+                self._fill()
+        finally:
+            self._turn(number + 1)
+
+    def _turn(self, number: int) -> None:
+        """Go on to a check, and drop what earlier ones have left."""
         self._now = number
         while self._queue and self._queue[0][0] < number:
             self._forget(self._pop())
-        while True:
-            self._fill()
-            if not self._queue or self._queue[0][0] != number:
-                return
-            yield self._pop()
 
     def _pop(self) -> Case:
         case = self._queue.popleft()[1]
