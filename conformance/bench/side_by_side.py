@@ -9,8 +9,6 @@ unmeasured and then so many times; the table gives the medians of wall-clock and
 same time, judge by CPU.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import resource

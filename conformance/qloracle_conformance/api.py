@@ -1,7 +1,5 @@
 """The kit from Python: `verify` for notebooks and graders, `conformance_tests` for a test file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

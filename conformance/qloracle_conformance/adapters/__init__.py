@@ -1,7 +1,5 @@
 """The short names that `verify` knows, one row each: an adapter is a module of the protocol."""
 
-from __future__ import annotations
-
 import ctypes
 from importlib.util import find_spec
 from typing import NamedTuple

@@ -5,8 +5,6 @@ in: so there is nothing here but the round trip.  Everything is computed in the 
 file imports nothing of the kit's, so that a repro script can carry it along whole.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 

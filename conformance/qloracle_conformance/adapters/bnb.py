@@ -7,8 +7,6 @@ one, on state of its own that holds the state passed in.  `device` is CUDA where
 This file imports nothing of the kit's, so that a repro script can carry it along whole.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

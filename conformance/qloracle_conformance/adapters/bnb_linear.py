@@ -11,8 +11,6 @@ type.  Its bias is turned into that type by the layer itself.  This file imports
 kit's, so that a repro script can carry it along whole.
 """
 
-from __future__ import annotations
-
 import logging
 from types import SimpleNamespace
 

@@ -6,8 +6,6 @@ coupled decay is what its `add_decayed_weights` before adam makes.  This file im
 kit's, so that a repro script can carry it along whole.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import jax

@@ -8,8 +8,6 @@ PEFT too: the one byte that they are packed into is read as transposed.  This fi
 of the kit's, so that a repro script can carry it along whole.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 

@@ -7,8 +7,6 @@ parameters have no float32 m and v here.  This file imports nothing of the kit's
 script can carry it along whole.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

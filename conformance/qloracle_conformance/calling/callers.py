@@ -14,8 +14,6 @@ A child can be sent cases before their turn (`expect`), and works while its pare
 its calls in the order in which they were sent.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

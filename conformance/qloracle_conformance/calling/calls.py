@@ -4,8 +4,6 @@ Nothing in here knows an expected value.  A call gets private, writable copies, 
 compared with what they were before, its results are read at once and again later.
 """
 
-from __future__ import annotations
-
 import inspect
 import time
 from collections import deque

@@ -8,8 +8,6 @@ leaves gaps between the elements, or before the first, that memory holds POISON,
 what is hashed before and after a call.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ or `path/file.py:object`.  A file's folder is never put on sys.path: a kernel th
 file named `torch.py` must not import that.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

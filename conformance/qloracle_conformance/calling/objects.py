@@ -1,7 +1,5 @@
 """What Python code may hand over to be judged, made into what the command line names by a text."""
 
-from __future__ import annotations
-
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How an implementation is opened: a text in a child process, an object in this one."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from qloracle_conformance.calling.callers import Caller, ChildCaller, LocalCaller

@@ -7,8 +7,6 @@ bytes only is judged in the parent, by what plain arrays hold there.
 """
 # ruff: noqa: D102 (the verbs are described in `programs`)
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Callable, Iterator

@@ -4,8 +4,6 @@ Each message is a length (8 bytes, little endian) and a safetensors blob.  What 
 until the child takes it, so that a child that is still writing an answer never blocks its parent.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import itertools

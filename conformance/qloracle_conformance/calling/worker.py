@@ -5,8 +5,6 @@ wait in its inbox meanwhile.  Whatever the implementation prints goes to stderr,
 disturb the protocol.
 """
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import os

@@ -1,7 +1,5 @@
 """The `bench` command: times on a GPU, written to one JSON; one line and exit code 3 without."""
 
-from __future__ import annotations
-
 import importlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The `explain` command: a rule, a function, a level; without a name, all there are."""
 
-from __future__ import annotations
-
 import typer
 
 import qloracle

@@ -1,7 +1,5 @@
 """The command `qloracle`."""
 
-from __future__ import annotations
-
 import random
 import sys
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """The `memory` command: bytes by part, the papers' numbers, a timeline; pictures where asked."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.util import find_spec
 from itertools import groupby

@@ -1,7 +1,5 @@
 """The `mutants` command: rules x mutants, what each check kills, what the matrix does not prove."""
 
-from __future__ import annotations
-
 import csv
 import io
 import time

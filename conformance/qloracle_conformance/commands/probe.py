@@ -4,8 +4,6 @@ Above it stands what the implementation runs on: versions, and what this machine
 or the driver that it needs. That is no verdict, and right or wrong results do not depend on it.
 """
 
-from __future__ import annotations
-
 from contextlib import closing
 
 import typer

@@ -1,7 +1,5 @@
 """What `verify` shows while it works: how far it is, and the first failure at once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,7 +26,7 @@ class Progress:
         self._planned: dict[str, int] = {}
         self._failed: set[str] = set()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> "Progress":
         self._bars.start()
         return self
 

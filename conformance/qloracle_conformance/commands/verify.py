@@ -1,7 +1,5 @@
 """The `verify` command: judge once and print the report, or again whenever the file changes."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Mapping, Sequence

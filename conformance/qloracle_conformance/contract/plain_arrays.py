@@ -6,8 +6,6 @@ what the host sees of an array while a `use` of it is open: a step may be runnin
 """
 # ruff: noqa: D102 (the verbs are told in `programs`)
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -33,8 +33,6 @@ shown); words, a text for each operation: its error, the form of what it read, o
 and the bytes that the same program read from plain arrays, if a step was run.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace

@@ -6,8 +6,6 @@ lawful one must pass, with its dialect printed.  A mutant is a row of a family's
 ``qloracle verify qloracle_conformance.mutants.codes.tables:TieTakesUpper``.
 """
 
-from __future__ import annotations
-
 import inspect
 from importlib.util import find_spec
 from types import ModuleType

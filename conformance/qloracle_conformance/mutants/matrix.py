@@ -5,8 +5,6 @@ leave the same fingerprint.  A lawful variant is accepted only if nothing fails 
 printed.  A check that kills nothing proves nothing: `idle_checks` finds those.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import multiprocessing

@@ -5,8 +5,6 @@ functions out of the steps of S4 to S7, so that a fault can stand where it stand
 the scale, in the comparison, in the packing, in the block index.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable, Mapping

@@ -4,8 +4,6 @@ A new report is a new module here and one more entry in FILES.  The repro script
 exception: they hold whole arrays, and so they are written from the judgements themselves.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path

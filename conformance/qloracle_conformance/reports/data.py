@@ -3,8 +3,6 @@
 Its form is published in `report.schema.json` beside this file.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 

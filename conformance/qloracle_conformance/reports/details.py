@@ -1,7 +1,5 @@
 """All that a report holds, on a terminal (`-v`): functions, views, rules, each failure once."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

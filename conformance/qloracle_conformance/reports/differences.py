@@ -1,7 +1,5 @@
 """Compare a report with an older one: what fails now, what passes now, what is new or gone."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

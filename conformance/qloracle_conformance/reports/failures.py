@@ -3,8 +3,6 @@
 Many checks of one function fail on the same smallest input.  They are one entry that lists them.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -110,7 +108,7 @@ def wrong(checks: Sequence[Check]) -> str:
     return f"{found:,} of {compared:,}" if counted else ""
 
 
-def scripts(name: str, entry: Entry, files: Mapping[str, Path]) -> list[Path]:
+def scripts(name: str, entry: "Entry", files: Mapping[str, Path]) -> list[Path]:
     """The scripts of an entry, seen from the current folder if they lie in it."""
     keys = [key(name, check["id"]) for check in entry.checks]
     paths, here = dict.fromkeys(files[k] for k in keys if k in files), Path.cwd()

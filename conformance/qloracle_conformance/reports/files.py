@@ -1,7 +1,5 @@
 """Text on its way out: made printable, and never half-written."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

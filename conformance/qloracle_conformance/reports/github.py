@@ -7,8 +7,6 @@ An annotation is a line of the output that the runner reads as a command::
 In the message % and line ends are escaped, in the properties : and , as well.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,6 @@ The page may load nothing and run nothing but its own script: its policy names t
 one style sheet and its one script.  It is complete without the script, which only copies.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """report.json: the whole report as data, in the form that `report.schema.json` publishes."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

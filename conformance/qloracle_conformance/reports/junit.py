@@ -4,8 +4,6 @@ Nothing that makes the exit code differ from 0 is green here: what concerns the 
 (requirements that are not met, stale known failures, nothing compared) has a suite of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from xml.etree import ElementTree
 

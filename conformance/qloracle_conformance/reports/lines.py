@@ -4,8 +4,6 @@ Lines are wrapped here and not by rich, so that a pipe of 80 columns shows the s
 every verdict is a word: colour only repeats it.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """summary.md: the verdict for a pull request or a CI step's summary page."""
 
-from __future__ import annotations
-
 import html
 import re
 

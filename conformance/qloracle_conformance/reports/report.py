@@ -5,8 +5,6 @@ terminal, JUnit, Markdown and repro scripts are written from it.  Its form is pu
 `reports/report.schema.json`.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ Bad news first, a cause before what follows from it, one counterexample for each
 more than `MOST` lines of them in a run.  What is left out is named, and where to find it.
 """
 
-from __future__ import annotations
-
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence

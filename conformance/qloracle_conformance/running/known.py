@@ -13,8 +13,6 @@ stays a failure; an entry that matches no check of the run is a problem of the r
 is refused: a file that was written by `text` waits for somebody to fill it in.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib

@@ -6,8 +6,6 @@ cause; among several, those that agree on most of the other failing inputs.  All
 verdict, and is sought after it.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from functools import cache, lru_cache

@@ -1,7 +1,5 @@
 """The options that Python and pytest have in common, made into those of a `Run`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Several processes: every function of every implementation is judged in one of its own."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress

@@ -5,8 +5,6 @@ a session of its own, so that Ctrl-C reaches the parent alone, which then ends t
 is to them what Ctrl-C is to the parent: they let go of what they hold.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pickle

@@ -6,8 +6,6 @@ function need all its checks: where some of them ran in another process, or were
 are run again here.
 """
 
-from __future__ import annotations
-
 import atexit
 import textwrap
 from typing import Any
@@ -25,7 +23,7 @@ from qloracle_conformance.reports.data import implementation
 from qloracle_conformance.running.run import Run, name_causes
 
 IMPORT, VERDICT, KNOWN = "import", "verdict/", "known/"  # tests beside the checks
-OPEN: list[Suite] = []
+OPEN: list["Suite"] = []
 
 
 class Failed(Exception):

@@ -7,8 +7,6 @@ and read its judgement::
     and later: causes named, which takes longer and changes no verdict
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -72,7 +70,7 @@ class Run:
         self.ended = False
         self._results: dict[str, CheckRun] = {}
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> "Run":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,5 @@
 """What `--only` selects: rules, levels, functions, check ids, patterns; case is ignored."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Judge implementations: each by a `Run` of its own, one by one or by function in parallel."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial

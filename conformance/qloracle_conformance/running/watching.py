@@ -3,8 +3,6 @@
 The kit stays loaded here; each run has a fresh child, so that nothing of the older text is left.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path

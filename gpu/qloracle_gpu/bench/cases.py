@@ -4,8 +4,6 @@ A case is prepared when its turn comes and let go afterwards, so that all of the
 its own.  Every figure of a case has the name by which `goals` asks for it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple

@@ -7,8 +7,6 @@ looks at.  The tests marked `gpu` run the same functions.
     python -m qloracle_gpu.bench.checks    small calls of every kernel: what compute-sanitizer runs
 """
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

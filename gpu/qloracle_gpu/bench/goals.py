@@ -10,8 +10,6 @@ rests on a disturbed measurement was not, either (see `DISTURBED`).
 ('not measured', 'not measured')
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -5,8 +5,6 @@ behind it between two events: the events then frame device time only, however sl
 long as all was queued before the reading ended.
 """
 
-from __future__ import annotations
-
 import platform
 import shutil
 import subprocess

@@ -4,8 +4,6 @@ Each function returns calls by the name of the peer, and notes on those that are
 run on torch's default stream, which is the one on which ours run, too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeAlias

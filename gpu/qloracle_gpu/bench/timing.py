@@ -13,8 +13,6 @@ that each is called once: the first call compiles, allocates and sends tables.
 (Timing(median=2.0, low=2.0, high=2.0, rounds=2, cold=True), 0.8)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from statistics import median, quantiles
 from typing import NamedTuple, Protocol

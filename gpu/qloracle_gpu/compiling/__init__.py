@@ -15,8 +15,6 @@ everything that it depends on, so that a text is compiled once.
 Resources(registers=20, spilled=12, stack=16, shared=256)
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Sequence

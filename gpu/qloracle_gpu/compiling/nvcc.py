@@ -1,7 +1,5 @@
 """nvcc on PATH."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

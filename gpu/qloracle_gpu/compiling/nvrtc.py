@@ -1,7 +1,5 @@
 """NVRTC from its wheel, by ctypes: no CuPy, no driver."""
 
-from __future__ import annotations
-
 import ctypes
 import sys
 from collections.abc import Sequence

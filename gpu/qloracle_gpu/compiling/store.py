@@ -6,8 +6,6 @@ when something new comes. A cache that cannot be written costs time and nothing 
 then keeps a folder of its own, and takes it along when it ends.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import os

@@ -11,8 +11,6 @@ An array is what the machine computes on: NumPy's, CuPy's or torch's.  Host code
 `shape`, `dtype`, `reshape`, slices, `@`, `*`, `+` and `.T`, which the three spell alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 

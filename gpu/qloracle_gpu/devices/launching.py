@@ -5,8 +5,6 @@ there; CuPy keeps the result in its cache on disk.  A launch goes to the current
 in order after what was launched there before, and waits for nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.util import find_spec

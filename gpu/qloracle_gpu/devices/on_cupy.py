@@ -5,8 +5,6 @@ such as a torch tensor: it is read where it lies.  Only a view with strides is c
 CuPy arrays, which offer both in turn.  bfloat16 is the type of ml_dtypes, as CuPy has it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

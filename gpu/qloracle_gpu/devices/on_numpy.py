@@ -1,7 +1,5 @@
 """What `Host` and `Ptx` share as machines: their arrays are NumPy's."""
 
-from __future__ import annotations
-
 import ml_dtypes  # noqa: F401  np.dtype("bfloat16") is its doing
 import numpy as np
 

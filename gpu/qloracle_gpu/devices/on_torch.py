@@ -5,8 +5,6 @@ tensor is passed by its address, and only a view with strides is copied.  Kernel
 current stream of the tensors' device, in order with torch's own work there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

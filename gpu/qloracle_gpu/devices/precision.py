@@ -26,8 +26,6 @@ precision of their own (oneDNN's `allow_tf32` on xpu, the kernels of mps). No su
 hand to see.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any

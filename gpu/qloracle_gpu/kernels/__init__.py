@@ -16,8 +16,6 @@ compile the same bytes.
 True
 """
 
-from __future__ import annotations
-
 import hashlib
 from functools import cache
 from importlib.resources import files

@@ -20,8 +20,6 @@ ordinary memory, and one warning says why. To ask before:
 So far this has run on the stand-in only: no GPU was at hand.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace

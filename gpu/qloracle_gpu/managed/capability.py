@@ -9,8 +9,6 @@ Elsewhere there is nothing to ask: no NVIDIA driver, ROCm (where pages follow on
 which consumer cards lack), macOS. Each of these is a reason, a line to be read.
 """
 
-from __future__ import annotations
-
 import platform
 import sys
 import warnings

@@ -9,8 +9,6 @@ stay until something else needs the memory. Where nothing pages, m and v are CuP
 one warning that says why.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

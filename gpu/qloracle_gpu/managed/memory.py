@@ -16,8 +16,6 @@ what is wanted is that state makes room when something else needs the memory lat
 for more than all of it can hang a card that others use, too.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import weakref
@@ -45,7 +43,7 @@ _free_at_first: dict[tuple[Runtime, int], int] = {}  # bytes, when no managed me
 class Block:
     """Bytes in managed memory, freed when nothing leads to them any more."""
 
-    def __init__(self, owner: ManagedMemory, nbytes: int) -> None:
+    def __init__(self, owner: "ManagedMemory", nbytes: int) -> None:
         runtime, key = owner.runtime, (owner.runtime, owner.device)
         self.pointer = runtime.malloc(nbytes, owner.device)
         self.nbytes, self.owner = nbytes, owner

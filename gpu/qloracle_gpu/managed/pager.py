@@ -6,8 +6,6 @@ reports no page moves, so both arguments of `make_pager` are validated and ignor
 pager has no counters: rule S12 demands equal bits of it (L5a). The stand-in has them all.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

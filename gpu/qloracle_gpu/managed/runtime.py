@@ -15,8 +15,6 @@ after its own launch, would take it for its own. So it is taken away before Cuda
 (2, 1)
 """
 
-from __future__ import annotations
-
 import ctypes
 import sys
 from collections.abc import Iterator
@@ -52,7 +50,7 @@ class Location(ctypes.Structure):
     _fields_ = (("type", _INT), ("id", _INT))
 
     @classmethod
-    def of(cls, place: int) -> Location:
+    def of(cls, place: int) -> "Location":
         """Return a device by its number, or HOST."""
         return cls(2, 0) if place == HOST else cls(1, place)
 

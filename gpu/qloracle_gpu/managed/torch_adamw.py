@@ -23,8 +23,6 @@ warning that says why: see `capability`.
 tensor([0.5000, 1.5000, 1.0000])
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 

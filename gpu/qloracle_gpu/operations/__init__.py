@@ -11,8 +11,6 @@ checked before anything is launched; values are not looked at, since a GPU would
 for.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from types import SimpleNamespace
 

@@ -15,8 +15,6 @@ machine keeps them; the addresses are sent with each launch. Nothing waits for t
 Values are not looked at: a v below 0, or eps = 0 where v' is 0, gives NaN or infinity.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache

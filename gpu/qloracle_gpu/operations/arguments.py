@@ -7,8 +7,6 @@ CPU it is); the kernels' comments say what becomes of it.  Plain values (words, 
 checked by the reference's own `qloracle.arguments`, with its messages.
 """
 
-from __future__ import annotations
-
 import math
 
 from qloracle import arguments as plain

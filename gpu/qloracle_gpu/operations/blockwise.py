@@ -9,8 +9,6 @@ The rules are those of `qloracle.blockwise`, the kernels in `kernels/quantize.cu
 * `dequantize_4bit` takes `nested=` in place of absmax, and decodes the scales in the same launch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from typing import TypeAlias

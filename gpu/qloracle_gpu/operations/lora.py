@@ -8,8 +8,6 @@ takes one launch. The adapter's own products are the machine's.
 Values are not looked at: a mask is taken as it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeAlias

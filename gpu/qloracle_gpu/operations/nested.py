@@ -6,8 +6,6 @@ every call, which need not be the reference's (it rounds the exact sum), but kee
 bound.  The block size is a power of two from 32 to 4096, and values are not looked at.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from qloracle_gpu.devices import Array, Device

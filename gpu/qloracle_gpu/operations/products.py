@@ -10,8 +10,6 @@ The rule is that of `qloracle.linear4bit`, the kernel in `kernels/product.cu`.
 * In place of absmax, `nested=` is taken as `dequantize_4bit` takes it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias

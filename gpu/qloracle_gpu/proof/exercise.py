@@ -5,8 +5,6 @@ element late takes the paths for unaligned addresses; 4,200 elements are several
 The results are not looked at: other tests judge them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path

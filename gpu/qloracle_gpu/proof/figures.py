@@ -9,8 +9,6 @@ ptxas reports the registers; the rest is arithmetic on a card's published sizes.
     python -m qloracle_gpu.proof.figures --write   and write gpu/docs/kernels.md
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence

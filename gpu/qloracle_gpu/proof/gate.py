@@ -9,8 +9,6 @@ form, one that flushes subnormal numbers.  Exit codes: 0, 1 for a failure, 3 whe
 compiler.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence

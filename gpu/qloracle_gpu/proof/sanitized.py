@@ -12,8 +12,6 @@ GCC 12's ThreadSanitizer wants addresses that are not randomized; hence the proc
               a block, and between blocks, which nothing orders
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import os

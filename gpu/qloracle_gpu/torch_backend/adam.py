@@ -18,8 +18,6 @@ The rules are those of `qloracle.adam`. What is particular here:
 [-0.5, -0.49999499320983887, 0.2499999850988388, 0.0]
 """
 
-from __future__ import annotations
-
 from typing import Any, TypeAlias
 
 import torch

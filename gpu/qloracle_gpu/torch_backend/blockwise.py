@@ -23,8 +23,6 @@ each element 1.5 bytes in `quantize_4bit` (its codes before they are packed) and
 block is one part, and takes up to 16 bytes for each of its elements.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias

@@ -15,8 +15,6 @@ tensors are computed with as on a CPU, operation by operation.
 (False, False)
 """
 
-from __future__ import annotations
-
 from functools import cache
 from types import SimpleNamespace
 

@@ -23,8 +23,6 @@ Memory beside arguments and results, measured on a CPU for W of 4096 x 4096 and 
 rows; the rest grows with the rows of x, of which there is a copy in float32 where x has 16 bits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

@@ -20,8 +20,6 @@ What a gradient needs is what was passed in: h is computed again, and nothing wi
 the mask get no gradient, and a gradient has none of its own.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

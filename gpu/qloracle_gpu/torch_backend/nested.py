@@ -16,8 +16,6 @@ Memory, measured on a CPU: 19 bytes for each absmax beside input and result, tha
 each weight in a block of 64.
 """
 
-from __future__ import annotations
-
 from typing import TypeAlias
 
 import torch

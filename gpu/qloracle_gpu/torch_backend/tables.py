@@ -8,8 +8,6 @@ holds no numbers.
 tensor([0.0000, 0.0796, 0.1609])
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -18,8 +18,6 @@ A value can be looked at only where the call can wait for it: see `can_wait`.  O
 kernels are used it is not looked at: see `KERNELS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.util import find_spec
 

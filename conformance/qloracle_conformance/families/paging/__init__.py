@@ -1,7 +1,5 @@
 """Pagers: arrays that lie with the host or with the device, and read the same from both."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from qloracle_conformance.contract.cases import Case

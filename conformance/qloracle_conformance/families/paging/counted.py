@@ -1,7 +1,5 @@
 """Programs whose counters can be judged: nothing is advised, and not every pager counts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any

@@ -4,8 +4,6 @@ Most pages have 4096 bytes, which every system can have that knows of pages; the
 odd, so that pages are many and numbers lie across two of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any

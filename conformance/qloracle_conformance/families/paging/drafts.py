@@ -1,10 +1,8 @@
 """A program while it is written."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +35,7 @@ class Draft:
         self.arrays: dict[str, Array] = {}
         self.plain = PlainArrays(self.arrays, capacity, page)
 
-    def do(self, *operation: Any) -> Draft:
+    def do(self, *operation: Any) -> Self:
         """Add an operation."""
         perform(operation, self.plain)
         self.program.append(list(operation))
@@ -45,7 +43,7 @@ class Draft:
 
     def write(
         self, name: str, part: Part = None, side: str = "host", values: Array | None = None
-    ) -> Draft:
+    ) -> Self:
         """Write an array, or a part of it."""
         if values is None:
             old = self.plain.alive[name].values[where(part)]
@@ -54,11 +52,11 @@ class Draft:
         self.arrays[data] = values
         return self.do("write", name, _listed(part), data, side)
 
-    def read(self, name: str, part: Part = None, side: str = "host") -> Draft:
+    def read(self, name: str, part: Part = None, side: str = "host") -> Self:
         """Read an array, or a part of it."""
         return self.do("read", name, _listed(part), side)
 
-    def read_all(self, names: Iterable[str], *sides: str) -> Draft:
+    def read_all(self, names: Iterable[str], *sides: str) -> Self:
         """Read several arrays, each by all of the sides."""
         for name in names:
             for side in sides or ("host",):
@@ -67,17 +65,17 @@ class Draft:
 
     def new(
         self, name: str, shape: int | tuple[int, ...], dtype: str = "uint8", side: str = "host"
-    ) -> Draft:
+    ) -> Self:
         """Allocate an array and write it."""
         dims = (shape,) if isinstance(shape, int) else shape
         return self.do("empty", name, list(dims), dtype).write(name, side=side)
 
-    def given(self, name: str, values: Array, side: str = "host") -> Draft:
+    def given(self, name: str, values: Array, side: str = "host") -> Self:
         """Allocate an array and write these values."""
         self.do("empty", name, list(values.shape), values.dtype.name)
         return self.write(name, None, side, values)
 
-    def shrink(self, frames: int) -> Draft:
+    def shrink(self, frames: int) -> Self:
         """Another capacity in pages, where the size of a page is known."""
         return self if self.page is None else self.do("shrink", frames * self.page)
 

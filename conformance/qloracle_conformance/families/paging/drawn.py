@@ -5,8 +5,6 @@ Hypothesis lends the generator, and can so shrink what it finds; any other one w
 """
 # ruff: noqa: D102 (each verb adds what it says, if that makes sense)
 
-from __future__ import annotations
-
 from contextlib import suppress
 from random import Random
 from typing import Any

@@ -1,7 +1,5 @@
 """Rule P1 on a pager: the form of what a program reads."""
 
-from __future__ import annotations
-
 from qloracle_conformance.contract import plain_arrays, programs
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.judging.compare import Mismatch, Values

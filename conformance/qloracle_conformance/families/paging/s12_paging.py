@@ -27,8 +27,6 @@ NotImplementedError, and these programs are counted as unsupported.  What else s
 has counters is rule S12b.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

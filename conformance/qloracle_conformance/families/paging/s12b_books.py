@@ -38,8 +38,6 @@ Which page goes first is nobody's business, nor whether a page that nobody has w
 
 # ruff: noqa: D102 (the verbs are told in `contract.programs`)
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Smaller neighbours of a failing program: fewer operations and steps, shorter, plainer arrays."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

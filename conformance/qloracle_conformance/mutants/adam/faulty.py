@@ -1,7 +1,5 @@
 """Faulty implementations of Adam: how a step goes wrong."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

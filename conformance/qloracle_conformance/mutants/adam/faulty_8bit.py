@@ -1,7 +1,5 @@
 """Faulty implementations of the 8-bit Adam: how a step, and the state that it keeps, go wrong."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

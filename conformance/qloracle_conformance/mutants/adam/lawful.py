@@ -1,7 +1,5 @@
 """Implementations of Adam that differ from the reference and are right."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

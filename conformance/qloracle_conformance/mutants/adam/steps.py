@@ -4,8 +4,6 @@
 given the numbers of the call, `k`, and what is known so far, `s`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict, Unpack
 

@@ -1,7 +1,5 @@
 """Faults around the values: rules P1 to P4, which hold for every call of every level."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from typing import Any

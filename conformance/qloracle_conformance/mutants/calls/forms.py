@@ -4,8 +4,6 @@ Only implementations on tensors are handed views, so these are kernels on torch 
 what a kernel does that takes a tensor's pointer and forgets the rest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Wrong blocks (S3): indices, tails, layouts, sizes that the dispatch forgot."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

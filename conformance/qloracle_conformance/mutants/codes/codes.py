@@ -1,7 +1,5 @@
 """Wrong codes (S5) and wrong packing (S6)."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

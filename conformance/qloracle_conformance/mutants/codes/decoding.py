@@ -1,7 +1,5 @@
 """Wrong decoding (S7): what becomes of level * absmax on its way to the output type."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import DTypeLike
 

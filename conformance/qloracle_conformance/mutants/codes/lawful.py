@@ -4,8 +4,6 @@ A row begins with what the verdict must say of it; `dialect` is what it must dec
 decides whether others can read its bytes.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Wrong scales (S4): what becomes of the largest magnitude of a block."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from qloracle_conformance.mutants.codes.steps import cut_to_bfloat16

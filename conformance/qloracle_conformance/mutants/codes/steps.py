@@ -1,7 +1,5 @@
 """Steps of L0 that only its own mutants share: one table, one type or one factor replaced."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Wrong tables (S1) and wrong thresholds (S2): the lists of numbers that a port types in."""
 
-from __future__ import annotations
-
 import numpy as np
 
 import qloracle

@@ -1,7 +1,5 @@
 """Faulty LoRA layers: scalings, masks and gradients that went wrong (S10)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

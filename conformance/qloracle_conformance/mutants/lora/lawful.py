@@ -1,7 +1,5 @@
 """LoRA layers that differ from the reference and are right (S10)."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from qloracle_conformance.mutants.lora import steps

@@ -5,8 +5,6 @@
 Those are given the `Layer`, which is all that the call has at hand.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

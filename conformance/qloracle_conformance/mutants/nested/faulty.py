@@ -1,7 +1,5 @@
 """Faulty implementations of L1: how the scales of the scales go wrong."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

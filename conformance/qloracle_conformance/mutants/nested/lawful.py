@@ -1,7 +1,5 @@
 """Implementations of L1 that differ from the reference and are right."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from qloracle_conformance.judging import expected

@@ -1,7 +1,5 @@
 """Faults of states that cannot be taken apart: only the round trip shows them (rules S1 to S8)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

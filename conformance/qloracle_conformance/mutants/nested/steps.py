@@ -1,7 +1,5 @@
 """The functions of L1 in steps, as `parts` has those of L0."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,8 +1,6 @@
 """Faulty pagers: the bits are right, and what is held, moved or counted is not."""
 # ruff: noqa: D102 (the class tells the story of its methods)
 
-from __future__ import annotations
-
 from typing import Any
 
 from qloracle.paging import Counters, Pager

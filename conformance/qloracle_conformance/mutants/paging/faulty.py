@@ -1,8 +1,6 @@
 """Faulty pagers: how a page that moves loses what was written to it, or turns up for another."""
 # ruff: noqa: D102 (the class tells the story of its methods)
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

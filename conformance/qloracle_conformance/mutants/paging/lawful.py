@@ -1,8 +1,6 @@
 """Pagers that differ from the reference and are right: order, size and knowledge are theirs."""
 # ruff: noqa: D102 (the class tells the story of its methods)
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path

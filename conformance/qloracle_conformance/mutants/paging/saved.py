@@ -1,7 +1,5 @@
 """Faulty savers and loaders: what a resumed run does not get back."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

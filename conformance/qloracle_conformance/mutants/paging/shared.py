@@ -1,8 +1,6 @@
 """Faulty pagers: two sides, two names or two owners of the same bytes, and one of them is wrong."""
 # ruff: noqa: D102 (the class tells the story of its methods)
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -5,8 +5,6 @@ arrays of them: `faulty` and `lawful` make a mutant of such a class.  What is a 
 replaces what `paged` returns: the pager, the saving or the loading.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Faulty 4-bit linear layers: how kernels for products go wrong (S9)."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """4-bit linear layers that differ from the reference and are right (S9)."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from qloracle_conformance.mutants.parts import variant

@@ -4,8 +4,6 @@
 add the bias, round.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -4,8 +4,6 @@ A kernel's loop does one of these.  Columns in which all rows are zero are skipp
 changes no sum.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from typing import Any

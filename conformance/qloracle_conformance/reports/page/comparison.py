@@ -1,7 +1,5 @@
 """Two or more implementations side by side: functions with verdict and dialect, then the rules."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from qloracle_conformance.contract.protocol import FUNCTIONS

@@ -3,8 +3,6 @@
 They are drawn with attributes and classes alone: the page's policy allows no style in an element.
 """
 
-from __future__ import annotations
-
 import re
 
 from qloracle_conformance.reports.failures import Data

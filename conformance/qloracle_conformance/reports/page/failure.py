@@ -1,7 +1,5 @@
 """One failure: what is wrong with which input, where else, by which rule, and how to see it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

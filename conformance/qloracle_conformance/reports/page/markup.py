@@ -3,8 +3,6 @@
 So a name, a message or a script that looks like HTML can only ever be shown.
 """
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterable, Sequence

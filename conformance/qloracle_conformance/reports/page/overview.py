@@ -1,7 +1,5 @@
 """The head of the page: how the run ended, and what failed where, each failure in one line."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from qloracle_conformance.engine.verdicts import level_lines

@@ -1,7 +1,5 @@
 """An implementation as the page shows it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """One implementation's tables: functions with verdict and scope, rules, bounds, known failures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from qloracle_conformance.contract.protocol import LEVELS

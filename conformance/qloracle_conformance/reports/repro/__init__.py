@@ -4,8 +4,6 @@ It holds the exact input, calls the implementation, and prints what came back an
 Exit code 1: the fault is still there; 0: it is gone; 2: it could not be tried.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 A script for an implementation on NumPy arrays needs nothing of this: there `fresh` makes copies.
 """
 
-from __future__ import annotations
-
 from qloracle_conformance.calling.frameworks import DELAY, OFFSET, POISON, device_for
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import result_forms

@@ -1,7 +1,5 @@
 """Arrays as Python text: exact to the bit, readable if small, short if simple."""
 
-from __future__ import annotations
-
 import base64
 import textwrap
 import zlib

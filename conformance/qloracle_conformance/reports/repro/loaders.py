@@ -1,7 +1,5 @@
 """The part of a repro script that loads the implementation, as the kit loaded it."""
 
-from __future__ import annotations
-
 import ast
 import textwrap
 from importlib.util import find_spec

@@ -6,8 +6,6 @@ statements make of plain arrays.
 """
 # ruff: noqa: D102 (the verbs are explained in `contract.programs`)
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from qloracle_conformance.contract import plain_arrays, programs

@@ -3,8 +3,6 @@
 The expected value is in the script as a number, with the rule's formula and its values beside it.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Mapping
 

@@ -12,8 +12,6 @@ hides, two threads at one address, ThreadSanitizer sees: `qloracle_gpu.proof.san
 Importing this compiles nothing, and neither does `implementation`: its first call does.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from qloracle_gpu.devices.gcc.build import CompileError, unavailable

@@ -15,8 +15,6 @@ that went into them.
     thread   ThreadSanitizer, likewise
 """
 
-from __future__ import annotations
-
 import platform
 import re
 import shutil

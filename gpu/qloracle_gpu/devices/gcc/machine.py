@@ -1,7 +1,5 @@
 """`Host`: a `devices.Device` of NumPy arrays, whose kernels are compiled by g++."""
 
-from __future__ import annotations
-
 import ctypes
 import threading
 from collections.abc import Mapping, Sequence
@@ -102,7 +100,7 @@ class Host(OnNumPy):
             )
 
     @cached_property
-    def _library(self) -> _Library:
+    def _library(self) -> "_Library":
         source = kernels.text() if self._source is None else self._source
         return _load(str(build.shared_object(source, self._flavour)))
 

@@ -11,8 +11,6 @@ Traceback (most recent call last):
 TypeError: absmax must be an array of float32, got float64
 """
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -47,7 +45,7 @@ class Parameter(NamedTuple):
     name: str
     type: str
 
-    def pack(self, argument: Argument) -> ctypes._SimpleCData[Any]:
+    def pack(self, argument: Argument) -> "ctypes._SimpleCData[Any]":
         """Return an argument as C has it; TypeError by the parameter's name otherwise."""
         if self.type.startswith("P"):
             return ctypes.c_void_p(self._address(argument))
@@ -91,7 +89,7 @@ def table(addresses: Addresses) -> np.ndarray:
 
 def pack(
     kernel: str, wanted: Sequence[Parameter], arguments: Sequence[Argument]
-) -> list[ctypes._SimpleCData[Any]]:
+) -> list["ctypes._SimpleCData[Any]"]:
     """Return all arguments of a launch as C has them; TypeError where they do not fit."""
     if len(wanted) != len(arguments):
         names = ", ".join(parameter.name for parameter in wanted)

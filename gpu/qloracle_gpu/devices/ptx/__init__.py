@@ -16,8 +16,6 @@ dropped barrier; and ptxas, which makes machine code of PTX, is trusted.
 `implementation` is what the conformance kit judges.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from qloracle_gpu import compiling

@@ -4,8 +4,6 @@ NumPy rounds `+ - * /` and the square root of float32 and float64 to nearest eve
 numbers and wraps integers, as PTX's `.rn` forms do.  What follows is the rest.
 """
 
-from __future__ import annotations
-
 from typing import Any, TypeAlias
 
 import numpy as np

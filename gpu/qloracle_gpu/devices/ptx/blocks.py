@@ -5,8 +5,6 @@ branch round it.  What several lanes do together (a barrier, a shuffle) begins a
 lanes that come by another way can be waited for.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ that come to the same block become one.  So nothing needs a mask, and what few l
 little.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 `lane` is the number of each lane among the threads of the blocks that run at once, in rising order.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The `Device` whose arrays are NumPy's and whose kernels are interpreted PTX."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator, Sequence
 from functools import cache

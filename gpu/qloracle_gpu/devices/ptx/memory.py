@@ -5,8 +5,6 @@ the alignment that they have in NumPy, which decides whether a kernel may load 1
 Whatever nobody wrote is 0xFF: a NaN, if a float is read from it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -17,8 +17,6 @@
 8  ret ()
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -8,8 +8,6 @@ Forms are listed whole.  What is not listed is refused by name before the kernel
 and flush-to-zero forms above all, since no one else rounds as they do.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from functools import cache

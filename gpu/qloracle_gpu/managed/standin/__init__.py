@@ -25,8 +25,6 @@ it cannot show is all that is CUDA's own: its driver, its streams, its order of 
 * No page lies on both sides. `read_mostly` is taken and changes nothing.
 """
 
-from __future__ import annotations
-
 import os
 from contextlib import AbstractContextManager
 from typing import Any

@@ -4,8 +4,6 @@ One library has the pages and the handler, once a process. cudart12.so and cudar
 and add the functions whose signatures differ, so that a process can have both.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys

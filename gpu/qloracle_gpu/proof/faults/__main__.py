@@ -8,8 +8,6 @@ Exit codes: 0 every fault is seen by the runners that it names, and the unchange
 1 otherwise; 3 where that holds of the runners that are there, and one is not.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

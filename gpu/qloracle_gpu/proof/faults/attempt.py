@@ -5,8 +5,6 @@
 prints a line `verdict: KIND: detail`.  The sanitizers call `attempt` in a process that they watch.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

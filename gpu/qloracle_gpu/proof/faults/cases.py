@@ -9,8 +9,6 @@ than 2^31 elements: its memory is reserved and never touched, and of the launch 
 would make, only the last blocks run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 

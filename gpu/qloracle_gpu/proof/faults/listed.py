@@ -25,8 +25,6 @@ A value that is wrong is seen by whatever runs the kernel.  The others differ:
     gate     what costs speed and changes no value: registers, spills, local memory
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 

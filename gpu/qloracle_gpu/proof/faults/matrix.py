@@ -1,7 +1,5 @@
 """Faults x runners: which runner sees which fault, and whether it keeps its promise."""
 
-from __future__ import annotations
-
 import re
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """A fault, how it is planted, and the part of the text that is compiled to see it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
