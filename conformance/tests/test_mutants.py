@@ -2,6 +2,7 @@
 
 import csv
 import io
+import warnings
 
 import pytest
 
@@ -156,3 +157,18 @@ def test_a_mutant_that_trips_over_itself_is_a_problem(tmp_path):
     rows = [judge(spec) for spec in load_from(str(path))]
     assert rows[0].as_expected
     assert "Trips slips: raised TypeError" in "\n".join(problems(rows))
+
+
+def test_what_a_mutant_warns_of_reaches_nobody(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import warnings\nimport qloracle\nclass Warns:\n    kills = 'S8'\n"
+        "    def dequantize_absmax(codes, nested_absmax, offset, **options):\n"
+        "        warnings.warn('overflow', RuntimeWarning)\n"
+        "        return qloracle.dequantize_absmax(codes, nested_absmax, 0 * offset, **options)\n"
+    )
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        (row,) = [judge(spec) for spec in load_from(str(path))]
+    assert row.as_expected
+    assert heard == []

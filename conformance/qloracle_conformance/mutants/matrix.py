@@ -10,6 +10,7 @@ import math
 import multiprocessing
 import re
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -168,11 +169,13 @@ def _judge(
         caller, profile=profile, searching=False, reducing=False, functions=functions,
         only=lambda check: check.startswith(only),
     )  # fmt: skip
-    views, runs = engine.probe(), list[CheckRun]()
-    for run in engine.run():
-        runs.append(run)
-        if math.isnan(first) and run.status in WRONG and kills in ("", run.rule):
-            first = time.perf_counter() - start
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a mutant warns of is nobody's news
+        views, runs = engine.probe(), list[CheckRun]()
+        for run in engine.run():
+            runs.append(run)
+            if math.isnan(first) and run.status in WRONG and kills in ("", run.rule):
+                first = time.perf_counter() - start
     return Row(
         name=spec.rpartition(":")[2],
         story=story(mutant),
