@@ -93,7 +93,7 @@ def _show(screen: Screen, judgement: Judgement, directory: Path | None) -> None:
 
 def next_steps() -> list[str]:
     """What somebody who named nothing may want to do next."""
-    missing = [a for a in adapters.ADAPTERS if not a.installed]
+    missing = [a for a in adapters.ADAPTERS if not a.installed and not a.driver]
     names = ", ".join(dict.fromkeys(a.name.partition(".")[0] for a in missing))
     steps = ["", "Judge your own kernels:   qloracle verify path/to/kernels.py"]
     steps += ["What the levels and rules are:   qloracle explain"]
