@@ -23,7 +23,8 @@ the mask get no gradient, and a gradient has none of its own.
 from functools import partial
 from typing import Any
 
-from torch import Tensor, library
+import torch
+from torch import Tensor
 
 from qloracle_gpu.devices.on_torch import Tensors
 from qloracle_gpu.operations import arguments as check
@@ -108,7 +109,7 @@ def given(
 # ---- the same as operators of torch --------------------------------------------------------------
 
 
-@library.custom_op("qloracle::lora_forward", mutates_args=())
+@torch.library.custom_op("qloracle::lora_forward", mutates_args=())
 def _forward_op(
     x: Tensor, w: Tensor, a: Tensor, b: Tensor, scaling: float, dropout_mask: Tensor | None
 ) -> Tensor:
@@ -118,7 +119,7 @@ def _forward_op(
     return y
 
 
-@library.custom_op("qloracle::lora_backward", mutates_args=())
+@torch.library.custom_op("qloracle::lora_backward", mutates_args=())
 def _backward_op(
     dy: Tensor,
     x: Tensor,
