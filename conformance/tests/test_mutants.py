@@ -62,6 +62,9 @@ class TestWholeMatrix:
     def test_every_mutant_is_killed_by_its_rule_and_no_lawful_variant_is_rejected(self, rows):
         assert [row.name for row in rows if not row.as_expected] == []
 
+    def test_none_dies_of_a_mistake_in_its_own_code(self, rows):
+        assert [row.name for row in rows if row.slip] == []
+
     def test_every_fingerprint_is_its_own(self, rows):
         assert twins(rows) == []
 
