@@ -59,8 +59,10 @@ class Progress:
     def aside(self) -> Iterator[None]:
         """Hide the bars while something else is printed."""
         self._bars.stop()
-        yield
-        self._bars.start()
+        try:
+            yield
+        finally:
+            self._bars.start()
 
     def _plan(self, name: str, planned: int) -> None:
         """With several processes each of them says what it has planned."""

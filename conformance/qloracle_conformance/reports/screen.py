@@ -164,7 +164,7 @@ def _rows(fault: Fault, name: str, files: Mapping[str, Path]) -> Iterator[Row]:
 
 
 def _short_name(name: str) -> str:
-    """A name short enough for the table: of a path its last part."""
+    """A name short enough for the table: of a long one its end."""
     return name if len(name) <= WIDE else f"...{name[-WIDE + 3 :]}"
 
 
