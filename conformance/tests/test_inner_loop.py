@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ from qloracle_conformance import verify as verify_object
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.reports import failures, github, html, markdown
 from qloracle_conformance.running import run as running
+from qloracle_conformance.running import watching
 from qloracle_conformance.running.known import Known
 from qloracle_conformance.running.run import Listener
 from qloracle_conformance.running.verify import verify as verify_with_causes
@@ -308,6 +310,24 @@ def test_a_file_that_it_imports_is_watched_too(kernel, tmp_path, watched, monkey
     kernel("nothing of it", "lib/other.py")
     assert loop.quiet() == ""
     assert loop.end() == 0
+
+
+def test_what_changes_as_soon_as_the_line_is_out_is_seen(kernel, tmp_path, monkeypatch):
+    """An imported file is known by its state from before the line, not from after it."""
+    (tmp_path / "lib").mkdir()
+    inner = Path(kernel(WRONG, "lib/inner.py"))
+    path = kernel("from inner import dequantize_absmax\n", "outer.py")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "lib"), prepend=os.pathsep)
+    waited = []
+    monkeypatch.setattr(watching, "_wait", lambda files, before: waited.append(before))
+    options = {"only": "S8/dequantize_absmax/*", "stop_early": True}
+    lines = watching.verdicts(path, options)
+    assert " FAIL " in next(lines)[0]
+    old = inner.stat()
+    inner.write_text(RIGHT + "# and more\n")
+    assert " PASS " in next(lines)[0]
+    lines.close()
+    assert waited[0][inner] == (old.st_mtime_ns, old.st_size)
 
 
 @pytest.mark.parametrize("more", [["numpy"], ["--report", "out"], ["--diff", "old.json"]])

@@ -31,10 +31,11 @@ def verdicts(impl: str, options: Mapping[str, Any]) -> Iterator[tuple[str, int]]
         report = verify([impl], **options, causes=False)
         if report.judgements[0].partial:
             return
-        yield line(report.judgements[0], time.perf_counter() - start), report.exit_code
         news = {Path(name) for name in report.judgements[0].files} - files
         files |= news
-        _wait(files, before | _state(news))
+        before |= _state(news)  # before the line is out: who reads it may write at once
+        yield line(report.judgements[0], time.perf_counter() - start), report.exit_code
+        _wait(files, before)
 
 
 def _own_files(impl: str) -> list[Path]:
