@@ -91,8 +91,8 @@ def verify(
         typer.Option(help="Write a file of known failures: all that fails in this run."),
     ] = None,
     processes: Annotated[
-        str, typer.Option("--processes", "-n", help="Functions judged at once.")
-    ] = "1",
+        str | None, typer.Option("--processes", "-n", help="Processes that judge; none: as fits.")
+    ] = None,
     limit: Annotated[
         float, typer.Option(help="Seconds that one call may take: after them it fails.")
     ] = opening.LIMIT,
@@ -126,7 +126,7 @@ def verify(
         "profile": profile, "seed": _seed(seed), "require": require, "only": only,
         "dialect": presets.preset(dialect) if dialect else None, "device": device,
         "known": read(known) if known else (), "limit": limit, "stop_early": stop_early,
-        "processes": _count("--processes", processes),
+        "processes": None if processes is None else _count("--processes", processes),
     }  # fmt: skip
     if watch:
         raise typer.Exit(command.again_and_again((impl or [])[0], options))

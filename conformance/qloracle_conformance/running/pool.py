@@ -1,4 +1,4 @@
-"""Work in several processes: each item has a fresh one, which sends back what it finds, pickled.
+"""Work in several processes, which take one item after the other and send back what they find.
 
 A process is a new interpreter and no fork: threads and GPU contexts do not survive a fork.  It has
 a session of its own, so that Ctrl-C reaches the parent alone, which then ends the others; SIGTERM
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
@@ -21,7 +22,8 @@ from qloracle_conformance.calling.wire import receive, send
 
 T = TypeVar("T")
 Send = Callable[[Any], None]
-Message = tuple[int, str, Any]  # number of the item, SENT or DONE or FAILED, object or reason
+Process = subprocess.Popen[bytes]
+Message = tuple[Process, str, Any]  # who says it, SENT or DONE or FAILED, object or reason
 SENT, DONE, FAILED = "sent", "done", "failed"
 GRACE = 10.0  # seconds that a process may take to let go, before it is killed
 
@@ -31,70 +33,77 @@ class JobError(RuntimeError):
 
 
 def stream(
-    work: Callable[[T, Send], None], items: Sequence[T], processes: int
+    work: Callable[[T, Send], None], items: Sequence[T], processes: int, share: Sequence[int] = ()
 ) -> Generator[tuple[int, Any], None, None]:
-    """Call ``work(item, send)`` for each item in a process of its own, so many at once.
+    """Call ``work(item, send)`` for each item, in so many processes at once.
 
     Yields (number of the item, object) for each object sent, as it comes; the objects of one item
     come in their order.  work: a function of a module; what it takes and sends can be pickled.
+    share: file descriptors that the processes have, too.
     JobError if one of them fails.  However this ends, none of the processes is left.
     """
-    waiting = list(enumerate(items))
-    running: dict[int, subprocess.Popen[bytes]] = {}
+    waiting = deque(enumerate(items))
+    busy: dict[Process, int] = {}  # the item of each process
     messages: queue.Queue[Message] = queue.Queue()
     try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                number, item = waiting.pop(0)
-                running[number] = _start(number, pickle.dumps((work, item)), messages)
-            number, kind, value = messages.get()
-            if kind == SENT:
-                yield number, value
+        while len(busy) < min(processes, len(items)):
+            process = _start(messages, share)
+            busy[process] = _next(process, work, waiting)
+        while busy:
+            process, kind, value = messages.get()
+            if process not in busy:  # it has ended, as it should
                 continue
-            _stop(running.pop(number))
-            if kind == FAILED:
+            if kind == SENT:
+                yield busy[process], value
+            elif kind == FAILED:
                 raise JobError(value)
+            elif waiting:
+                busy[process] = _next(process, work, waiting)
+            else:
+                del busy[process]
+                _stop(process)
     finally:
-        for process in running.values():
+        for process in busy:
             process.terminate()
-        for process in running.values():
+        for process in busy:
             _stop(process)
 
 
-def _start(number: int, order: bytes, messages: queue.Queue[Message]) -> subprocess.Popen[bytes]:
+def _next(process: Process, work: Callable[[T, Send], None], waiting: deque[tuple[int, T]]) -> int:
+    """Give a process the next item, and return that one's number."""
+    number, item = waiting.popleft()
+    with contextlib.suppress(BrokenPipeError):  # _pump says how it died
+        send(process.stdin, pickle.dumps((work, item)))  # type: ignore[arg-type]
+    return number
+
+
+def _start(messages: queue.Queue[Message], share: Sequence[int]) -> Process:
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", __name__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    threading.Thread(target=_pump, args=(number, process, messages), daemon=True).start()
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError), process.stdin as inbox:  # _pump says how it died
-        send(inbox, order)  # type: ignore[arg-type]
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=share, start_new_session=True,
+    )  # fmt: skip
+    threading.Thread(target=_pump, args=(process, messages), daemon=True).start()
     return process
 
 
-def _pump(number: int, process: subprocess.Popen[bytes], messages: queue.Queue[Message]) -> None:
-    """Move a process's messages into the queue; one that ends without a last word has failed."""
+def _pump(process: Process, messages: queue.Queue[Message]) -> None:
+    """Move a process's messages into the queue; the last one says how it died, if it did."""
     assert process.stdout is not None
-    kind = SENT
     with process.stdout as outbox:
         try:
-            while kind == SENT and (blob := receive(outbox)) is not None:  # type: ignore[arg-type]
-                kind, value = pickle.loads(blob)
-                messages.put((number, kind, value))
+            while (blob := receive(outbox)) is not None:  # type: ignore[arg-type]
+                messages.put((process, *pickle.loads(blob)))
         except Exception:
-            kind = FAILED
-            messages.put((number, kind, traceback.format_exc()))
-    if kind == SENT:
-        code = process.wait()
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        messages.put((number, FAILED, f"a process of the run died ({how})"))
+            messages.put((process, FAILED, traceback.format_exc()))
+    code = process.wait()
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    messages.put((process, FAILED, f"a process of the run died ({how})"))
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a process has ended; kill it if it does not."""
+def _stop(process: Process) -> None:
+    """Let a process end, and wait until it has; kill it if it does not."""
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()  # type: ignore[union-attr]
     try:
         process.wait(GRACE)
     except subprocess.TimeoutExpired:
@@ -112,14 +121,14 @@ def main() -> None:
         send(outbox, pickle.dumps((kind, value)))
 
     try:
-        work, item = pickle.loads(receive(sys.stdin.buffer) or b"")
-        work(item, lambda value: tell(SENT, value))
+        while (order := receive(sys.stdin.buffer)) is not None:
+            work, item = pickle.loads(order)
+            work(item, lambda value: tell(SENT, value))
+            tell(DONE, None)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGTERM)
     except BaseException:  # SystemExit too: the parent must hear why
         tell(FAILED, traceback.format_exc())
-    else:
-        tell(DONE, None)
 
 
 if __name__ == "__main__":
