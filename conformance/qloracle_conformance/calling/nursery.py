@@ -22,7 +22,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, NoReturn
 
@@ -41,20 +41,25 @@ _doors: list[socket.socket] = []  # to the first process of the tree; none: no n
 
 
 @contextlib.contextmanager
-def opened(environment: Mapping[str, str], several: bool) -> Iterator[None]:
-    """Keep a nursery for what is opened meanwhile; `several`: libraries are loaded with `PARTS`."""
+def opened(environment: Mapping[str, str], specs: Sequence[str]) -> Iterator[None]:
+    """Keep a nursery meanwhile, and load at once what some implementations need.
+
+    If they are several, libraries are loaded with their `PARTS`.
+    """
     if sys.platform != "linux":
         yield
         return
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", __name__, str(its.fileno()), "several" * several],
+        [sys.executable, "-P", "-m", __name__, str(its.fileno()), "several" * (len(specs) > 1)],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env=environment, pass_fds=[its.fileno()], start_new_session=True,
     )  # fmt: skip
     its.close()
     _doors.append(ours)
     try:
+        for spec in specs:
+            _ask(Order(needs(spec), spec), [])
         yield
     finally:
         _doors.clear()
@@ -75,6 +80,12 @@ def adopt(descriptors: list[int]) -> None:
     """Use the nursery of the process that handed its `doors()` over; once is enough."""
     if not _doors:
         _doors.extend(socket.socket(fileno=descriptor) for descriptor in descriptors)
+
+
+def needs(spec: str) -> list[str]:
+    """The libraries that an implementation needs, as far as that is known without loading it."""
+    adapter = adapters.find(spec)
+    return [*adapter.needs] if adapter else []
 
 
 class Forked:
@@ -101,17 +112,19 @@ def fork(spec: str, device: str, log: IO[bytes]) -> Forked | None:
     """Fork an implementation's process; None if no nursery is open, or its libraries forbid it."""
     if not _doors:
         return None
-    adapter = adapters.find(spec)
     (inbox, stdin), (stdout, outbox), (told, teller) = os.pipe(), os.pipe(), os.pipe()
-    order = Order([*adapter.needs] if adapter else [], spec, device)
-    with contextlib.suppress(OSError):  # the nursery died: nobody will tell anything
-        order.send(_doors[0], [inbox, outbox, log.fileno(), teller])
+    _ask(Order(needs(spec), spec, device), [inbox, outbox, log.fileno(), teller])
     _close(inbox, outbox, teller)
     pid = _number(told, 0)
     if pid:
         return Forked(pid, stdin, stdout, told)
     _close(stdin, stdout, told)
     return None
+
+
+def _ask(order: "Order", streams: list[int]) -> None:
+    with contextlib.suppress(OSError):  # the nursery died: nobody will tell anything
+        order.send(_doors[0], streams)
 
 
 def _number(pipe: int, otherwise: int) -> int:
@@ -129,15 +142,17 @@ def _close(*descriptors: int) -> None:
 
 
 class Order(NamedTuple):
-    """What to fork, the libraries that must be loaded first, and what imports took until now."""
+    """What to fork, and the libraries that must be loaded first."""
 
     needs: list[str]
     spec: str
-    device: str
-    seconds: float = 0.0
+    device: str = ""
 
     def send(self, door: socket.socket, streams: list[int]) -> None:
-        """Hand it over, with the process's stdin, stdout and stderr, and where to tell its end."""
+        """Hand it over, with the process's stdin, stdout and stderr, and where to tell its end.
+
+        Without these the libraries are loaded, and nothing is forked.
+        """
         socket.send_fds(door, [json.dumps(self).encode()], streams)
 
 
@@ -171,7 +186,7 @@ class Node:
                 self._grow(name, streams)
             with contextlib.suppress(OSError):  # it died of its import
                 order._replace(needs=rest).send(self._branches[name], streams)
-        elif self.fit:
+        elif self.fit and streams:
             self._bear(order, streams)
         _close(*streams)
 
@@ -205,6 +220,7 @@ class Node:
         threads, loaded = [*Path("/proc/self/task").iterdir()], Path("/proc/self/maps").read_text()
         self.fit &= len(threads) == 1 and not any(driver in loaded for driver in DRIVERS)
         self.seconds += time.perf_counter() - start
+        sys.stdout.flush()  # what an import printed is not printed again by others
         gc.freeze()  # nothing that was loaded is garbage: collecting it would copy its memory
 
     def _bear(self, order: Order, streams: list[int]) -> None:
@@ -238,4 +254,5 @@ class Node:
 
 
 if __name__ == "__main__":
+    os.close(os.pidfd_open(os.getpid()))  # a system without them has no nursery
     Node(socket.socket(fileno=int(sys.argv[1])), bool(sys.argv[2])).serve()

@@ -84,12 +84,15 @@ class SideBySide:
         self.judgements = [opening(impl).judgement for impl in impls]
         self._only, self._listener, self._stop_early = only, listener, stop_early
         parts = shares(only, max(1, processes // len(impls)))
-        self._of = [judgement for judgement in self.judgements for _ in parts]  # by number of a job
+        work = [(impl, part) for impl in zip(impls, self.judgements, strict=True) for part in parts]
+        # Who needs no library is judged while those of the first are loaded.
+        work[1:] = sorted(work[1:], key=lambda pair: bool(nursery.needs(pair[0][0])))
+        self._of = [judgement for (_, judgement), _ in work]  # by number of the job
         self._going = dict(enumerate(self._of))  # those of the jobs that have not ended
         self._untold = [*self.judgements]  # in whose order the verdicts are told
-        with nursery.opened(environment(), several=len(impls) > 1):
+        with nursery.opened(environment(), impls):
             how = opening, causes, nursery.doors()
-            self._go([Job(impl, part, *how) for impl in impls for part in parts], processes)
+            self._go([Job(impl, part, *how) for (impl, _), part in work], processes)
 
     def _go(self, jobs: Sequence[Job], processes: int) -> None:
         """Do the jobs; Ctrl-C, or the first failure where that is asked for, ends them all."""
