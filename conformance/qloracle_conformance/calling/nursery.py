@@ -59,7 +59,7 @@ def opened(environment: Mapping[str, str], specs: Sequence[str]) -> Iterator[Non
     _doors.append(ours)
     try:
         for spec in specs:
-            _ask(Order(needs(spec), spec), [])
+            Order(needs(spec), spec).send(ours, [])
         yield
     finally:
         _doors.clear()
@@ -113,18 +113,13 @@ def fork(spec: str, device: str, log: IO[bytes]) -> Forked | None:
     if not _doors:
         return None
     (inbox, stdin), (stdout, outbox), (told, teller) = os.pipe(), os.pipe(), os.pipe()
-    _ask(Order(needs(spec), spec, device), [inbox, outbox, log.fileno(), teller])
+    Order(needs(spec), spec, device).send(_doors[0], [inbox, outbox, log.fileno(), teller])
     _close(inbox, outbox, teller)
     pid = _number(told, 0)
     if pid:
         return Forked(pid, stdin, stdout, told)
     _close(stdin, stdout, told)
     return None
-
-
-def _ask(order: "Order", streams: list[int]) -> None:
-    with contextlib.suppress(OSError):  # the nursery died: nobody will tell anything
-        order.send(_doors[0], streams)
 
 
 def _number(pipe: int, otherwise: int) -> int:
@@ -153,7 +148,8 @@ class Order(NamedTuple):
 
         Without these the libraries are loaded, and nothing is forked.
         """
-        socket.send_fds(door, [json.dumps(self).encode()], streams)
+        with contextlib.suppress(OSError):  # it died of an import: nobody will tell anything
+            socket.send_fds(door, [json.dumps(self).encode()], streams)
 
 
 class Node:
@@ -184,8 +180,7 @@ class Node:
             name, *rest = order.needs
             if name not in self._branches:
                 self._grow(name, streams)
-            with contextlib.suppress(OSError):  # it died of its import
-                order._replace(needs=rest).send(self._branches[name], streams)
+            order._replace(needs=rest).send(self._branches[name], streams)
         elif self.fit and streams:
             self._bear(order, streams)
         _close(*streams)

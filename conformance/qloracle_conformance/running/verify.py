@@ -68,7 +68,8 @@ def verify(
         Run, profile=profile, seed=seed, dialect=dialect, only=selection, known=known,
         device=device, limit=limit,
     )  # fmt: skip
-    count = processes or (1 if stop_early else usual(first, selection))
+    alone = stop_early or device not in ("", "cpu")
+    count = processes or (1 if alone else usual(first, selection))
     if count == 1:
         _one_by_one(report, first, run, listener, stop_early, causes)
     else:
