@@ -5,7 +5,6 @@ a session of its own, so that Ctrl-C reaches the parent alone, which then ends t
 is to them what Ctrl-C is to the parent: they let go of what they hold.
 """
 
-import contextlib
 import os
 import pickle
 import queue
@@ -23,7 +22,7 @@ from qloracle_conformance.calling.wire import receive, send
 T = TypeVar("T")
 Send = Callable[[Any], None]
 Process = subprocess.Popen[bytes]
-Message = tuple[Process, str, Any]  # who says it, SENT or DONE or FAILED, object or reason
+Message = tuple[int, str, Any]  # number of the item; SENT, DONE or FAILED; object or reason
 SENT, DONE, FAILED = "sent", "done", "failed"
 GRACE = 10.0  # seconds that a process may take to let go, before it is killed
 
@@ -42,68 +41,68 @@ def stream(
     share: file descriptors that the processes have, too.
     JobError if one of them fails.  However this ends, none of the processes is left.
     """
-    waiting = deque(enumerate(items))
-    busy: dict[Process, int] = {}  # the item of each process
+    waiting, left = deque([*enumerate(items), *[None] * processes]), len(items)
     messages: queue.Queue[Message] = queue.Queue()
+    running = [_start(share) for _ in range(min(processes, left))]
     try:
-        while len(busy) < min(processes, len(items)):
-            process = _start(messages, share)
-            busy[process] = _next(process, work, waiting)
-        while busy:
-            process, kind, value = messages.get()
-            if process not in busy:  # it has ended, as it should
-                continue
-            if kind == SENT:
-                yield busy[process], value
-            elif kind == FAILED:
+        for process in running:
+            arguments = (process, work, waiting, messages)
+            threading.Thread(target=_feed, args=arguments, daemon=True).start()
+        while left:
+            number, kind, value = messages.get()
+            if kind == FAILED:
                 raise JobError(value)
-            elif waiting:
-                busy[process] = _next(process, work, waiting)
+            if kind == SENT:
+                yield number, value
             else:
-                del busy[process]
-                _stop(process)
+                left -= 1
     finally:
-        for process in busy:
+        waiting.clear()
+        for process in running if left else ():
             process.terminate()
-        for process in busy:
+        for process in running:
             _stop(process)
 
 
-def _next(process: Process, work: Callable[[T, Send], None], waiting: deque[tuple[int, T]]) -> int:
-    """Give a process the next item, and return that one's number."""
-    number, item = waiting.popleft()
-    with contextlib.suppress(BrokenPipeError):  # _pump says how it died
-        send(process.stdin, pickle.dumps((work, item)))  # type: ignore[arg-type]
-    return number
-
-
-def _start(messages: queue.Queue[Message], share: Sequence[int]) -> Process:
-    process = subprocess.Popen(
+def _start(share: Sequence[int]) -> Process:
+    return subprocess.Popen(
         [sys.executable, "-P", "-m", __name__],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=share, start_new_session=True,
     )  # fmt: skip
-    threading.Thread(target=_pump, args=(process, messages), daemon=True).start()
-    return process
 
 
-def _pump(process: Process, messages: queue.Queue[Message]) -> None:
-    """Move a process's messages into the queue; the last one says how it died, if it did."""
-    assert process.stdout is not None
-    with process.stdout as outbox:
-        try:
-            while (blob := receive(outbox)) is not None:  # type: ignore[arg-type]
-                messages.put((process, *pickle.loads(blob)))
-        except Exception:
-            messages.put((process, FAILED, traceback.format_exc()))
+def _feed(
+    process: Process,
+    work: Callable[[T, Send], None],
+    waiting: deque[tuple[int, T] | None],
+    messages: queue.Queue[Message],
+) -> None:
+    """Give a process one item after the other, and pass on what it says, or how it died."""
+    number = -1
+    try:
+        with process.stdin as inbox, process.stdout as outbox:  # type: ignore[union-attr]
+            while (numbered := waiting.popleft()) is not None:
+                number, item = numbered
+                send(inbox, pickle.dumps((work, item)))  # type: ignore[arg-type]
+                kind = SENT
+                while kind == SENT:
+                    blob = receive(outbox)  # type: ignore[arg-type]
+                    kind, value = pickle.loads(blob) if blob else (FAILED, _death(process))
+                    messages.put((number, kind, value))
+    except BrokenPipeError:
+        messages.put((number, FAILED, _death(process)))
+    except Exception:
+        messages.put((number, FAILED, traceback.format_exc()))
+
+
+def _death(process: Process) -> str:
     code = process.wait()
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    messages.put((process, FAILED, f"a process of the run died ({how})"))
+    return f"a process of the run died ({how})"
 
 
 def _stop(process: Process) -> None:
-    """Let a process end, and wait until it has; kill it if it does not."""
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.close()  # type: ignore[union-attr]
+    """Wait until a process has ended; kill it if it does not."""
     try:
         process.wait(GRACE)
     except subprocess.TimeoutExpired:
