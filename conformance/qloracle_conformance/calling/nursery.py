@@ -164,12 +164,9 @@ class Node:
     def serve(self) -> NoReturn:
         """Fork what is asked for, and tell how it ended, until the door is closed."""
         while True:
-            ready, _, _ = select.select([self.door, *self._living], [], [])
+            ready, _, _ = select.select([self.door.fileno(), *self._living], [], [])
             for end in ready:
-                if end is self.door:
-                    self._take()
-                else:
-                    self._tell(end)
+                self._tell(end) if end in self._living else self._take()
 
     def _take(self) -> None:
         message, streams, _, _ = socket.recv_fds(self.door, LONGEST, 4)
@@ -216,7 +213,7 @@ class Node:
         self.fit &= len(threads) == 1 and not any(driver in loaded for driver in DRIVERS)
         self.seconds += time.perf_counter() - start
         sys.stdout.flush()  # what an import printed is not printed again by others
-        gc.freeze()  # nothing that was loaded is garbage: collecting it would copy its memory
+        gc.freeze()  # to look for garbage in what was loaded would copy its memory
 
     def _bear(self, order: Order, streams: list[int]) -> None:
         """Fork the process of an implementation."""
@@ -250,4 +247,5 @@ class Node:
 
 if __name__ == "__main__":
     os.close(os.pidfd_open(os.getpid()))  # a system without them has no nursery
+    gc.disable()  # as in a worker that loads
     Node(socket.socket(fileno=int(sys.argv[1])), bool(sys.argv[2])).serve()
