@@ -35,7 +35,7 @@ def main(spec: str, imported: float = 0.0) -> None:
     """
     inbox, outbox = _take_streams()
     start = time.perf_counter() - imported
-    gc.disable()  # what an import makes stays: to look for garbage in it takes a quarter of its time
+    gc.disable()  # what an import makes stays: to look for garbage takes a quarter of its time
     try:
         calls = Calls(load(spec), os.environ.get("QLORACLE_DEVICE", ""))
         hello = _hello(calls) | {"seconds": time.perf_counter() - start}
