@@ -11,37 +11,17 @@ from qloracle_conformance.mutants.parts import (
     Array,
     Step,
     decoders,
+    each,
     encoder,
     encoders,
     fault,
     packed_pairs,
     peaks,
+    pooled,
     product,
+    spoiling,
     then,
 )
-
-
-def _scribbling(function: Step) -> Step:
-    def scribble(first: Array, *rest: Any, **options: Any) -> Any:
-        result = function(first, *rest, **options)
-        first[...] = first // 2
-        return result
-
-    return scribble
-
-
-def _pooled(function: Step) -> Step:
-    pool: dict[Any, Array] = {}
-
-    def pooled(*arrays: Array, **options: Any) -> Array:
-        result = function(*arrays, **options)
-        buffer = pool.get(result.dtype, np.zeros(0, result.dtype))
-        if buffer.size < result.size:
-            buffer = pool[result.dtype] = np.zeros(2 * result.size, result.dtype)
-        buffer[: result.size] = result.reshape(-1)
-        return buffer[: result.size].reshape(result.shape)
-
-    return pooled
 
 
 def _racing() -> Step:
@@ -109,12 +89,11 @@ OneByteTransposed = fault("P1",
 
 # ---- P2 to P4: what a call leaves behind for the next one ----------------------------------------
 InputOverwritten = fault("P2", "The input is normalised in place: x /= absmax (KernelBench #82).",
-    **{name: _scribbling(getattr(qloracle, name)) for name in (
-        "quantize_4bit", "dequantize_4bit", "quantize_blockwise", "dequantize_blockwise")})
+    **each(spoiling(lambda x: x // 2),
+        "quantize_4bit", "dequantize_4bit", "quantize_blockwise", "dequantize_blockwise"))
 SharedBuffer = fault("P3",
     "Results live in one buffer for each type, which the next call overwrites (unsloth #4026).",
-    dequantize_4bit=_pooled(qloracle.dequantize_4bit),
-    dequantize_blockwise=_pooled(qloracle.dequantize_blockwise))
+    **each(pooled, "dequantize_4bit", "dequantize_blockwise"))
 RacingByte = fault("P4",
     "A race: on every second call the last byte differs (as in bitsandbytes #1061).",
     quantize_4bit=_racing())
