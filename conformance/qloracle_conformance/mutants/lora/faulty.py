@@ -6,17 +6,10 @@ from typing import Any
 import numpy as np
 
 from qloracle_conformance.contract.dialects import LORA
+from qloracle_conformance.mutants import parts
 from qloracle_conformance.mutants.lora import steps
 from qloracle_conformance.mutants.lora.steps import Layer, Lora, as_given, unscaled
-from qloracle_conformance.mutants.parts import (
-    Array,
-    Step,
-    each,
-    fault,
-    one_by_one,
-    pooled,
-    spoiling,
-)
+from qloracle_conformance.mutants.parts import Array, Step, each, fault, one_by_one, pooled
 from qloracle_conformance.mutants.products import sums
 from qloracle_conformance.mutants.products.steps import decoded, in_bfloat16, in_float16
 
@@ -184,7 +177,7 @@ GradientsAccumulatedInBFloat16 = fault("S10", "dA and dB are summed over the row
 AllInFloat32 = fault("P1", "Every result is float32, whatever the types of x and A.",
     **each(_widened, *LORA))
 DropoutInPlace = fault("P2", "The last column of x (of dy, backward) is dropped in place.",
-    **each(spoiling(_last_column_dropped), *LORA))
+    **each(parts.spoiling(_last_column_dropped), *LORA))
 OneGradientBuffer = fault("P3",
     "Results live in one buffer for each place and type, which the next call overwrites.",
     **each(pooled, *LORA))

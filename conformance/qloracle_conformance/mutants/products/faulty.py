@@ -6,17 +6,9 @@ from typing import Any
 import numpy as np
 
 from qloracle_conformance.contract.dialects import LINEAR
+from qloracle_conformance.mutants import parts
 from qloracle_conformance.mutants.calls import forms
-from qloracle_conformance.mutants.parts import (
-    Array,
-    each,
-    fault,
-    pooled,
-    rounded,
-    rows_and_columns,
-    spoiling,
-    unpacked,
-)
+from qloracle_conformance.mutants.parts import Array, each, fault, pooled, rounded, rows_and_columns
 from qloracle_conformance.mutants.products import steps, sums
 from qloracle_conformance.mutants.products.steps import Linear, biased, finished
 
@@ -76,7 +68,7 @@ def _blocks_by_the_row(shape: tuple[int, ...], blocksize: int) -> Array:
 
 
 def _odd_column_swapped(packed: Array, shape: tuple[int, ...]) -> Array:
-    nibbles = unpacked(packed, (2 * packed.size,))
+    nibbles = parts.unpacked(packed, (2 * packed.size,))
     places = np.arange(np.prod(shape))
     last = (places % shape[-1] == shape[-1] - 1) & (shape[-1] % 2 == 1)
     return nibbles[np.where(last, places ^ 1, places)]
@@ -201,7 +193,7 @@ ProductInFloat32 = fault("P1", "The accumulator is returned as it is, float32, w
 LeadingAxesLost = fault("P1", "All leading axes come back as one.",
     **Linear(end=lambda y, x: y.astype(x.dtype)).both())
 RowsScaledInPlace = fault("P2", "x is halved in place, and the weight doubled.",
-    **each(spoiling(lambda x: x / 2), *LINEAR))
+    **each(parts.spoiling(lambda x: x / 2), *LINEAR))
 OneResultBuffer = fault("P3", "Every product is written into the same buffer.",
     **each(pooled, *LINEAR))
 AtomicSums = fault("P4",
