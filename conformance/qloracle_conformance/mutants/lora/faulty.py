@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from qloracle_conformance.contract.dialects import LORA
+from qloracle_conformance.contract.protocol import LORA
 from qloracle_conformance.mutants import parts
 from qloracle_conformance.mutants.lora import steps
 from qloracle_conformance.mutants.lora.steps import Layer, Lora, as_given, unscaled

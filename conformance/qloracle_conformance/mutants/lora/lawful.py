@@ -48,6 +48,14 @@ def _separate_dx(own: Layer) -> Array:
     return in_own_type(own.total(own.dy, own.w.T), own) + in_own_type(inner * own.mask, own)
 
 
+SEPARATE = Lora(
+    y=_separate_y,
+    dx=_separate_dx,
+    da=lambda own: steps.a_gradient(_separate(own)),
+    db=lambda own: steps.b_gradient(_separate(own)),
+)
+
+
 # fmt: off
 # ---- the variants --------------------------------------------------------------------------------
 
@@ -82,9 +90,7 @@ HiddenInTypeOfX = variant("lora_rounding: hidden",
     **Lora(hidden=in_own_type).both())
 EveryStepInTypeOfX = variant("lora_rounding: separate",
     "Every step is a call of a library, which returns the type of x (a layer of torch).",
-    **Lora(y=_separate_y, dx=_separate_dx,
-           da=lambda own: steps.a_gradient(_separate(own)),
-           db=lambda own: steps.b_gradient(_separate(own))).both())
+    **SEPARATE.both())
 DeclaredMerge = variant("lora_merged: yes",
     "s B A is added to the weight in the type of x, declared.",
     {"dialect": {"lora_merged": "yes"}}, **Lora(y=steps.merged).forward())

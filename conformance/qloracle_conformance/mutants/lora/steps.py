@@ -83,7 +83,7 @@ class Lora(NamedTuple):
     sides: Sides = as_given
     cover: Cover = np.multiply
     hidden: Hidden = unchanged
-    see: See = lambda own: own  # what the results are made of
+    see: See = lambda own: own  # the last step before the results
     y: Result = output
     dx: Result = x_gradient
     da: Result = a_gradient
@@ -91,10 +91,11 @@ class Lora(NamedTuple):
     total: Total = sums.blas
     decode: Decode = decoded
 
-    def _layer(
+    def layer(
         self, x: Array, w: Array, a: Array, b: Array, *, scaling: float,
         dropout_mask: Array | None = None, dy: Array | None = None,
     ) -> Layer:  # fmt: skip
+        """What the results are made of."""
         a, b, s = self.sides(a, b, scaling)
         rows, given = wide(x), dropout_mask is not None
         mask = np.ones_like(rows) if dropout_mask is None else wide(dropout_mask)
@@ -108,13 +109,13 @@ class Lora(NamedTuple):
 
     @np.errstate(all="ignore")
     def _forward(self, x: Array, w: Array, *sides: Array, **options: Any) -> Array:
-        return finished(self.y(self._layer(x, wide(w), *sides, **options)), x)
+        return finished(self.y(self.layer(x, wide(w), *sides, **options)), x)
 
     @np.errstate(all="ignore")
     def _backward(
         self, dy: Array, x: Array, w: Array, a: Array, b: Array, **options: Any
     ) -> tuple[Array, Array, Array]:
-        own = self._layer(x, wide(w), a, b, dy=dy, **options)
+        own = self.layer(x, wide(w), a, b, dy=dy, **options)
         return (
             finished(self.dx(own), x),
             self.da(own).astype(a.dtype),

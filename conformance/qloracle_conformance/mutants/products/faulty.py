@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from qloracle_conformance.contract.dialects import LINEAR
+from qloracle_conformance.contract.protocol import LINEAR
 from qloracle_conformance.mutants import parts
 from qloracle_conformance.mutants.calls import forms
 from qloracle_conformance.mutants.parts import Array, each, fault, pooled, rounded, rows_and_columns

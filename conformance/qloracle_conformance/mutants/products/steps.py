@@ -78,24 +78,26 @@ class Linear(NamedTuple):
     end: End = finished
 
     @np.errstate(all="ignore")
-    def _forward(
+    def product(
         self, x: Array, packed: Array, absmax: Array, *, bias: Array | None = None, **options: Any
     ) -> Array:
+        """matmul_4bit."""
         y = self.total(self.read(x), self.decode(packed, absmax, x, **options))
         return np.asarray(self.end(self.add(y, bias, x), x))
 
     @np.errstate(all="ignore")
-    def _backward(self, dy: Array, packed: Array, absmax: Array, **options: Any) -> Array:
+    def gradient(self, dy: Array, packed: Array, absmax: Array, **options: Any) -> Array:
+        """matmul_4bit_backward."""
         dx = self.total(self.read(dy), self.decode(packed, absmax, dy, **options).T)
         return np.asarray(self.end(dx, dy))
 
     def forward(self) -> dict[str, Step]:
         """The product alone, by name."""
-        return {"matmul_4bit": self._forward}
+        return {"matmul_4bit": self.product}
 
     def backward(self) -> dict[str, Step]:
         """Its gradient alone."""
-        return {"matmul_4bit_backward": self._backward}
+        return {"matmul_4bit_backward": self.gradient}
 
     def both(self) -> dict[str, Step]:
         """Both functions."""
