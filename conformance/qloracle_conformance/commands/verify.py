@@ -12,7 +12,7 @@ from rich.console import Console
 from qloracle_conformance import adapters, reports
 from qloracle_conformance.commands.progress import Progress
 from qloracle_conformance.engine.verdicts import Judgement
-from qloracle_conformance.reports import differences, failures, files, github
+from qloracle_conformance.reports import differences, failures, files, github, repro
 from qloracle_conformance.reports.data import implementation
 from qloracle_conformance.reports.report import Report
 from qloracle_conformance.reports.screen import Screen
@@ -39,33 +39,33 @@ def once(
     old = differences.read(wanted.diff) if wanted.diff else None
     places: dict[str, github.Places] = {}
     with github.commands_off():
-        screen = Screen(console, len(impls))
-        if not verbose:
-            empty = Report(options["profile"], options["seed"], only=options["only"])
-            screen.opening(empty.to_dict())
+        screen = Screen(console, len(impls), wanted.report, whole=verbose)
+        screen.opening(Report(options["profile"], options["seed"], only=options["only"]).to_dict())
         if wanted.report:
             files.remove_old_scripts(wanted.report)
         with warnings.catch_warnings(), Progress(errors) as progress:
             warnings.simplefilter("ignore")  # the kit's own: an implementation warns in its child
 
             def judged(judgement: Judgement) -> None:
+                if verbose and judgement.failed:
+                    progress.doing(judgement.name, "seeking likely causes")
+                    name_causes(judgement.checks)
+                if wanted.report:
+                    repro.scripts(judgement)  # their names; they are written at the end
                 with progress.aside():
-                    if not verbose:
-                        _show(screen, judgement, wanted.report)
+                    _show(screen, judgement)
 
             listener = Listener(places.__setitem__, progress.checked, judged, progress.doing)
-            causes = verbose or bool(wanted.report)
+            causes = bool(wanted.report) and not verbose
             result = running.verify(impls, **options, listener=listener, causes=causes)
+        if wanted.report:
+            reports.write_all(wanted.report, result)
         data = result.to_dict()
-        written = reports.write_all(wanted.report, result) if wanted.report else {}
-        if verbose:
-            reports.show(data, console, written)
-        else:
-            screen.table(data)
-            screen.ending(data)
+        screen.table(data)
+        screen.ending(data)
         for hint in hints:
             screen.say(hint)
-        if wanted.report and not verbose:
+        if wanted.report:
             screen.say(f"All of it: {wanted.report / 'report.html'}")
         if old is not None:
             typer.secho("\nCompared with the older report:", bold=True)
@@ -75,20 +75,18 @@ def once(
             _write_known(wanted.write_known, result)
     if github.here():
         _tell_github(data, places)
-    return reports.exit_code(data)
+    return failures.exit_code(data)
 
 
-def _show(screen: Screen, judgement: Judgement, directory: Path | None) -> None:
+def _show(screen: Screen, judgement: Judgement) -> None:
     """Print a verdict; the likely causes of what is printed are sought meanwhile."""
-    written = reports.repro.write_all(directory / "repro", judgement) if directory else {}
-    scripts = {failures.key(judgement.name, check): path for check, path in written.items()}
     runs = {run.id: run for run in judgement.checks}
 
     def likely(check: str) -> Sequence[str]:
         name_causes([runs[check]])
         return runs[check].looks_like
 
-    screen.implementation(implementation(judgement), scripts, likely)
+    screen.implementation(implementation(judgement), likely)
 
 
 def next_steps() -> list[str]:

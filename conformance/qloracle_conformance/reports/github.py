@@ -64,9 +64,8 @@ def commands(report: Data, places: Mapping[str, Places]) -> list[str]:
         for kind, lines in (("errors", errors), ("warnings", warnings))
         if len(lines) > SHOWN
     ]
-    code = failures.exit_code(report)
-    text = "\n".join([f"exit code {code}: {failures.meaning(report)}", *left])
-    verdict = command("error" if code and not errors else "notice", text, title="qloracle verify")
+    kind = "error" if failures.exit_code(report) and not errors else "notice"
+    verdict = command(kind, "\n".join([failures.outcome(report), *left]), title="qloracle verify")
     return [*errors[:SHOWN], *warnings[:SHOWN], verdict]
 
 

@@ -19,7 +19,7 @@ SHOWN_FAILURES = 5  # entries of one implementation that are open in a notebook
 
 
 def text(report: Data, scripts: Mapping[str, str] = {}) -> str:
-    """The report as one HTML file; `scripts` are the repro scripts by `failures.key`."""
+    """The report as one HTML file; `scripts` are the repro scripts by their path."""
     subjects = [Subject(data, n) for n, data in enumerate(report["implementations"])]
     body = tag(
         "body",

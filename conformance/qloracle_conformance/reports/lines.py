@@ -13,8 +13,6 @@ from rich.text import Text
 from qloracle_conformance.engine.verdicts import BAD, BROKEN
 from qloracle_conformance.reports.files import printable
 
-SHORT = {"UNSUPPORTED": "UNSUP", "NOT_RUN": "NORUN", "INCONCLUSIVE": "INCON", "TIMEOUT": "TIME"}
-
 
 class Lines:
     """Prints wrapped lines and rows of tables."""
@@ -38,13 +36,6 @@ class Lines:
         """Print what a reader may want to copy, in one line however long."""
         self._console.print(Text(printable(text)), soft_wrap=True)
 
-    def row(self, name: str, cells: Sequence[tuple[str, int]]) -> None:
-        """Print a row of a table: a name, then (text, width), flush right, in its colour."""
-        row = Text(name)
-        for text, width in cells:
-            row.append(f"{text:>{width}}", style_of(text))
-        self._console.print(row, soft_wrap=True)
-
     def cells(self, name: str, words: Sequence[str], width: int, end: str = "") -> None:
         """Print a row of words, flush left, each in its colour, and a text at its end."""
         row = Text(name)
@@ -59,6 +50,6 @@ def style_of(status: str) -> str:
     """The colour of a status; none for other texts."""
     if status == "PASS":
         return "green"
-    if status in BAD + BROKEN or status in ("INCON", "TIME"):
+    if status in BAD + BROKEN:
         return "bold red"
-    return "dim" if status in ("XFAIL", "-", "UNSUP", "UNSUPPORTED", "MISSING") else ""
+    return "dim" if status in ("XFAIL", "-", "UNSUPPORTED", "MISSING") else ""

@@ -13,8 +13,7 @@ SHOWN_FAILURES = 5  # entries of one implementation
 
 def text(report: Data) -> str:
     """The report as Markdown."""
-    code = failures.exit_code(report)
-    lines = [f"## qloracle: exit code {code}, {_inline(failures.meaning(report))}", ""]
+    lines = [f"## qloracle: {_inline(failures.outcome(report))}", ""]
     for note in failures.notes(report):
         lines += [f"**{_inline(note)}**", ""]
     for implementation in report["implementations"]:

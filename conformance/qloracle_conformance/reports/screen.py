@@ -6,7 +6,7 @@ more than `MOST` lines of them in a run.  What is left out is named, and where t
 
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from qloracle_conformance import adapters
 from qloracle_conformance.contract.protocol import LEVELS
 from qloracle_conformance.reports import failures
-from qloracle_conformance.reports.failures import Data, Fault
+from qloracle_conformance.reports.failures import Data, Entry, Fault
 from qloracle_conformance.reports.lines import Lines, style_of
 
 MOST = 40  # lines of failures in a run
@@ -36,11 +36,18 @@ class Row(NamedTuple):
 
 
 class Screen:
-    """Prints implementations as they are judged, within the lines that a run may have."""
+    """Prints implementations as they are judged, within the lines that a run may have.
 
-    def __init__(self, console: Console, implementations: int = 1) -> None:
+    `folder` is where the report is written; with `whole`, everything is printed, at any length.
+    """
+
+    def __init__(
+        self, console: Console, implementations: int = 1, folder: Path | None = None, *,
+        whole: bool = False,
+    ) -> None:  # fmt: skip
         self._lines, self._width = Lines(console), console.width
         self._to_come, self._left = implementations, MOST
+        self._folder, self._is_whole = folder, whole
 
     def opening(self, report: Data) -> None:
         """What is run, and on what."""
@@ -52,19 +59,19 @@ class Screen:
         for text in failures.limits(report):
             self._lines.line(text, "bold red")
 
-    def implementation(
-        self, data: Data, files: Mapping[str, Path] = {}, likely: Likely = lambda check: ()
-    ) -> None:
+    def implementation(self, data: Data, likely: Likely = lambda check: ()) -> None:
         """The verdict on one implementation, its faults and its scope."""
         self._lines.line()
         self._title(data)
-        found = failures.faults(data)
         if data["message"]:
             text = f"{data['status']} {data['message']}"
             self._lines.line(text, style_of(data["status"]), indent=2, hang=2)
-        budget = max(self._left // max(self._to_come, 1), min(EACH, self._left))
-        self._to_come -= 1
-        self._left -= self._faults(data, found, budget, files, likely)
+        if self._is_whole:
+            self._whole(data)
+        else:
+            budget = max(self._left // max(self._to_come, 1), min(EACH, self._left))
+            self._to_come -= 1
+            self._left -= self._faults(failures.faults(data), budget, likely)
         for text in (*_scopes(data), *_dialects(data), *_expected(data)):
             self._lines.line(text, indent=2, hang=2)
 
@@ -81,13 +88,11 @@ class Screen:
         else:
             self._lines.line(f"{left}{' ' * gap}{right}", "bold")
 
-    def _faults(
-        self, data: Data, found: list[Fault], budget: int, files: Mapping[str, Path], likely: Likely
-    ) -> int:
+    def _faults(self, found: list[Fault], budget: int, likely: Likely) -> int:
         """Print faults while there are lines: whole, then by their first line, then by number."""
         used, shown = 0, 0
         for fault in found:
-            rows = list(_rows(fault, data["name"], files))
+            rows = list(self._rows(fault))
             space = budget - used - (len(found) - shown > 1)
             if sum(map(self._height, rows)) + 1 > space:
                 rows = rows[:1]
@@ -98,8 +103,42 @@ class Screen:
                 used += self._print(Row(f"looks like: {story}"))
             shown += 1
         if found[shown:] and used < budget:
-            used += self._print(Row(_left_out(found[shown:], bool(files)), "red", 2))
+            used += self._print(Row(_left_out(found[shown:], bool(self._folder)), "red", 2))
         return used
+
+    def _rows(self, fault: Fault) -> Iterator[Row]:
+        """A fault in lines: what is wrong, the call, why, how far it goes, how to reproduce it."""
+        entry, check = fault.first, fault.first.first
+        title = f"{failures.view(fault.checks)}: {_decimal(entry.brief)}"
+        rules = " ".join(failures.rules(fault.checks))
+        yield Row(f"{check['status']:<6}{title}   {rules}", "bold red", 2)
+        failure = check["failure"]
+        if failure is not None:
+            yield Row(_short(failure["call"]))
+            if failure["reason"]:
+                yield Row(f"because {_short(_decimal(failure['reason']))}")
+            if failure["bound"]:
+                observed, ratio = (failures.number(failure[name]) for name in ("observed", "ratio"))
+                yield Row(f"off by {observed}, {ratio} of the bound")
+        for finding in entry.findings:
+            if finding["declare"]:
+                yield Row(f"if that is meant: {finding['declare']}")
+        if wrong := failures.wrong(fault.checks):
+            yield Row(f"{wrong} values are wrong")
+        if fault.consequences:
+            later = (check for entry in fault.consequences for check in entry.checks)
+            names = dict.fromkeys(f"{c['rule']} {c['function']}" for c in later)
+            yield Row(f"because of it: {', '.join(names)}")
+        if fault.after:
+            yield Row(f"it builds on {fault.after}, which fails too")
+        for path in self._scripts(entry)[:1]:
+            yield Row(f"reproduce with NumPy alone: {path}")
+
+    def _scripts(self, entry: Entry) -> list[Path]:
+        """The scripts of an entry, seen from the current folder if they lie in it."""
+        names = dict.fromkeys(check["repro"] for check in entry.checks if "repro" in check)
+        paths, here = [(self._folder or Path()) / name for name in names], Path.cwd()
+        return [p.relative_to(here) if p.is_relative_to(here) else p for p in paths]
 
     def _height(self, row: Row) -> int:
         return len(textwrap.wrap(row.text, self._width - row.indent, break_on_hyphens=False)) or 1
@@ -107,6 +146,45 @@ class Screen:
     def _print(self, row: Row) -> int:
         self._lines.line(row.text, row.style, indent=row.indent, hang=2)
         return self._height(row)
+
+    # ---- everything (`-v`) ---------------------------------------------------------------------
+
+    def _whole(self, data: Data) -> None:
+        """Each function with its rules, then each failure, then those that were expected."""
+        for function in data["functions"]:
+            if function["status"] != "MISSING":
+                self._function(data, function)
+        for entry in failures.entries(data):
+            self._entry(entry)
+        self._lines.line()
+        for check in failures.known(data):
+            text = f"XFAIL {check['id']}: {check['message']} ({check['known']})"
+            self._lines.line(text, "dim", hang=6)
+        self._lines.line(failures.times(data), "dim", indent=2)
+
+    def _function(self, data: Data, function: Data) -> None:
+        """A function: its verdict and what was compared; below it the rules by table and status."""
+        name, floor = function["name"], function["floor"]
+        own = [check for check in data["checks"] if check["function"] == name]
+        parts = [f"{name} {function['status']}", f"{function['comparisons']:,} comparisons"]
+        if 0 < function["comparisons"] < floor:
+            parts.append(f"fewer than {floor:,}: too few for a verdict")
+        text = ", ".join([*parts, *failures.counts(own)])
+        self._lines.line(text, style_of(function["status"]), indent=2, hang=2)
+        for table in dict.fromkeys(check["table"] for check in own):
+            rules = failures.rules_by_status(check for check in own if check["table"] == table)
+            of = f"[{table}] " if table else ""
+            self._lines.line(f"{of}{rules}", indent=4, hang=2)
+
+    def _entry(self, entry: Entry) -> None:
+        """A failure with all its numbers."""
+        self._lines.line()
+        self._lines.line(f"{entry.first['status']} {entry.title}", "bold red", hang=5)
+        self._lines.line(failures.statement(entry.first["rule"]), indent=2)
+        for name, text in entry.rows:
+            self._lines.line(f"{name:<12}{text}", indent=2, hang=12)
+        for path in self._scripts(entry):
+            self._lines.unbroken(f"  {'repro':<12}{path}")
 
     # ---- the end -------------------------------------------------------------------------------
 
@@ -133,34 +211,6 @@ class Screen:
     def say(self, text: str) -> None:
         """A line of its own."""
         self._lines.line(text, hang=2)
-
-
-def _rows(fault: Fault, name: str, files: Mapping[str, Path]) -> Iterator[Row]:
-    """A fault in lines: what is wrong, the call, why, how far it goes, how to reproduce it."""
-    entry, check = fault.first, fault.first.first
-    title = f"{failures.view(fault.checks)}: {_decimal(entry.brief)}"
-    rules = " ".join(failures.rules(fault.checks))
-    yield Row(f"{check['status']:<6}{title}   {rules}", "bold red", 2)
-    failure = check["failure"]
-    if failure is not None:
-        yield Row(_short(failure["call"]))
-        if failure["reason"]:
-            yield Row(f"because {_short(_decimal(failure['reason']))}")
-        if failure["bound"]:
-            observed, ratio = (failures.number(failure[name]) for name in ("observed", "ratio"))
-            yield Row(f"off by {observed}, {ratio} of the bound")
-    for finding in entry.findings:
-        if finding["declare"]:
-            yield Row(f"if that is meant: {finding['declare']}")
-    if wrong := failures.wrong(fault.checks):
-        yield Row(f"{wrong} values are wrong")
-    if fault.consequences:
-        names = dict.fromkeys(f"{c['rule']} {c['function']}" for c in fault.consequences)
-        yield Row(f"because of it: {', '.join(names)}")
-    if fault.after:
-        yield Row(f"it builds on {fault.after}, which fails too")
-    for path in failures.scripts(name, entry, files)[:1]:
-        yield Row(f"reproduce with NumPy alone: {path}")
 
 
 def _short_name(name: str) -> str:

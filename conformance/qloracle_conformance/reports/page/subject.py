@@ -39,7 +39,7 @@ class Subject:
     @cached_property
     def entries(self) -> list[Entry]:
         """Its failures, causes before what may follow from them."""
-        return [entry for fault in failures.faults(self.data) for entry in fault.entries]
+        return failures.entries(self.data)
 
     @property
     def missing(self) -> list[str]:
