@@ -279,7 +279,8 @@ def shown(report, width=80, folder=None, **options):
 @pytest.mark.parametrize("width", [80, 120])
 def test_no_line_is_too_long(report, width):
     lines = shown(report, width).splitlines()
-    assert max(map(len, lines)) <= width
+    long = [line for line in lines if len(line) > width]
+    assert [line for line in long if not line.startswith("  repro ")] == []  # it may be copied
     assert not any(line.endswith(" ") for line in lines)
     assert all(line.isprintable() for line in lines)
 
