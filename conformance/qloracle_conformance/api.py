@@ -53,9 +53,7 @@ def verify(
         device=device or "", limit=limit,
     )  # fmt: skip
     functions = tuple(ops or ())
-    return running.verify(
-        [objects.target(obj)], only=only, functions=functions, require=require, **given
-    )
+    return running.verify([objects.target(obj)], only=only, functions=functions, **given)
 
 
 def conformance_tests(
@@ -89,7 +87,7 @@ def conformance_tests(
         profile=profile, require=require, seed=seed, dialect=dialect, known=known,
         device=device or "", limit=limit,
     )  # fmt: skip
-    suite = Suite(objects.target(impl), require, **given)
+    suite = Suite(objects.target(impl), **given)
 
     @pytest.mark.parametrize("check", suite.names())
     def test_conformance(check: str) -> None:

@@ -79,7 +79,7 @@ class SuiteFile(pytest.File):
                 limit=o.qloracle_limit,
             )  # fmt: skip
             for impl in dict.fromkeys(o.qloracle_impl):
-                suite = Suite(objects.target(impl), o.qloracle_require, **given)
+                suite = Suite(objects.target(impl), **given)
                 for check in suite.names():
                     name = f"{impl}[{check}]"  # as pytest names a parametrized test
                     # As a text: pytest 9.2 reads it as it reads the cache, or --lf finds nothing.

@@ -33,7 +33,7 @@ class Files(NamedTuple):
 
 def once(
     impls: Sequence[str], options: Options, wanted: Files, console: Console, errors: Console,
-    *, verbose: bool = False, hints: Sequence[str] = (),
+    verbose: bool, hints: Sequence[str],
 ) -> int:  # fmt: skip
     """Judge, print and write; return the exit code.  `hints` end the screen."""
     old = differences.read(wanted.diff) if wanted.diff else None

@@ -34,6 +34,6 @@ def read(
     declared = presets.preset(dialect) if dialect and isinstance(dialect, str) else dialect or {}
     dialects.check_declaration(declared)
     return others | {
-        "profile": profile, "seed": seed, "dialect": declared,
+        "profile": profile, "require": require, "seed": seed, "dialect": declared,
         "known": read_known(known) if known is not None else (),
     }  # fmt: skip
