@@ -71,7 +71,6 @@ def verify(
     watch: Annotated[bool, Option("--watch", help="Judge again when the file changes.")] = False,
     seed: Annotated[str, Option(help="A number, or 'random'.")] = "0",
     known: Annotated[Path | None, Option(help="File of known failures (TOML).")] = None,
-    diff: Annotated[Path | None, Option(help="Compare with an older report.json.")] = None,
     report: Annotated[Path | None, Option(help="Write report.json, junit.xml, ... here.")] = None,
     device: Device = "",
     write_known: Annotated[Path | None, Option(help="Write all that fails as known.")] = None,
@@ -90,24 +89,22 @@ def verify(
         raise UsageError("verify needs Hypothesis: pip install 'qloracle[verify]'")
     from qloracle_conformance.commands import verify as command
     from qloracle_conformance.running import options
-    from qloracle_conformance.running.verify import found_here
 
     if spec != qloracle.SPEC_VERSION:
         raise UsageError(f"--spec is {spec!r}; allowed: {qloracle.SPEC_VERSION}")
     if write_known and (only or stop_early):
         why = f"--only is {only!r}" if only else "-x ends it early"
         raise UsageError(f"--write-known needs a whole run; {why}")
-    if watch and (report or diff or write_known or len(impl or []) != 1):
-        raise UsageError("--watch takes one IMPL, and no --report, --diff or --write-known")
+    if watch and (report or write_known or len(impl or []) != 1):
+        raise UsageError("--watch takes one IMPL, and no --report or --write-known")
     given = options.read(
         profile=profile, require=require, seed=_seed(seed), dialect=dialect, known=known,
         only=only, device=device, limit=limit, stop_early=stop_early, processes=processes,
     )  # fmt: skip
     if watch:
         raise typer.Exit(command.again_and_again((impl or [])[0], given))
-    files, hints = command.Files(report, diff, write_known), () if impl else command.next_steps()
-    impls = impl or found_here()
-    raise typer.Exit(command.once(impls, given, files, console, errors, verbose, hints))
+    code = command.once(impl or [], given, console, errors, report, write_known, verbose)
+    raise typer.Exit(code)
 
 
 def _seed(text: str) -> int:

@@ -9,13 +9,12 @@ from qloracle_conformance.reports.page.markup import (
     Markup,
     group,
     join,
-    more,
     row,
     status,
     table,
     tag,
 )
-from qloracle_conformance.reports.page.subject import Subject, View
+from qloracle_conformance.reports.page.subject import Subject
 from qloracle_conformance.reports.page.verdicts import dialect, missing
 
 CALM = {"PASS", "MISSING", "UNSUPPORTED", ""}
@@ -29,7 +28,7 @@ def side_by_side(subjects: Sequence[Subject]) -> Markup:
         "section",
         tag("h2", "Side by side"),
         _functions(subjects),
-        *_rules(subjects),
+        _rules(subjects),
         aria_label="Side by side",
     )
 
@@ -43,7 +42,7 @@ def _functions(subjects: Sequence[Subject]) -> Markup:
             continue
         cells = [_function(subject, f) for subject, f in zip(subjects, found, strict=True)]
         rows.append(row(name, *cells))
-    head = ("function", *_names(subjects))
+    head = ("function", *(subject.name for subject in subjects))
     return join(table("Functions: verdict and dialect", head, [rows]), missing(nobody))
 
 
@@ -58,32 +57,18 @@ def _function(subject: Subject, function: Data | None) -> Markup:
     return join(status(function["status"]), dialect(function)) if function else Markup()
 
 
-def _names(subjects: Sequence[Subject]) -> list[str]:
-    return [subject.name for subject in subjects]
-
-
-def _rules(subjects: Sequence[Subject]) -> list[Markup]:
-    """What does not pass everywhere; what does, on demand."""
+def _rules(subjects: Sequence[Subject]) -> Markup:
+    """What does not pass everywhere; what does stands in each one's own table."""
     subjects = [subject for subject in subjects if subject.data["checks"]]
-    trouble: dict[View, list[Markup]] = {}
-    calm: dict[View, list[Markup]] = {}
+    bodies = []
     for view in dict.fromkeys(view for subject in subjects for view in subject.views):
+        rows = []
         for rule in RULES:
             words = {subject.word(view, rule) for subject in subjects}
-            if words <= {"", "MISSING", "UNSUPPORTED"}:
-                continue
-            cells = [subject.cell(view, rule) for subject in subjects]
-            (calm if words <= CALM else trouble).setdefault(view, []).append(row(rule, *cells))
-    parts = [_table("Rules that do not pass everywhere", subjects, trouble)]
-    if calm:
-        title = "Rules that pass wherever they were judged"
-        parts.append(more(title, _table(title, subjects, calm)))
-    return parts
-
-
-def _table(title: str, subjects: Sequence[Subject], views: dict[View, list[Markup]]) -> Markup:
-    bodies = [
-        [group(f"{function}[{of}]" if of else function, len(subjects) + 1), *rows]
-        for (function, of), rows in views.items()
-    ]
-    return table(title, ("rule", *_names(subjects)), bodies)
+            if not words <= CALM:
+                rows.append(row(rule, *(subject.cell(view, rule) for subject in subjects)))
+        function, of = view
+        title = group(f"{function}[{of}]" if of else function, len(subjects) + 1)
+        bodies += [[title, *rows]] if rows else []
+    head = ("rule", *(subject.name for subject in subjects))
+    return table("Rules that do not pass everywhere", head, bodies)

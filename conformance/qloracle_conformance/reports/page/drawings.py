@@ -11,7 +11,7 @@ from qloracle_conformance.reports.page.markup import Markup, counted, more, numb
 LEFT, TOP = 56, 24  # space for the numbers of blocks and lanes
 LARGE, SMALL = 12, 7  # the side of a cell, where few and where many are shown
 FLIPS = 8  # pairs of codes shown at once
-SCALE = 1.25  # a bar's full width, as a share of its bound
+FULL = 1.25  # a bar's full width, as a share of its bound
 
 
 # ---- the map of wrong elements -------------------------------------------------------------------
@@ -94,27 +94,7 @@ def _block(first: int, y: int) -> str:
     return f"block {first}" if y == 0 and first < 100 else str(first + y)
 
 
-# ---- bars ----------------------------------------------------------------------------------------
-
-
-def bar(share: float, limit: float | None = None) -> Markup:
-    """A bar of a share of its width (more than all is all), and a line at `limit`."""
-    full = {"y": 2, "height": 8}
-    used = tag("rect.used", width=_percent(min(share, 1)), **full)
-    parts = [tag("rect.track", width="100%", **full), used]
-    if limit is not None:
-        at = _percent(limit)
-        parts.append(tag("line.limit", x1=at, x2=at, y1=0, y2=12))
-    return tag("svg.bar", *parts, width="100%", height=12, aria_hidden="true")
-
-
-def _percent(share: float) -> str:
-    """A share as a length.
-
-    >>> _percent(0.13885744)
-    '13.89%'
-    """
-    return f"{100 * share:.2f}%"
+# ---- counts and shares, each with a bar ----------------------------------------------------------
 
 
 def code_flips(flips: list[list[int]]) -> Markup:
@@ -123,17 +103,20 @@ def code_flips(flips: list[list[int]]) -> Markup:
         return Markup()
     most = max(count for _, _, count in flips)
     rows = [
-        row(f"{expected} → {got}", number(count), tag("td.wide", bar(count / most)))
+        row(f"{expected} → {got}", number(count), _bar(count, max=most))
         for expected, got, count in flips
     ]
+    title = "Codes: expected, and got instead"
     head = ("expected → got", counted("times"), "")
-    first = table("Codes: expected, and got instead", head, [rows[:FLIPS]])
-    rest = table("Codes: expected, and got instead", head, [rows[FLIPS:]])
-    hidden = len(rows) - FLIPS
-    further = more(f"{hidden} pairs less frequent", rest) if hidden > 0 else ""
-    return tag("div.flips", first, further)
+    rest = more(f"{len(rows) - FLIPS} pairs less frequent", table(title, head, [rows[FLIPS:]]))
+    return tag("div.flips", table(title, head, [rows[:FLIPS]]), rest if rows[FLIPS:] else "")
 
 
 def bound_use(use: float) -> list[Markup]:
-    """The share of a bound that was needed: in words, and as a bar with a line at 100 %."""
-    return [tag("td.number", f"{100 * use:.1f} %"), tag("td.wide", bar(use / SCALE, 1 / SCALE))]
+    """The share of a bound that was needed: in words, and as a bar whose end is 125 %."""
+    shown = min(use, FULL)  # infinity is no length
+    return [tag("td.number", f"{100 * use:.1f} %"), _bar(shown, max=FULL, high=1)]
+
+
+def _bar(value: float, **limits: float) -> Markup:
+    return tag("td.wide", tag("meter", value=f"{value:.6g}", aria_hidden="true", **limits))

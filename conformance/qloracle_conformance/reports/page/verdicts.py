@@ -91,7 +91,7 @@ def bounds(subject: Subject) -> Markup:
         for check in subject.data["checks"]
         if float(check["bound_use"]) > 0
     ]
-    head = ("check", "status", counted("share used"), "0 to 125 %; the line is 100 %")
+    head = ("check", "status", counted("share used"), "0 to 125 %")
     return table("How much of a bound the worst element needed", head, [rows])
 
 
