@@ -99,8 +99,8 @@ def verify(
         raise UsageError("--watch takes one IMPL, and no --report or --write-known")
     given = options.read(
         profile=profile, require=require, seed=_seed(seed), dialect=dialect, known=known,
-        only=only, device=device, limit=limit, stop_early=stop_early, processes=processes,
-    )  # fmt: skip
+        device=device, limit=limit,
+    ) | {"only": only, "stop_early": stop_early, "processes": processes}  # fmt: skip
     if watch:
         raise typer.Exit(command.again_and_again((impl or [])[0], given))
     code = command.once(impl or [], given, console, errors, report, write_known, verbose)

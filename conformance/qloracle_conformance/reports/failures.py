@@ -160,6 +160,11 @@ class Entry:
         return self.checks[0]
 
     @property
+    def scripts(self) -> list[str]:
+        """The repro scripts, seen from the report's folder."""
+        return list(dict.fromkeys(check["repro"] for check in self.checks if "repro" in check))
+
+    @property
     def title(self) -> str:
         """The rules, and the function with its table or tables."""
         return f"{' '.join(rules(self.checks))} {view(self.checks)}"
@@ -308,7 +313,8 @@ def _findings(entry: Entry) -> list[tuple[str, str]]:
 
 
 def _names(entry: Entry) -> list[tuple[str, str]]:
-    """How much was wrong, and every check that found it."""
+    """How much was wrong, every check that found it, and the scripts that show it."""
     counted = wrong(entry.checks)
     rows = [("wrong", f"{counted} compared")] if counted else []
-    return [*rows, ("checks", ", ".join(check["id"] for check in entry.checks))]
+    rows += [("checks", ", ".join(check["id"] for check in entry.checks))]
+    return rows + [("repro", path) for path in entry.scripts]

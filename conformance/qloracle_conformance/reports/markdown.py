@@ -50,11 +50,7 @@ def _table(implementation: Data) -> list[str]:
 
 
 def _failure(entry: Entry) -> list[str]:
-    rows = entry.rows
-    if "repro" in entry.first:
-        rows = [*rows, ("repro", entry.first["repro"])]
-    width = max(len(name) for name, _ in rows) + 2
-    body = "\n".join(f"{name:<{width}}{' '.join(text.split())}" for name, text in rows)
+    body = "\n".join(f"{name:<12}{' '.join(text.split())}" for name, text in entry.rows)
     fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", body)), default=0))
     rule = _inline(failures.statement(entry.first["rule"]))
     head = f"**{entry.first['status']} {_inline(entry.title)}**: {rule}"

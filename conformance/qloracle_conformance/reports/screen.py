@@ -131,13 +131,13 @@ class Screen:
             yield Row(f"because of it: {', '.join(names)}")
         if fault.after:
             yield Row(f"it builds on {fault.after}, which fails too")
-        for path in self._scripts(entry)[:1]:
+        for path in self._paths(entry)[:1]:
             yield Row(f"reproduce with NumPy alone: {path}")
 
-    def _scripts(self, entry: Entry) -> list[Path]:
+    def _paths(self, entry: Entry) -> list[Path]:
         """The scripts of an entry, seen from the current folder if they lie in it."""
-        names = dict.fromkeys(check["repro"] for check in entry.checks if "repro" in check)
-        paths, here = [(self._folder or Path()) / name for name in names], Path.cwd()
+        paths = [(self._folder or Path()) / name for name in entry.scripts]
+        here = Path.cwd()
         return [p.relative_to(here) if p.is_relative_to(here) else p for p in paths]
 
     def _height(self, row: Row) -> int:
@@ -182,8 +182,9 @@ class Screen:
         self._lines.line(f"{entry.first['status']} {entry.title}", "bold red", hang=5)
         self._lines.line(failures.statement(entry.first["rule"]), indent=2)
         for name, text in entry.rows:
-            self._lines.line(f"{name:<12}{text}", indent=2, hang=12)
-        for path in self._scripts(entry):
+            if name != "repro":
+                self._lines.line(f"{name:<12}{text}", indent=2, hang=12)
+        for path in self._paths(entry):
             self._lines.unbroken(f"  {'repro':<12}{path}")
 
     # ---- the end -------------------------------------------------------------------------------

@@ -56,8 +56,6 @@ def verify(
     """
     if processes < 1:
         raise UsageError(f"processes is {processes}; allowed: a whole number from 1")
-    if not limit > 0:
-        raise UsageError(f"limit is {limit}; allowed: seconds above 0")
     selection, first = select(only, functions), sorted(impls, key=_is_ours)
     report = Report(
         profile, seed, require=require, only=", ".join(filter(None, [*functions, only])),

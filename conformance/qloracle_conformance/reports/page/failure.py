@@ -88,8 +88,8 @@ def _array(name: str, array: Data) -> Markup:
 
 def _scripts(entry: Entry, place: str, scripts: Mapping[str, str]) -> list[Markup]:
     """The scripts of a failure, each with a button that copies it."""
-    paths = dict.fromkeys(c["repro"] for c in entry.checks if c.get("repro") in scripts)
-    return [_script(f"{place}-{i}", path, scripts[path]) for i, path in enumerate(paths)]
+    shown = ((i, path) for i, path in enumerate(entry.scripts) if path in scripts)
+    return [_script(f"{place}-{i}", path, scripts[path]) for i, path in shown]
 
 
 def _script(name: str, path: str, text: str) -> Markup:
