@@ -1,13 +1,11 @@
-"""Two or more implementations side by side: functions with verdict and dialect, then the rules."""
+"""Two or more implementations side by side: functions with verdict and dialect."""
 
 from collections.abc import Sequence
 
 from qloracle_conformance.contract.protocol import FUNCTIONS
-from qloracle_conformance.families import RULES
 from qloracle_conformance.reports.failures import Data
 from qloracle_conformance.reports.page.markup import (
     Markup,
-    group,
     join,
     row,
     status,
@@ -17,18 +15,15 @@ from qloracle_conformance.reports.page.markup import (
 from qloracle_conformance.reports.page.subject import Subject
 from qloracle_conformance.reports.page.verdicts import dialect, missing
 
-CALM = {"PASS", "MISSING", "UNSUPPORTED", ""}
-
 
 def side_by_side(subjects: Sequence[Subject]) -> Markup:
-    """Both tables; nothing for one implementation, which has nobody beside it."""
+    """A table; nothing for one implementation, which has nobody beside it."""
     if len(subjects) < 2:
         return Markup()
     return tag(
         "section",
         tag("h2", "Side by side"),
         _functions(subjects),
-        _rules(subjects),
         aria_label="Side by side",
     )
 
@@ -55,20 +50,3 @@ def _function(subject: Subject, function: Data | None) -> Markup:
     if not subject.judged:
         return status(subject.data["status"])
     return join(status(function["status"]), dialect(function)) if function else Markup()
-
-
-def _rules(subjects: Sequence[Subject]) -> Markup:
-    """What does not pass everywhere; what does stands in each one's own table."""
-    subjects = [subject for subject in subjects if subject.data["checks"]]
-    bodies = []
-    for view in dict.fromkeys(view for subject in subjects for view in subject.views):
-        rows = []
-        for rule in RULES:
-            words = {subject.word(view, rule) for subject in subjects}
-            if not words <= CALM:
-                rows.append(row(rule, *(subject.cell(view, rule) for subject in subjects)))
-        function, of = view
-        title = group(f"{function}[{of}]" if of else function, len(subjects) + 1)
-        bodies += [[title, *rows]] if rows else []
-    head = ("rule", *(subject.name for subject in subjects))
-    return table("Rules that do not pass everywhere", head, bodies)

@@ -8,7 +8,6 @@ from qloracle_conformance.reports.failures import Data, Entry
 from qloracle_conformance.reports.page import drawings
 from qloracle_conformance.reports.page.markup import (
     Markup,
-    escaped,
     join,
     more,
     prose,
@@ -42,12 +41,8 @@ def article(subject: Subject, n: int, scripts: Mapping[str, str]) -> Markup:
 
 def fact(name: str, text: str) -> Markup:
     """A row of what there is to say of a failure."""
-    return tag(f"div.{name.replace(' ', '-')}", tag("dt", name), tag("dd", said(name, text)))
-
-
-def said(name: str, text: str) -> Markup:
-    """A text in the type that suits it: code, or words."""
-    return escaped(text) if name in PROSE else tag("code", text)
+    said = text if name in PROSE else tag("code", text)
+    return tag(f"div.{name.replace(' ', '-')}", tag("dt", name), tag("dd", said))
 
 
 def _map(entry: Entry) -> list[Markup]:
