@@ -247,7 +247,9 @@ class Screen:
 def text(report: Data, width: int = 100) -> str:
     """All of a report, as `-v` prints it."""
     page = io.StringIO()
-    screen = Screen(Console(file=page, width=width), whole=True)
+    screen = Screen(
+        Console(file=page, width=width, color_system=None, force_jupyter=False), whole=True
+    )
     screen.opening(report)
     for implementation in report["implementations"]:
         screen.implementation(implementation)

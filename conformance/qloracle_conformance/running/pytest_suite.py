@@ -39,7 +39,7 @@ class Suite:
     def __init__(self, found: Any, require: str = "", **options: Any) -> None:
         self.name, self._found = objects.name_of(found), found
         self._require = LEVELS[: LEVELS.index(require) + 1] if require else ()
-        self._run = Run(found, **options)
+        self._run = Run(found, searching=True, **options)  # in smoke, too: a CI has the time
         OPEN.append(self)
 
     def close(self) -> None:

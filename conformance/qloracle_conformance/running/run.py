@@ -61,13 +61,14 @@ class Run:
         self, impl: Any, *, profile: str = "smoke", seed: int = 0,
         dialect: Mapping[str, Any] | None = None, only: Selection = EVERYTHING,
         known: Sequence[Known] = (), device: str = "", limit: float = opening.LIMIT,
+        searching: bool | None = None,
     ) -> None:  # fmt: skip
         name = objects.name_of(impl)
         self.judgement = Judgement(name, profile="" if only.narrow else profile)
         self.known = about(name, known)
         self._impl, self._device, self._limit = impl, device, limit
         self._profile, self._seed, self._dialect, self.only = profile, seed, dialect or {}, only
-        self.ended = False
+        self._searching, self.ended = searching, False
         self._results: dict[str, CheckRun] = {}
 
     def __enter__(self) -> "Run":
@@ -107,7 +108,7 @@ class Run:
             engine = Engine(
                 caller, profile=self._profile, seed=self._seed, declared=dict(self._dialect),
                 only=self.only, second=_second_oracle(self.judgement.name, self._profile),
-                functions=self.only.functions,
+                functions=self.only.functions, searching=self._searching,
             )  # fmt: skip
         except UsageError as error:
             self._give_up("ERROR", error)
