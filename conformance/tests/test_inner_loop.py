@@ -281,7 +281,7 @@ def test_a_file_that_is_watched_is_judged_again_after_each_change(kernel, watche
     path = kernel(WRONG)
     loop = watched(path, "--only", "S8/dequantize_absmax/*", "-x", "--watch")
     first = loop.line()
-    assert " FAIL S8  element " in first
+    assert " FAIL S8  dequantize_absmax: absmax[" in first
     assert ", expected " in first
     assert first.rstrip().endswith(" s")
     assert loop.quiet() == ""

@@ -11,7 +11,7 @@ from importlib.resources import files
 
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.failures import Data
-from qloracle_conformance.reports.page import comparison, failure, overview, verdicts
+from qloracle_conformance.reports.page import failure, overview, verdicts
 from qloracle_conformance.reports.page.markup import Markup, status, tag
 from qloracle_conformance.reports.page.subject import Subject
 
@@ -25,7 +25,7 @@ def text(report: Data, scripts: Mapping[str, str] = {}) -> str:
         tag(
             "main",
             overview.summary(subjects),
-            comparison.side_by_side(subjects),
+            verdicts.side_by_side(subjects),
             *(_implementation(subject, scripts) for subject in subjects),
         ),
         overview.foot(report),

@@ -71,12 +71,6 @@ class Run:
         self._searching, self.ended = searching, False
         self._results: dict[str, CheckRun] = {}
 
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Let go of the implementation."""
         if (caller := self.__dict__.get("caller")) is not None:
@@ -147,7 +141,7 @@ class Run:
 
     def judge(self, listener: Listener = SILENT, stop_early: bool = False) -> None:
         """Open, probe, run every selected check, and let go; the first failure may end it."""
-        with self:
+        with closing(self):
             self.announce(listener)
             listener.doing(self.judgement.name, "finding its dialect")
             if self.probed:
@@ -226,12 +220,6 @@ class Run:
     def plan_of(self, function: str) -> list[str]:
         """The ids of the planned checks of one function."""
         return [name for name, (check, _) in self.plan.items() if check.function == function]
-
-    # ---- explained -----------------------------------------------------------------------------
-
-    def name_causes(self) -> None:
-        """Say of each failure which planted fault it looks like: late, as it takes its time."""
-        name_causes(self.judgement.checks)
 
 
 def name_causes(checks: Iterable[CheckRun]) -> None:

@@ -46,6 +46,10 @@ class Subject:
         """The functions that it does not offer."""
         return [row["name"] for row in self.data["functions"] if row["status"] == "MISSING"]
 
+    def function(self, name: str) -> Data | None:
+        """What the report says of a function; None where it says nothing."""
+        return next((row for row in self.data["functions"] if row["name"] == name), None)
+
     def place(self, entry: int) -> str:
         """The id of a failure."""
         return f"failure-{self.number}-{entry}"
