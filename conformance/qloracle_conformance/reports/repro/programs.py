@@ -185,16 +185,17 @@ def _operation(check: CheckRun, failure: Failure, script: Script) -> Lines:
 
 def _law(failure: Failure, script: Script) -> Lines:
     """What the pager shows after the last operation."""
-    entries = s12b_books.entered(failure.case, failure.values)
-    broken = next(entry for entry in entries if not entry.holds)
+    broken = s12b_books.entered(failure.case, failure.values)[1][0]
     column, relation = broken.law.column, broken.law.relation
+    freed = "freed = pages_freed(log, {frees}, {page})".format_map(broken.facts)
     main = [
         f"log = {RUN}",
         "before, now = log[-2:]",
         *wrapped(f"# {broken.why}", 0, "# "),
+        *[freed] * ("freed" in broken.formula),
         f"got = now.{column}",
         f"expected = {broken.formula}",
-        f'print(f"{column} is {{got}}, expected {s12b_books.RELATIONS[relation][1]}{{expected}}")',
+        f'print(f"{column} is {{got}}, expected {s12b_books.RELATIONS[relation]}{{expected}}")',
         f"return int(not got {relation} expected)",
     ]
     return script.text(main, broken.number + 1, logged=True)
