@@ -70,17 +70,6 @@ class EvictedWhileInUse(Pages):
 
 
 @faulty("S12")
-class WritesThatDoNotFit(Pages):
-    """Where the device is full, a page is served from a buffer, and a write to it stays there."""
-
-    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
-        full = self.resident() == self.frames()
-        if side == DEVICE and full and page in self._memory[HOST]:
-            return self._memory[HOST][page].copy()
-        return super()._touch(page, part, side, write=write)
-
-
-@faulty("S12")
 class ShrinkDropsDirtyPages(Remembering):
     """What a smaller capacity pushes out is dropped: only the other way out copies."""
 
@@ -185,6 +174,12 @@ class WriteWithoutFetch(Pages):
 # ---- rows ----------------------------------------------------------------------------------------
 # fmt: off
 
+WritesThatDoNotFit = fault("S12",
+    "Where the device is full, a page is served from a buffer, and a write to it stays there.",
+    **changed(_touch=lambda self, right, page, part, side, write: (
+        self._memory[HOST][page].copy()
+        if side == DEVICE and self.resident() == self.frames() and page in self._memory[HOST]
+        else right(page, part, side, write=write))))
 DirtyPageLost = fault("S12",
     "The host's pages go over the link, and those that are evicted do not come back (rule S12).",
     **evicting(lambda pages, page, home: home.fill(FRESH)))

@@ -125,15 +125,6 @@ class HostWaits(Remembering):
 
 
 @lawful
-class BeginsWithZeros(Pages):
-    """What nobody has written reads as zeros: nothing is promised about it."""
-
-    def _begin(self, page: Page) -> None:
-        if not any(page in memory for memory in self._memory.values()):
-            self._memory[HOST][page] = np.zeros(self.page_bytes, np.uint8)
-
-
-@lawful
 class BeginsOnTheDevice(Pages):
     """A page that the device touches first is made there: a fault, and nothing to copy."""
 
@@ -188,15 +179,6 @@ def _whole_pages(capacity: int | None, page: int | None) -> Pager:
     return paging.make_pager(capacity, page)
 
 
-@lawful
-class TellsFaultsOnly(Pager):
-    """It counts faults and nothing else, in a mapping."""
-
-    @property
-    def counters(self) -> Any:
-        return {"faults": self._pages.counters.faults}
-
-
 def _save_bytes(path: Path, arrays: Mapping[str, Managed], metadata: Words = None) -> None:
     parts: dict[str, Any] = {
         f"b{name}": a[...].reshape(-1).view(np.uint8) for name, a in arrays.items()
@@ -221,6 +203,13 @@ def _load_bytes(path: Path, pager: Pager) -> Loaded:
 # ---- rows ----------------------------------------------------------------------------------------
 # fmt: off
 
+BeginsWithZeros = variant("",
+    "What nobody has written reads as zeros: nothing is promised about it.",
+    **changed(_begin=lambda self, _, page: (
+        any(page in memory for memory in self._memory.values())
+        or self._memory[HOST].setdefault(page, np.zeros(self.page_bytes, np.uint8)))))
+TellsFaultsOnly = variant("", "It counts faults and nothing else, in a mapping.",
+    **changed(Pager, counters=lambda self, _: {"faults": self._pages.counters.faults}))
 PreferencesIgnored = variant("",
     "Whatever is advised, a page moves to the side that touches it, and lies on one.",
     **changed(Pager, advise=lambda _, right, handle, **advice: right(handle)))

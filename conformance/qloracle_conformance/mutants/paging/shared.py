@@ -15,26 +15,6 @@ from qloracle_conformance.mutants.parts import fault
 # ---- two sides, and what is advised --------------------------------------------------------------
 
 
-@faulty("S12")
-class HostFaultIsStale(Remembering):
-    """A page that the host calls home comes as it left: only an eviction copies (rule S12)."""
-
-    def _move(self, page: Page, to: str) -> None:
-        super()._move(page, to)
-        if to == HOST:
-            self._memory[HOST][page][:] = self.old[page]
-
-
-@faulty("S12", Remembering)
-class AdviceDropsPages(Pager):
-    """An advice is carried out at once: the device's pages are dropped, to come anew."""
-
-    def advise(self, handle: Managed, **advice: Any) -> None:
-        super().advise(handle, **advice)
-        assert isinstance(self._pages, Remembering)
-        self._pages.restore(handle._number)
-
-
 def keeps_copy(of: str) -> type[Pages]:
     """Pages whose read-mostly copy on one side survives a write of the other."""
 
@@ -142,6 +122,14 @@ class RefusedYetTaken(Pager):
 # ---- rows ----------------------------------------------------------------------------------------
 # fmt: off
 
+HostFaultIsStale = fault("S12",
+    "A page that the host calls home comes as it left: only an eviction copies (rule S12).",
+    **changed(Remembering, _move=lambda self, right, page, to: right(page, to) or (
+        to == HOST and self._memory[HOST].update({page: self.old[page]}))))
+AdviceDropsPages = fault("S12",
+    "An advice is carried out at once: the device's pages are dropped, to come anew (rule S12).",
+    **changed(Pager, Remembering, advise=lambda self, right, handle, **advice: (
+        right(handle, **advice) or self._pages.restore(handle._number))))
 DeviceMissesHostWrites = fault("S12",
     "The host writes into a copy of its own of a page that the device holds.",
     **changed(_touch=lambda self, right, page, part, side, write: (
