@@ -7,7 +7,8 @@ from typing import Any
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.programs import BLOCK, BLOCKS
 from qloracle_conformance.families.paging import directed, drawn
-from qloracle_conformance.families.paging.directed import SIDES, Cases, drafts, sizes, stepping
+from qloracle_conformance.families.paging.directed import Cases, drafts, sizes, stepping
+from qloracle_conformance.families.paging.drafts import SIDES
 from qloracle_conformance.judging.checks import Plan
 
 

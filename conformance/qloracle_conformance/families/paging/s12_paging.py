@@ -120,6 +120,16 @@ def _shown(value: Any) -> str:
     return show(value)
 
 
+def wrong_read(case: Case, values: Values) -> Mismatch | None:
+    """Rule P1: the first part of an array that was read in another form than it has."""
+    words = programs.written_out(values)
+    for read in plain_arrays.reads(case):
+        got, expected = words[read.operation], programs.form_of(read.values)
+        if values[programs.LOGGED][read.operation + 1, 0] == programs.DONE and got != expected:
+            return Mismatch(read.text, 0, got, expected, f"operation {read.operation}")
+    return None
+
+
 # ---- the checks ----------------------------------------------------------------------------------
 
 

@@ -28,8 +28,8 @@ PAGES = (1, 4, 16, 64, 256, 4096)
 FEW = 40  # elements of an array whose length is tried one by one
 
 
-def smaller(case: Case) -> Iterator[Case]:
-    """Smaller neighbours that make sense, the boldest first."""
+def smaller(case: Case, index: int = 0) -> Iterator[Case]:
+    """Smaller neighbours that make sense, the boldest first; `index` does not matter."""
     measure = _measure(case)
     for candidate in _neighbours(case):
         used = _words(program_of(candidate))
