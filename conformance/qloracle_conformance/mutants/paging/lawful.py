@@ -2,6 +2,7 @@
 # ruff: noqa: D102 (the class tells the story of its methods)
 
 import math
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -104,27 +105,6 @@ class CleanPagesDropped(Remembering):
 
 
 @lawful
-class UnusedBytesStay(Pages):
-    """Of an array's last page the elements alone are copied, and counted."""
-
-    def _copy(self, page: Page, to: str) -> None:
-        super()._copy(page, to)
-        used = self.allocations[page.allocation].nbytes - page.i * self.page_bytes
-        self._count_bytes(to, min(used - self.page_bytes, 0))
-
-
-@lawful
-class HostWaits(Remembering):
-    """What a step writes reaches the host when it ends: not all devices can do it before."""
-
-    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
-        held = self.allocations[page.allocation].in_use and page in self._memory[DEVICE]
-        if side == HOST and held and not write:
-            return self.old[page].copy()
-        return super()._touch(page, part, side, write=write)
-
-
-@lawful
 class BeginsOnTheDevice(Pages):
     """A page that the device touches first is made there: a fault, and nothing to copy."""
 
@@ -179,30 +159,32 @@ def _whole_pages(capacity: int | None, page: int | None) -> Pager:
     return paging.make_pager(capacity, page)
 
 
-def _save_bytes(path: Path, arrays: Mapping[str, Managed], metadata: Words = None) -> None:
-    parts: dict[str, Any] = {
-        f"b{name}": a[...].reshape(-1).view(np.uint8) for name, a in arrays.items()
-    }
-    parts |= {f"f{name}": np.array([str(a.dtype), *a.shape]) for name, a in arrays.items()}
-    parts["words"] = np.array([*(metadata or {}).items()], dtype=str).reshape(-1, 2)
-    with path.open("wb") as file:
-        np.savez(file, **parts)
+def _save_pickled(path: Path, arrays: Mapping[str, Managed], metadata: Words = None) -> None:
+    plain = {name: array[...] for name, array in arrays.items()}
+    path.write_bytes(pickle.dumps((plain, dict(metadata or {}))))
 
 
-def _load_bytes(path: Path, pager: Pager) -> Loaded:
-    arrays = {}
-    with np.load(path) as file:
-        for key in file.files:
-            if key.startswith("f"):
-                dtype, *shape = file[key].tolist()
-                array = arrays[key[1:]] = pager.empty(tuple(map(int, shape)), dtype)
-                array[...] = file[f"b{key[1:]}"].view(array.dtype).reshape(array.shape)
-        return arrays, dict(file["words"].tolist())
+def _load_pickled(path: Path, pager: Pager) -> Loaded:
+    plain, words = pickle.loads(path.read_bytes())
+    arrays = {name: pager.empty(values.shape, values.dtype) for name, values in plain.items()}
+    for name, array in arrays.items():
+        array[...] = plain[name]
+    return arrays, words
 
 
 # ---- rows ----------------------------------------------------------------------------------------
 # fmt: off
 
+UnusedBytesStay = variant("",
+    "Of an array's last page the elements alone are copied, and counted.",
+    **changed(_copy=lambda self, right, page, to: right(page, to) or self._count_bytes(
+        to, min(self.allocations[page.allocation].nbytes - (page.i + 1) * self.page_bytes, 0))))
+HostWaits = variant("",
+    "What a step writes reaches the host when it ends: not all devices can do it before.",
+    **changed(Remembering, _touch=lambda self, right, page, part, side, write: (
+        self.old[page].copy()
+        if side == HOST and not write and page in self._memory[DEVICE]
+        and self.allocations[page.allocation].in_use else right(page, part, side, write=write))))
 BeginsWithZeros = variant("",
     "What nobody has written reads as zeros: nothing is promised about it.",
     **changed(_begin=lambda self, _, page: (
@@ -232,6 +214,5 @@ TellsNothing = variant("", "It shows no counters, as a GPU: how much lies where 
 CapacityIgnored = variant("",
     "Neither capacity nor page size can be chosen, as under CUDA, and no counters are shown.",
     **made(lambda capacity, page: paging.make_pager(), bare=True))
-SavesRawBytes = variant("",
-    "A file format of its own: the bytes of each array one after the other, in NumPy's archive.",
-    **paged(save_paged=_save_bytes, load_paged=_load_bytes))
+SavesPickles = variant("", "A file format of its own: Python's pickle of all arrays at once.",
+    **paged(save_paged=_save_pickled, load_paged=_load_pickled))

@@ -98,16 +98,6 @@ class FreedNumberGivenAgain(Pages):
 
 
 @faulty("S12")
-class FreeTakesTheNeighbour(Pages):
-    """An array's page count is one too large when it is freed: the next array loses its first."""
-
-    def free(self, number: int) -> None:
-        super().free(number)
-        for memory in self._memory.values():
-            memory.pop(Page(number + 1, 0), None)
-
-
-@faulty("S12")
 class RefusedYetTaken(Pager):
     """A request for too much fails after it took the room: nothing fits from then on."""
 
@@ -122,6 +112,10 @@ class RefusedYetTaken(Pager):
 # ---- rows ----------------------------------------------------------------------------------------
 # fmt: off
 
+FreeTakesTheNeighbour = fault("S12",
+    "An array's page count is one too large when it is freed: the next array loses its first.",
+    **changed(free=lambda self, right, number: right(number) or [
+        memory.pop(Page(number + 1, 0), None) for memory in self._memory.values()]))
 HostFaultIsStale = fault("S12",
     "A page that the host calls home comes as it left: only an eviction copies (rule S12).",
     **changed(Remembering, _move=lambda self, right, page, to: right(page, to) or (
