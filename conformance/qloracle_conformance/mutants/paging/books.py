@@ -56,18 +56,6 @@ class ShrinkIsForGood(Pages):
         return super().frames() if self.least is None else self.least // self.page_bytes
 
 
-@faulty("S12b")
-class HighWaterMark(Pager):
-    """`resident_bytes` is the most that there ever was: it does not fall (rule S12)."""
-
-    most = 0
-
-    @property
-    def resident_bytes(self) -> int:
-        self.most = max(self.most, super().resident_bytes)
-        return self.most
-
-
 # ---- a prefetch that does not keep its word ------------------------------------------------------
 
 
@@ -107,6 +95,10 @@ def uncounted(name: str) -> dict[str, Any]:
 # ---- rows ----------------------------------------------------------------------------------------
 # fmt: off
 
+HighWaterMark = fault("S12b",
+    "`resident_bytes` is the most that there ever was: it does not fall (rule S12).",
+    **changed(Pager, resident_bytes=lambda self, right: (
+        self.__dict__.update(most=max(right(), self.__dict__.get("most", 0))) or self.most)))
 ShrinkNotTold = fault("S12b", "`capacity` goes on to tell what the pager was made with (rule S12).",
     **changed(Pager, capacity=lambda self, right: self.__dict__.setdefault("made_with", right())))
 ShrinkDoesNothing = fault("S12b", "A smaller capacity is taken and forgotten (rule S12).",

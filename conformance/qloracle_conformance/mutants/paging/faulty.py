@@ -16,22 +16,6 @@ from qloracle_conformance.mutants.parts import BFLOAT16, Array, fault
 
 
 @faulty("S12")
-class CleanAfterFirstEviction(Remembering):
-    """The dirty bit is cleared at the first eviction and never set again: the second one loses."""
-
-    def _evict_oldest(self) -> None:
-        page = oldest(self)
-        super()._evict_oldest()
-        if page in self.home:
-            self._memory[HOST][page][:] = self.old[page]
-        self.home.add(page)
-
-    def __init__(self, capacity_bytes: int | None, page_bytes: int) -> None:
-        super().__init__(capacity_bytes, page_bytes)
-        self.home: set[Page] = set()
-
-
-@faulty("S12")
 class OnlyTheLastWriteGoesHome(Remembering):
     """Of an evicted page the range written last is copied, as if it were all that was written."""
 
@@ -51,6 +35,13 @@ class OnlyTheLastWriteGoesHome(Remembering):
         new = home[part].copy()
         home[:] = self.old[page]
         home[part] = new
+
+
+def _second_time(pages: Remembering, page: Page, home: Array) -> None:
+    evicted = pages.__dict__.setdefault("evicted", set())
+    if page in evicted:
+        home[:] = pages.old[page]
+    evicted.add(page)
 
 
 def _whole_pages_only(pages: Remembering, page: Page, home: Array) -> None:
@@ -174,6 +165,9 @@ class WriteWithoutFetch(Pages):
 # ---- rows ----------------------------------------------------------------------------------------
 # fmt: off
 
+CleanAfterFirstEviction = fault("S12",
+    "The dirty bit is cleared at the first eviction and never set again: the second one loses.",
+    **evicting(_second_time))
 WritesThatDoNotFit = fault("S12",
     "Where the device is full, a page is served from a buffer, and a write to it stays there.",
     **changed(_touch=lambda self, right, page, part, side, write: (
