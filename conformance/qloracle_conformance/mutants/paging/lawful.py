@@ -1,5 +1,4 @@
 """Pagers that differ from the reference and are right: order, size and knowledge are theirs."""
-# ruff: noqa: D102 (the class tells the story of its methods)
 
 import math
 import pickle
@@ -16,6 +15,7 @@ from qloracle.paging.pages import DEVICE, FRESH, HOST, Page, Pages
 from qloracle_conformance.mutants.paging.steps import (
     Loaded,
     Remembering,
+    Step,
     Words,
     changed,
     lawful,
@@ -28,54 +28,29 @@ from qloracle_conformance.mutants.parts import variant
 # ---- who goes ------------------------------------------------------------------------------------
 
 
-@lawful
-class FirstInFirstOut(Pages):
-    """The page that has been on the device for longest goes, however often it is touched."""
+def going(choose: Callable[[Any, list[Page]], Page]) -> dict[str, Step]:
+    """Pagers that choose who goes among the pages in the order in which they came to the device."""
 
-    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
-        order = list(self._memory[DEVICE])
-        frame = super()._touch(page, part, side, write=write)
-        new = self._memory[DEVICE]
-        self._memory[DEVICE] = {p: new[p] for p in dict.fromkeys([*order, *new]) if p in new}
-        return frame
+    class _Pages(Pages):
+        bringing = False
 
+        def _evict_oldest(self) -> None:
+            memory, came = self._memory[DEVICE], self.__dict__.setdefault("came", {})
+            if not self.bringing:  # or a prefetch would push out what it has just brought
+                chosen = choose(self, sorted(memory, key=lambda page: came.get(page, 0)))
+                self._memory[DEVICE] = {chosen: memory[chosen]} | memory
+            super()._evict_oldest()
 
-@lawful
-class MostRecentGoes(Pages):
-    """The page touched last goes first: best where an array is read from end to end in turn."""
+        def _copy(self, page: Page, to: str) -> None:
+            super()._copy(page, to)
+            self.__dict__.setdefault("came", {})[page] = sum(self.counters)
 
-    ahead = False
+        def bring(self, number: int, side: str) -> None:
+            self.bringing = True
+            super().bring(number, side)
+            self.bringing = False
 
-    def _evict_oldest(self) -> None:
-        if not self.ahead:  # or a prefetch would push out what it has just brought
-            put_first(self._memory[DEVICE], next(reversed(self._memory[DEVICE])))
-        super()._evict_oldest()
-
-    def bring(self, number: int, side: str) -> None:
-        self.ahead = True
-        super().bring(number, side)
-        self.ahead = False
-
-
-@lawful
-class RandomGoes(Pages):
-    """A page is drawn by chance, outside of a prefetch."""
-
-    def __init__(self, capacity_bytes: int | None, page_bytes: int) -> None:
-        super().__init__(capacity_bytes, page_bytes)
-        self.rng = np.random.default_rng(12)
-
-    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
-        held = list(self._memory[DEVICE])
-        if held and page not in self._memory[side]:
-            put_first(self._memory[DEVICE], held[self.rng.integers(len(held))])
-        return super()._touch(page, part, side, write=write)
-
-
-def put_first(memory: dict[Page, Any], chosen: Page) -> None:
-    """Make a page the one that goes next."""
-    for page in [page for page in memory if page != chosen]:
-        memory[page] = memory.pop(page)
+    return paged(_Pages)
 
 
 @lawful
@@ -175,6 +150,14 @@ def _load_pickled(path: Path, pager: Pager) -> Loaded:
 # ---- rows ----------------------------------------------------------------------------------------
 # fmt: off
 
+FirstInFirstOut = variant("",
+    "The page that has been on the device for longest goes, however often it is touched.",
+    **going(lambda _, pages: pages[0]))
+MostRecentGoes = variant("",
+    "The page touched last goes first: best where an array is read from end to end in turn.",
+    **going(lambda self, _: next(reversed(self._memory[DEVICE]))))
+RandomGoes = variant("", "A page is drawn by chance, outside of a prefetch.",
+    **going(lambda self, pages: pages[hash((12, sum(self.counters))) % len(pages)]))
 UnusedBytesStay = variant("",
     "Of an array's last page the elements alone are copied, and counted.",
     **changed(_copy=lambda self, right, page, to: right(page, to) or self._count_bytes(
