@@ -12,7 +12,6 @@ import numpy as np
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.programs import BLOCK, BLOCKS, dtype_of
-from qloracle_conformance.families.paging import drawn
 from qloracle_conformance.families.paging.drafts import SIDES, TYPES, Array, Draft
 from qloracle_conformance.judging.checks import Plan
 
@@ -289,8 +288,3 @@ DIRECTED: Mapping[str, Cases] = {
     "errors": errors, "adam": optimizer("adam_step"), "adam_8bit": optimizer("adam_step_8bit"),
     "resume": resume,
 }  # fmt: skip
-
-
-def search(plan: Plan) -> Any:
-    """Hypothesis: programs of up to 30 operations on a few arrays, from a state machine."""
-    return drawn.programs_of(counted=False)
