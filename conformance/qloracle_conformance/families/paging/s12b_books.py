@@ -331,6 +331,7 @@ CHECKS = (
     *(Check("S12b", n, "make_pager", c, judge, (LOGGED,)) for n, c in counted.DIRECTED.items()),
     Check(  # smoke draws programs once, for S12
         "S12b", "search", "make_pager", no_cases, judge, (LOGGED,),
-        search=lambda _: programs_of(counted=True), directed=False, profiles=("standard", "exhaustive"),
+        search=lambda _: programs_of(counted=True), directed=False,
+        profiles=("standard", "exhaustive"),
     ),
 )  # fmt: skip
