@@ -129,8 +129,8 @@ def _around(right: Step, change: Step) -> Step:
     return lambda self, *args, **named: change(self, partial(right, self), *args, **named)
 
 
-def evicting(change: Callable[[Remembering, Page, Array], Any]) -> dict[str, Step]:
-    """Eviction, and what happens then to the page at home."""
+def evicting(change: Callable[[Remembering, Page, Array], Any]) -> type[Pages]:
+    """Pages whose eviction goes on with something that happens to the page at home."""
 
     class _Pages(Remembering):
         def _evict_oldest(self) -> None:
@@ -138,4 +138,4 @@ def evicting(change: Callable[[Remembering, Page, Array], Any]) -> dict[str, Ste
             super()._evict_oldest()
             change(self, page, self._memory[HOST][page])
 
-    return paged(_Pages)
+    return _Pages
