@@ -15,7 +15,6 @@ from qloracle_conformance.mutants.paging.steps import (
     changed,
     evicting,
     faulty,
-    oldest,
     paged,
 )
 from qloracle_conformance.mutants.parts import BFLOAT16, Array, fault
@@ -23,33 +22,24 @@ from qloracle_conformance.mutants.parts import BFLOAT16, Array, fault
 # ---- the way home --------------------------------------------------------------------------------
 
 
-@faulty("S12")
-class OnlyTheLastWriteGoesHome(Remembering):
-    """Of an evicted page the range written last is copied, as if it were all that was written."""
-
-    def __init__(self, capacity_bytes: int | None, page_bytes: int) -> None:
-        super().__init__(capacity_bytes, page_bytes)
-        self.last: dict[Page, slice] = {}
-
-    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
-        if write:
-            self.last[page] = part
-        return super()._touch(page, part, side, write=write)
-
-    def _evict_oldest(self) -> None:
-        page = oldest(self)
-        super()._evict_oldest()
-        home, part = self._memory[HOST][page], self.last.get(page, slice(0, 0))
-        new = home[part].copy()
-        home[:] = self.old[page]
-        home[part] = new
-
-
 def _second_time(pages: Remembering, page: Page, home: Array) -> None:
     evicted = pages.__dict__.setdefault("evicted", set())
     if page in evicted:
         home[:] = pages.old[page]
     evicted.add(page)
+
+
+def _noted(pages: Any, right: Step, page: Page, part: slice, side: str, write: bool) -> Any:
+    if write:
+        pages.__dict__.setdefault("last", {})[page] = part
+    return right(page, part, side, write=write)
+
+
+def _last_only(pages: Remembering, page: Page, home: Array) -> None:
+    part = pages.__dict__.get("last", {}).get(page, slice(0, 0))
+    new = home[part].copy()
+    home[:] = pages.old[page]
+    home[part] = new
 
 
 def _whole_pages_only(pages: Remembering, page: Page, home: Array) -> None:
@@ -158,6 +148,9 @@ class WriteWithoutFetch(Pages):
 # ---- rows ----------------------------------------------------------------------------------------
 # fmt: off
 
+OnlyTheLastWriteGoesHome = fault("S12",
+    "Of an evicted page the range written last is copied, as if it were all that was written.",
+    **changed(evicting(_last_only), _touch=_noted))
 CleanAfterFirstEviction = fault("S12",
     "The dirty bit is cleared at the first eviction and never set again: the second one loses.",
     **paged(evicting(_second_time)))
