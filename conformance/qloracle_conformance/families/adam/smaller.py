@@ -7,8 +7,15 @@ import numpy as np
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.adam.inputs import ZERO_CODES, fresh
-from qloracle_conformance.judging.numbers import in_float32
-from qloracle_conformance.judging.smaller import cut, plainer, replaced, rounded, spans, without
+from qloracle_conformance.judging.smaller import (
+    cut,
+    in_float32,
+    plainer,
+    replaced,
+    rounded,
+    spans,
+    without,
+)
 
 ELEMENTS = ("param", "grad", "m", "v", "m_codes", "v_codes")
 SCALES = ("m_absmax", "v_absmax")

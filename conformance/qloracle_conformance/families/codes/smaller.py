@@ -7,12 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.judging.numbers import in_float32, shorter
 from qloracle_conformance.judging.smaller import (
     alike,
+    in_float32,
     narrowed,
     plainer,
     rounded,
+    shorter,
     simpler,
     sparser,
 )
