@@ -42,20 +42,6 @@ class ShrinkEvictsNothing(Pages):
         super()._move(page, to)
 
 
-@faulty("S12b")
-class ShrinkIsForGood(Pages):
-    """A device that was made smaller never gets its room back."""
-
-    least: int | None = None
-
-    def shrink(self, capacity_bytes: int) -> None:
-        super().shrink(capacity_bytes)
-        self.least = min(capacity_bytes, self.least or capacity_bytes)
-
-    def frames(self) -> int | None:
-        return super().frames() if self.least is None else self.least // self.page_bytes
-
-
 # ---- a prefetch that does not keep its word ------------------------------------------------------
 
 
@@ -95,6 +81,13 @@ def uncounted(name: str) -> dict[str, Any]:
 # ---- rows ----------------------------------------------------------------------------------------
 # fmt: off
 
+ShrinkIsForGood = fault("S12b",
+    "A device that was made smaller never gets its room back (rule S12).",
+    **changed(
+        shrink=lambda self, right, n: right(n) or self.__dict__.update(
+            least=min(n, self.__dict__.get("least", n))),
+        frames=lambda self, right: (
+            self.least // self.page_bytes if "least" in self.__dict__ else right())))
 HighWaterMark = fault("S12b",
     "`resident_bytes` is the most that there ever was: it does not fall (rule S12).",
     **changed(Pager, resident_bytes=lambda self, right: (
