@@ -322,7 +322,6 @@ RACES = {
     "one result of all blocks": (
         *("sum_blocks", ("    sums[blockIdx.x] =", "/*here*/ sums[0] =")),
     ),
-    "no atomic": (*("add_all", ("atomicAdd(sum, x[i]);", "\n/*here*/ sum[0] += x[i];")),),
     "no meeting of the warp": (
         "swap_halves",
         ("  halves[thread] = x[thread];\n  __syncwarp();", "/*here*/ halves[thread] = x[thread];"),

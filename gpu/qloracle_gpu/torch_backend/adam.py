@@ -26,7 +26,7 @@ from torch import Tensor
 from qloracle import arguments as plain
 from qloracle_gpu.operations import adam
 from qloracle_gpu.operations.adam import Constants
-from qloracle_gpu.torch_backend import tables, values
+from qloracle_gpu.torch_backend import values
 from qloracle_gpu.torch_backend.blockwise import (
     dequantize_by,
     levels_of,
@@ -34,24 +34,13 @@ from qloracle_gpu.torch_backend.blockwise import (
     thresholds_of,
 )
 from qloracle_gpu.torch_backend.operators import like, operator
+from qloracle_gpu.torch_backend.tables import table
 
 State: TypeAlias = tuple[Tensor, Tensor, Tensor]  # param, m, v
 Coded: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # m and v as codes and scales
 
 
-def _fake_state(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, *_: object) -> State:
-    new: State = like(param, m, v)
-    return new
-
-
-def _fake_coded(
-    param: Tensor, grad: Tensor, mc: Tensor, ms: Tensor, vc: Tensor, vs: Tensor, *_: object
-) -> Coded:
-    new: Coded = like(param, mc, ms, vc, vs)
-    return new
-
-
-@operator(_fake_state)
+@operator(lambda param, grad, m, v, *_: like(param, m, v))
 def adam_step(
     param: Tensor,
     grad: Tensor,
@@ -79,14 +68,13 @@ def adam_step(
     >>> adam_step(p, g, m, v, step=1, lr=1.0, beta1=0.5, beta2=0.5, eps=0.0)
     (tensor([-0.1180]), tensor([1.2500]), tensor([2.5000]))
     """
-    decay = plain.boolean("decoupled_weight_decay", decoupled_weight_decay)
-    k = adam.constants(step, lr, beta1, beta2, eps, weight_decay, decay)
+    k = adam.constants(step, lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay)
     param, grad, m, v = adam.state(values.beside(param), (param, grad, m, v))
     p, m_new, v_new = _update(_flat(param), _flat(grad), _flat(m), _flat(v), k)
     return p.to(param.dtype).view(param.shape), m_new.view(m.shape), v_new.view(v.shape)
 
 
-@operator(_fake_coded)
+@operator(lambda param, grad, mc, ms, vc, vs, *_: like(param, mc, ms, vc, vs))
 def adam_step_8bit(
     param: Tensor,
     grad: Tensor,
@@ -169,7 +157,7 @@ def _map(
 ) -> tuple[Tensor, Tensor]:
     """Return levels and thresholds: of the caller's codebook, or of a dynamic map."""
     if codebook is None:
-        return tables.levels(dynamic, device), tables.thresholds(dynamic, device)
+        return table("levels", dynamic, device), table("thresholds", dynamic, device)
     here = values.Checked(device)
     return levels_of(here, name, codebook), thresholds_of(here, name, codebook)
 

@@ -5,7 +5,7 @@
     translate   a block as a Python function, a line an instruction
     arithmetic  the roundings and bit operations that NumPy has not
     memory      a heap with gaps, shared and local memory: every access is checked
-    lanes       shuffles and ballots
+    lanes       shuffles, and who has to be there
     execute     groups of lanes that part at branches and meet again
     machine     the `Device`: arrays in, a launch, arrays out
 

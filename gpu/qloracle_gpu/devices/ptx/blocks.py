@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from qloracle_gpu.devices.ptx.parse import Address, Instruction, Kernel
 
-TOGETHER = re.compile(r"(bar|barrier|shfl|vote|activemask|match|redux)\b")
+TOGETHER = re.compile(r"(bar|barrier|shfl)\b")
 STORES = re.compile(r"(st|bra|bar|barrier|ret|exit|red|membar|fence|trap|prefetch)\b")
 
 

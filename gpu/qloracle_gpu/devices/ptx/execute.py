@@ -112,14 +112,10 @@ class Machine:
         return self.heap, HEAP, 0
 
     def shuffle(
-        self, way: str, x: Lanes, by: Lanes, clamp: Lanes, mask: Lanes, lane: Lanes
+        self, x: Lanes, by: Lanes, clamp: Lanes, mask: Lanes, lane: Lanes
     ) -> tuple[Lanes, Lanes]:
         """Return each lane's value of another lane of its warp."""
-        return lanes.shuffle(way, x, by, clamp, mask, self.numbered(lane))
-
-    def ballot(self, bit: Lanes, mask: Lanes, lane: Lanes) -> Lanes:
-        """Return the bits of a warp's lanes as a word."""
-        return lanes.ballot(bit, mask, self.numbered(lane))
+        return lanes.shuffle(x, by, clamp, mask, self.numbered(lane))
 
     def numbered(self, lane: Lanes) -> Lanes:
         """Number the lanes so that each block begins a warp, whatever its size."""
