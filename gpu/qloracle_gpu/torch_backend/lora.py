@@ -19,13 +19,14 @@ the mask get no gradient, and a gradient has none of its own.
 
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from qloracle_gpu.operations import lora
 from qloracle_gpu.torch_backend import values
 from qloracle_gpu.torch_backend.operators import boxed, like, operator
 
-Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor]  # dx, da, db
+Gradients: TypeAlias = tuple[torch.Tensor, Tensor, Tensor]  # dx, da, db
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
