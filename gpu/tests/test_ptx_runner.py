@@ -163,12 +163,6 @@ KERNEL collatz(const int *x, int *steps, int n) {
   }
   steps[i] = count;
 }
-KERNEL by_table(const int *x, int *y, int n) {
-  EACH;
-  int table[8];
-  for (int k = 0; k < 8; ++k) table[(k * 3 + n) & 7] = k * n;
-  if (i < n) y[i] = table[x[i] & 7];
-}
 """
 
 
@@ -187,19 +181,6 @@ def test_lanes_part_and_meet(arch):
         return n
 
     equal(steps, np.array([count(int(v)) for v in x], np.int32))
-
-
-@pytest.mark.parametrize("arch", ARCHS)
-def test_a_local_array_is_a_threads_own(arch):
-    n = 300
-    x = rng.integers(0, 100, n).astype(np.int32)
-    y = np.empty_like(x)
-    machine = Ptx(HEAD + DIVERGE, arch)
-    assert machine.program("by_table").local  # it is in memory, not in registers
-    machine.launch("by_table", 3, 128, x, y, np.int32(n))
-    table = np.empty(8, np.int32)
-    table[(np.arange(8) * 3 + n) & 7] = np.arange(8) * n
-    equal(y, table[x & 7])
 
 
 CONVERT = """
@@ -416,21 +397,6 @@ def test_addresses_of_many_arrays():
     parts = Addresses((whole[3:13], None, whole[:10], whole[3:13]))
     run(TABLE, "gather", 1, 32, parts, np.int32(4), y, np.int32(10))
     equal(y, whole[3:13] + whole[:10] + whole[3:13])
-
-
-CONSTANTS = """
-__constant__ float LEVELS[5] = {0.5f, -1.f, 3.f};
-__device__ const unsigned char STEPS[4] = {2, 0, 1, 4};
-KERNEL look_up(const int *x, float *y) { EACH; y[i] = LEVELS[STEPS[x[i]]]; }
-"""
-
-
-def test_tables_of_the_module():
-    x, y = np.int32([0, 1, 2, 3]), np.empty(4, np.float32)
-    run(CONSTANTS, "look_up", 1, 4, x, y)
-    equal(y, np.float32([3, 0.5, -1, 0]))
-    with pytest.raises(KernelFault, match="past the end of STEPS"):
-        run(CONSTANTS, "look_up", 1, 4, np.int32([0, 1, 4, 3]), y)
 
 
 def test_what_nobody_wrote_is_poison():
@@ -665,6 +631,15 @@ def test_a_shuffle_of_half_a_warp():
 ROOT = "KERNEL root(const float *x, float *y) { EACH; y[i] = x[i] / sqrtf(y[i]); }"
 
 
+LOCAL = """
+KERNEL root(int *x) {
+  int held[8];
+  for (int k = 0; k < 8; ++k) held[(k * 3 + x[9]) & 7] = k * x[0];
+  x[1] = held[x[2] & 7];
+}
+"""
+
+
 @pytest.mark.parametrize(
     ("source", "options", "opcode"),
     [
@@ -674,6 +649,10 @@ ROOT = "KERNEL root(const float *x, float *y) { EACH; y[i] = x[i] / sqrtf(y[i]);
         ("KERNEL root(float *x) { atomicAdd(x, 1.f); }", (), r"(atom|red)\.global"),
         ("KERNEL root(float *x) { x[0] = __fadd_rz(x[0], 1.f); }", (), r"add\.rz\.f32"),
         ('KERNEL root(float *x) { asm("bar.sync 1, 64;"); }', (), r"bar\.sync"),
+        ("KERNEL root(int *x) { x[0] = __shfl_down_sync(~0u, x[0], 1); }", (), r"shfl\.sync\.down"),
+        ("KERNEL root(int *x) { x[0] = __ballot_sync(~0u, x[0]); }", (), r"vote\.sync\.ballot"),
+        ("__device__ int T[2] = {1, 2}; KERNEL root(int *x) { x[0] = T[x[0]]; }", (), r"mov\.u64"),
+        (LOCAL, (), r"__local_depot0|\.local\.|mov\.(b|u)64"),
     ],
 )
 def test_what_is_not_listed_is_refused_before_anything_runs(source, options, opcode):

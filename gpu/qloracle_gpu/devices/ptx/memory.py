@@ -5,7 +5,7 @@ the alignment that they have in NumPy, which decides whether a kernel may load 1
 Whatever nobody wrote is 0xFF: a NaN, if a float is read from it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,14 +111,14 @@ class Window:
         return f"{address}: {place} of {piece.name}, which has {piece.end - piece.start} bytes"
 
 
-def layout(variables: Mapping[str, Variable]) -> list[Piece]:
+def layout(variables: Iterable[Variable]) -> list[Piece]:
     """Return where each variable lies, with gaps between."""
     pieces, end = [], 0
-    for name, variable in variables.items():
+    for name, _, alignment, size in variables:
         start = _up(end + GAP)
-        assert start % variable.alignment == 0, f"{name} wants {variable.alignment}"
-        end = start + variable.size
-        pieces.append(Piece(name, start, end, variable.space in ("shared", "local")))
+        assert start % alignment == 0, f"{name} wants {alignment}"
+        end = start + size
+        pieces.append(Piece(name, start, end))
     return pieces
 
 
@@ -133,14 +133,9 @@ class Heap:
     `arrays` are contiguous, each with the name that a message shall give it.
     """
 
-    def __init__(
-        self,
-        base: int,
-        arrays: Sequence[tuple[str, np.ndarray]],
-        constants: Mapping[str, Variable],
-    ):
-        """Place the module's own variables first; arrays that overlap share one place."""
-        pieces = layout(constants)
+    def __init__(self, base: int, arrays: Sequence[tuple[str, np.ndarray]]):
+        """Place the arrays; those that overlap share one place."""
+        pieces: list[Piece] = []
         self._arrays = arrays
         self._regions: list[tuple[int, Piece]] = []
         for region in _regions(arrays):
@@ -149,9 +144,6 @@ class Heap:
             pieces.append(region._replace(start=start, end=start + region.end - low))
             self._regions.append((low, pieces[-1]))
         self.window = Window("global", base, pieces)
-        for piece, variable in zip(pieces, constants.values(), strict=False):
-            values = variable.values or bytes(variable.size)
-            self.window.bytes[piece.start : piece.end] = np.frombuffer(values, np.uint8)
         for _, array in arrays:
             self.put(array)
 

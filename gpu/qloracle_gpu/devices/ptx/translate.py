@@ -26,11 +26,9 @@ DTYPES = {f"{kind}{n}": np.dtype(f"{kind.lower()}{n}") for kind in "UI" for n in
 DTYPES |= {f"F{n}": np.dtype(f"f{n}") for n in (2, 4, 8)} | {"B1": np.dtype(bool)}
 LETTERS = {"b": "U", "u": "U", "s": "I", "f": "F", "p": "B"}
 
-SPECIAL = {"%tid.x", "%ntid.x", "%ctaid.x", "%nctaid.x", "%laneid"}
-ZERO = {"%tid.y", "%tid.z", "%ctaid.y", "%ctaid.z"}
-ONE = {"%ntid.y", "%ntid.z", "%nctaid.y", "%nctaid.z"}
+SPECIAL = {"%tid.x", "%ntid.x", "%ctaid.x", "%nctaid.x"}
 CACHING = r"(?:\.(?:nc|ca|cg|cs|lu|cv|wb|wt|L1::\w+|L2::\w+))*"  # hints: they change no value
-SPACES = r"(?:\.(?P<space>global|shared(?:::cta)?|local|const))?"
+SPACES = r"(?:\.(?P<space>global|shared(?:::cta)?))?"
 
 FLOATS, SIGNED, BITS = "f32|f64", "s16|s32|s64", "b16|b32|b64"
 INTEGERS = f"{SIGNED}|u16|u32|u64"
@@ -64,7 +62,6 @@ FORMS = (
     Form(rf"mul\.lo\.({INTEGERS})", "{a:U} * {b:U}", "U"),
     Form(rf"mad\.lo\.({INTEGERS})", "{a:U} * {b:U} + {c:U}", "U"),
     Form(r"mul\.wide\.([su]16|[su]32)", "np.multiply({a}, {b}, dtype={a:wide})", "wide"),
-    Form(r"mad\.wide\.([su]16|[su]32)", "np.multiply({a}, {b}, dtype={a:wide}) + {c:W}", "wide"),
     Form(rf"div\.({INTEGERS})", "do.quotient({a}, {b})"),
     Form(rf"max\.({INTEGERS})", "np.maximum({a}, {b})"),
     Form(rf"min\.({INTEGERS})", "np.minimum({a}, {b})"),
@@ -81,17 +78,27 @@ FORMS = (
     Form(r"shf\.r\.wrap\.(b32)", "do.funnel({a}, {b}, {c}, left=False)"),
     Form(rf"mov\.({BITS}|{INTEGERS}|{FLOATS}|pred)", "{a}"),
     Form(rf"selp\.({BITS}|{INTEGERS}|{FLOATS})", "np.where({c:pred}, {a}, {b})"),
-    Form(r"cvta\.(?:to\.)?(?:global|const)\.(u64)", "{a}"),
-    Form(r"cvta\.to\.shared\.(u64)", "{a} - M.shared.base"),
-    Form(r"cvta\.to\.local\.(u64)", "{a} - M.local.base"),
-    Form(r"cvta\.shared\.(u64)", "{a} + M.shared.base"),
-    Form(r"cvta\.local\.(u64)", "{a} + M.local.base"),
+    Form(r"cvta\.(?:to\.)?global\.(u64)", "{a}"),
 )  # fmt: skip
 COMPARISONS = {
-    "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
-    "lo": "<", "ls": "<=", "hi": ">", "hs": ">=",
-}  # fmt: skip
-NEGATIONS = {"equ": "!=", "neu": "==", "ltu": ">=", "leu": ">", "gtu": "<=", "geu": "<"}
+    "eq": "{x} == {y}",
+    "lt": "{x} < {y}",
+    "le": "{x} <= {y}",
+    "gt": "{x} > {y}",
+    "ge": "{x} >= {y}",
+    "lo": "{x} < {y}",
+    "ls": "{x} <= {y}",
+    "hi": "{x} > {y}",
+    "hs": "{x} >= {y}",
+    "ne": "{x} != {y}",
+    "neu": "{x} != {y}",
+    "ltu": "~({x} >= {y})",
+    "leu": "~({x} > {y})",
+    "gtu": "~({x} <= {y})",
+    "geu": "~({x} < {y})",
+    "equ": "~(({x} < {y}) | ({x} > {y}))",
+}
+UNLIKE = "({x} < {y}) | ({x} > {y})"  # `ne` of floats: false for a NaN, of which `!=` is true
 
 
 class Translated(NamedTuple):
@@ -167,7 +174,7 @@ class Translator:
         name = str(operand)
         if name.startswith("!"):
             return f"~{self.read(name[1:], kind)}"
-        if not name.startswith("%") or name in ZERO | ONE:
+        if not name.startswith("%"):
             return self._constant(name, want)
         have = self.stored(name)
         if want[1:] == have[1:]:
@@ -210,15 +217,10 @@ class Translator:
 
     def _constant(self, text: str, want: str) -> str:
         """Return the name of an array of one element, made once."""
-        if text in ZERO | ONE:
-            number = int(text in ONE)
-        elif text in self._addresses:
-            number = self._addresses[text]
-        else:
-            try:
-                number = integer(text)
-            except ValueError as error:
-                raise Unlisted(text) from error
+        try:
+            number = self._addresses[text] if text in self._addresses else integer(text)
+        except ValueError as error:
+            raise Unlisted(text) from error
         width = int(want[1:])
         bits = (number & ((1 << 8 * width) - 1)).to_bytes(width, "little")
         name = f"K{bits.hex()}_{want}"
@@ -228,8 +230,10 @@ class Translator:
     def address(self, operand: Operand) -> str:
         """Return an address as an array of int64."""
         assert isinstance(operand, Address)
-        if not operand.base.startswith("%"):
+        if operand.base in self._addresses:
             return self._constant(str(self._addresses[operand.base] + operand.offset), "I8")
+        if not operand.base.startswith("%"):
+            raise Unlisted(f"{operand.base} does not lie in shared memory")
         wide = self.stored(operand.base)[1:] == "8"
         base = self.read(operand.base, "s64" if wide else "u32")
         base = base if wide else f"{base}.astype(I8)"
@@ -254,13 +258,8 @@ class _Source:
     def __format__(self, wanted: str) -> str:
         if wanted == "wide":
             return numpy_type("wide", self._kind)
-        if wanted in ("U", "W"):
-            wanted = {"U": "b", "W": "b"}[wanted] + str(
-                int(self._kind[1:]) * (2 if wanted == "W" else 1)
-            )
-            text = self._translator.read(self._operand, wanted)
-            wide = numpy_type("wide", self._kind)
-            return text if wanted[1:] == self._kind[1:] else f"({text}).view({wide})"
+        if wanted == "U":
+            wanted = f"b{self._kind[1:]}"
         return self._translator.read(self._operand, wanted or self._kind)
 
 
@@ -293,15 +292,8 @@ def _compare(translator: Translator, instruction: Instruction, found: re.Match[s
     comparison, kind = found["comparison"], found["kind"]
     target, a, b = instruction.operands
     x, y = translator.read(a, kind), translator.read(b, kind)
-    if comparison in NEGATIONS:
-        value = f"~({x} {NEGATIONS[comparison]} {y})"
-        if comparison in ("equ", "neu"):  # `!=` is true for a NaN, and `ne` is not
-            value = f"({x} {COMPARISONS[comparison[:2]]} {y}) | np.isnan({x}) | np.isnan({y})"
-    elif comparison == "ne" and kind[0] == "f":
-        value = f"({x} < {y}) | ({x} > {y})"
-    else:
-        value = f"{x} {COMPARISONS[comparison]} {y}"
-    return translator.write(target, value, "pred")
+    form = UNLIKE if comparison == "ne" and kind[0] == "f" else COMPARISONS[comparison]
+    return translator.write(target, form.format(x=x, y=y), "pred")
 
 
 def _convert(translator: Translator, instruction: Instruction, found: re.Match[str]) -> str:
@@ -319,7 +311,7 @@ def _load(translator: Translator, instruction: Instruction, found: re.Match[str]
     kind, count = found["kind"], int(found["count"] or 1)
     target, address = instruction.operands
     targets = _several(target)
-    space = (found["space"] or "generic").partition("::")[0]
+    space = (found["space"] or "global").partition("::")[0]
     where = translator.address(address)
     call = f"M.load({space!r}, {where}, {numpy_type(kind)}, {count}, LANE)"
     writes = [translator.write(t, f"L[{i}]", kind) for i, t in enumerate(targets) if t != "_"]
@@ -330,7 +322,7 @@ def _store(translator: Translator, instruction: Instruction, found: re.Match[str
     kind, count = found["kind"], int(found["count"] or 1)
     address, source = instruction.operands
     parts = _several(source)
-    space = (found["space"] or "generic").partition("::")[0]
+    space = (found["space"] or "global").partition("::")[0]
     values = "".join(f"{translator.read(s, kind)}, " for s in parts)
     where = translator.address(address)
     return f"M.store({space!r}, {where}, {numpy_type(kind)}, {count}, LANE, ({values}))"
