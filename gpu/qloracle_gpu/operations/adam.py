@@ -149,7 +149,7 @@ def adam_steps_8bit(
 
     Source: rule S11b.
     """
-    k, size = constants(**numbers), check.blocksize(blocksize)
+    k, size = constants(**numbers, decoupled_weight_decay=True), check.blocksize(blocksize)
     maps = _maps(device, m_codebook, v_codebook)
     tensors = _tensors(("params", "grads", *CODED[2:]), lists)
     old = [coded(device, arrays, size, names) for names, arrays in tensors]

@@ -149,6 +149,8 @@ class Translator:
 
     def statement(self, instruction: Instruction) -> str:
         """Return an instruction in Python, on one line; Unlisted if it has no form."""
+        if instruction.guard:
+            raise Unlisted("a guarded instruction")
         form, kind = _form(instruction.opcode)
         if form and not any(isinstance(operand, tuple) for operand in instruction.operands):
             return self._formed(form, kind, instruction)
@@ -331,13 +333,8 @@ def _store(translator: Translator, instruction: Instruction, found: re.Match[str
 def _load_parameter(translator: Translator, instruction: Instruction, found: re.Match[str]) -> str:
     target, address = instruction.operands
     assert isinstance(address, Address)
-    kind, count = found["kind"], int(found["count"] or 1)
-    targets = _several(target)
-    place = f"M.parameters[{address.base!r}] + {address.offset}"
-    return "; ".join(
-        translator.write(t, f"M.parameter({place} + {i * TYPES[kind]}, {numpy_type(kind)})", kind)
-        for i, t in enumerate(targets[:count])
-    )
+    place, kind = f"M.parameters[{address.base!r}] + {address.offset}", found["kind"]
+    return translator.write(target, f"M.parameter({place}, {numpy_type(kind)})", kind)
 
 
 def _pack(translator: Translator, instruction: Instruction, found: re.Match[str]) -> str:
@@ -403,7 +400,7 @@ KIND = r"\.(?P<kind>[busf](?:8|16|32|64))"
 STATEMENTS: tuple[tuple[str, Write], ...] = (
     (rf"setp\.{COMPARISON}\.(?P<kind>{FLOATS}|{INTEGERS}|{BITS})", _compare),
     (r"cvt(?P<rounding>\.rn)?\.(?P<to>[usf]\d+)\.(?P<source>[usf]\d+)", _convert),
-    (rf"ld\.param(?:\.v(?P<count>[24]))?{KIND}", _load_parameter),
+    (rf"ld\.param{KIND}", _load_parameter),
     (rf"ld(?:\.volatile)?{SPACES}{CACHING}(?:\.v(?P<count>[24]))?{KIND}", _load),
     (rf"st(?:\.volatile)?{SPACES}{CACHING}(?:\.v(?P<count>[24]))?{KIND}", _store),
     (r"mov\.(?P<kind>b32|b64)", _pack),
