@@ -17,7 +17,7 @@ import qloracle
 from qloracle_gpu import kernels, operations
 from qloracle_gpu.devices import Addresses
 from qloracle_gpu.devices import gcc as package
-from qloracle_gpu.devices.gcc import CompileError, Host, KernelError, build
+from qloracle_gpu.devices.gcc import CompileError, Host, KernelError, build, unavailable
 from qloracle_gpu.proof import sanitized
 
 DATA = Path(__file__).parent / "data"
@@ -25,7 +25,7 @@ SMALL = DATA / "small_kernels.cu"
 CALLS = runpy.run_path(str(DATA / "small_calls.py"))
 X, THREADS, GRID = CALLS["X"], CALLS["THREADS"], CALLS["GRID"]
 
-pytestmark = pytest.mark.skipif(bool(Host.unavailable()), reason=Host.unavailable())
+pytestmark = pytest.mark.skipif(bool(unavailable()), reason=unavailable())
 
 
 def planted(*changes):
@@ -432,7 +432,7 @@ def test_an_error_of_the_compiler_is_shown():
 
 def test_without_a_compiler_the_reason_is_told(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert Host.unavailable() == "the host runner needs g++, which was not found on PATH"
+    assert unavailable() == "the host runner needs g++, which was not found on PATH"
     with pytest.raises(RuntimeError, match=r"needs g\+\+, which was not found"):
         Host(SMALL.read_text()).launch("scale_add", 1, 1)
 

@@ -27,14 +27,8 @@ from qloracle import arguments as plain
 from qloracle_gpu.operations import adam
 from qloracle_gpu.operations.adam import Constants
 from qloracle_gpu.torch_backend import values
-from qloracle_gpu.torch_backend.blockwise import (
-    dequantize_by,
-    levels_of,
-    quantize_by,
-    thresholds_of,
-)
+from qloracle_gpu.torch_backend.blockwise import dequantize_by, map_of, quantize_by
 from qloracle_gpu.torch_backend.operators import like, operator
-from qloracle_gpu.torch_backend.tables import table
 
 State: TypeAlias = tuple[Tensor, Tensor, Tensor]  # param, m, v
 Coded: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # m and v as codes and scales
@@ -111,8 +105,8 @@ def adam_step_8bit(
     k = adam.constants(step, lr, beta1, beta2, eps, weight_decay)
     here, size = values.beside(param), plain.integer("blocksize", blocksize, least=1)
     old = adam.coded(here, (param, grad, m_codes, m_absmax, v_codes, v_absmax), size)
-    m_levels, m_thresholds = _map("m_codebook", m_codebook, "dynamic", param.device)
-    v_levels, v_thresholds = _map("v_codebook", v_codebook, "unsigned", param.device)
+    m_levels, m_thresholds = map_of(here, "m_codebook", m_codebook, "dynamic")
+    v_levels, v_thresholds = map_of(here, "v_codebook", v_codebook, "unsigned")
     m = dequantize_by(m_levels, old[2], old[3], size, torch.float32, "m_codes")
     v = dequantize_by(v_levels, old[4], old[5], size, torch.float32, "v_codes")
     p, m, v = _update(_flat(old[0]), _flat(old[1]), m, v, k)
@@ -150,19 +144,6 @@ def _root(values: Tensor) -> Tensor:
 
 def _flat(values: Tensor) -> Tensor:
     return values.reshape(-1).float()
-
-
-def _map(
-    name: str, codebook: Tensor | None, dynamic: str, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return levels and thresholds: of the caller's codebook, or of a dynamic map."""
-    if codebook is None:
-        return table("levels", dynamic, device), table("thresholds", dynamic, device)
-    here = values.Checked(device)
-    return levels_of(here, name, codebook), thresholds_of(here, name, codebook)
-
-
-# ---- what is checked -----------------------------------------------------------------------------
 
 
 def _not_negative(v: Tensor) -> None:

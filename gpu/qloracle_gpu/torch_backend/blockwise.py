@@ -123,7 +123,7 @@ def quantize_blockwise(
     ([2, 1, 0], [4.0])
     """
     here, known = values.beside(x), check.floats(Tensors(values.place_of(x)), "x", x)
-    return quantize_by(thresholds_of(here, "codebook", codebook), known, blocksize)
+    return quantize_by(map_of(here, "codebook", codebook)[1], known, blocksize)
 
 
 @operator(lambda codes, absmax, codebook, shape, _, dtype: codes.new_empty(shape, dtype=dtype))
@@ -147,22 +147,22 @@ def dequantize_blockwise(
     """
     here = values.beside(codes)
     here.array("codes", codes)
-    levels = levels_of(here, "codebook", codebook)
+    levels, _ = map_of(here, "codebook", codebook)
     dims, n = plain.dimensions("shape", shape)
     known = check.vector(here, "codes", codes, "uint8", n)
     return dequantize_by(levels, known, absmax, blocksize, dtype).view(dims)
 
 
-def levels_of(here: Tensors, name: str, codebook: Tensor) -> Tensor:
-    """Return a codebook that was passed in, checked as the reference checks it: in NumPy."""
+def map_of(
+    here: Tensors, name: str, codebook: Tensor | None, dynamic: str = "dynamic"
+) -> tuple[Tensor, Tensor]:
+    """Return levels and thresholds: of a codebook that was passed in, else of a dynamic map."""
+    if codebook is None:
+        return table("levels", dynamic, here.place), table("thresholds", dynamic, here.place)
     known = values.codebook(here, name, codebook)
-    return torch.from_numpy(known).to(codebook.device)
-
-
-def thresholds_of(here: Tensors, name: str, codebook: Tensor) -> Tensor:
-    """Return the thresholds of a codebook that was passed in (S2)."""
-    known = qloracle.thresholds(values.codebook(here, name, codebook))
-    return torch.from_numpy(known).to(codebook.device)
+    both = known, qloracle.thresholds(known)
+    levels, thresholds = (torch.from_numpy(part).to(here.place) for part in both)
+    return levels, thresholds
 
 
 def quantize_by(thresholds: Tensor, x: Tensor, blocksize: int) -> Blocks:

@@ -182,7 +182,7 @@ def qlora_forward(
     layer = adapter.given(here, x, a, b, dropout_mask, dims)
     chunks = _rows_of(here, packed, absmax, dims, blocksize, quant_type)
     through = partial(products.times_rows, here, chunks, dims[0])
-    y: Tensor = adapter.forward(here, layer, through, plain.real("scaling", scaling))
+    y: Tensor = adapter.forward(here, layer, through, scaling)
     return y
 
 
@@ -220,7 +220,7 @@ def qlora_backward(
     known = adapter.output_gradient(here, dy, layer.x, dims)
     chunks = _rows_of(here, packed, absmax, dims, blocksize, quant_type)
     back = partial(products.times, here, chunks, dims[1])
-    return adapter.backward(here, known, layer, back, plain.real("scaling", scaling))
+    return adapter.backward(here, known, layer, back, scaling)
 
 
 def _rows_of(

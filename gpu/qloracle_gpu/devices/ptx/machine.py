@@ -61,11 +61,6 @@ class Ptx(OnNumPy):
             self._programs[kernel] = Program(self._module, self._module.kernels[kernel])
         return self._programs[kernel]
 
-    @property
-    def kernels(self) -> Sequence[str]:
-        """The names of all kernels."""
-        return sorted(self._module.kernels)
-
 
 @cache
 def _module(source: str, arch: int, options: tuple[str, ...]) -> Module:

@@ -82,7 +82,7 @@ class Window:
         inside = (piece >= 0) & (at + size <= np.append(self.ends, 0)[piece])
         if not inside.all():
             first = int(np.argmin(inside))
-            raise Misuse(f"{verb} {size} bytes {self._word(int(at[first]), size)}", first)
+            raise Misuse(f"{verb} {size} bytes {self._word(int(at[first]))}", first)
         open_ = np.array([verb == "reads" or p.writable for p in self._pieces])[piece]
         if not open_.all():
             first = int(np.argmin(open_))
@@ -95,7 +95,7 @@ class Window:
             address = hex(int(at[first]) + self.base)
             raise Misuse(f"{verb} {size} bytes at {address}, which is not aligned to {size}", first)
 
-    def _word(self, at: int, size: int) -> str:
+    def _word(self, at: int) -> str:
         """Say where an address lies that belongs to no piece."""
         address = f"at {hex((at + self.base) & (2**64 - 1))} of {self.name} memory"
         near = [p for p in self._pieces if p.start - GAP <= at < p.end + GAP]
