@@ -1,6 +1,7 @@
 """Asking an implementation small questions within its scope: what every family's probe does."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -40,6 +41,11 @@ class Asker:
         answer = self._call(case)
         return answer.values if answer.status == "OK" else None
 
+    def first(self, case: Case, size: int = -1) -> NDArray[Any] | None:
+        """The first result of a call, flat; None also where it has not the size that is asked."""
+        got = self.values(case)
+        return None if got is None or size not in (-1, got[0].size) else got[0].reshape(-1)
+
     def explain(
         self,
         view: View,
@@ -47,22 +53,31 @@ class Asker:
         cases: Iterable[Case],
         judge: Judge,
         among: Mapping[str, Sequence[str]] | None = None,
+        unnamed: str = "",
     ) -> Found:
         """The first values of some fields under which nothing is wrong; the view takes them over.
 
-        All values of a field are tried, the specification's first, or those that `among` names.
+        All values of a field are tried, the specification's first, or those that `among` names.  If
+        none fits, the field `unnamed` has no named value; nothing is said where none is given.
         """
         answers = [(case, got) for case in cases if (got := self.values(case)) is not None]
         choices = {name: BY_NAME[name].values for name in fields} | dict(among or {})
+        nearest = NOTHING
         for values in itertools.product(*choices.values()):
             chosen = dict(zip(fields, values, strict=True))
             trial = replace(view, dialect=view.dialect | chosen)
             outcome = sum((judge(case, got, trial) for case, got in answers), NOTHING)
             if outcome.compared and not outcome.wrong:
                 view.dialect |= chosen
-                why = f"{outcome.compared:,} values agree"
+                near = f", {outcome.band} of them beside a threshold" if outcome.band else ""
+                why = f"{outcome.compared:,} values agree{near}"
                 return {name: (value, why) for name, value in chosen.items()}
-        return {}
+            nearest = min(nearest, outcome, key=lambda o: o.wrong or math.inf)
+        if not unnamed or not nearest.wrong:
+            return {}
+        share = f"{nearest.wrong:,} of {nearest.compared:,} values"
+        why = f"under each recipe at least {share} are wrong; {nearest.first}"
+        return {unnamed: (UNNAMED, why)}
 
     def refusal(self, case: Case, view: View) -> str:
         """Why a view cannot be judged at all, from a call that everybody should take; '' if it can.

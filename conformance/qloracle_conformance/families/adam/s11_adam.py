@@ -48,11 +48,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.adam import bounds, inputs
 from qloracle_conformance.families.adam.inputs import BETAS, STEPS, ordinary, sized, stepped, typed
-from qloracle_conformance.judging.bounds import within
+from qloracle_conformance.judging.bounds import Bounded, within
 from qloracle_conformance.judging.checks import Plan, in_every_form, layers
 from qloracle_conformance.judging.compare import NOTHING, Outcome, Values
 from qloracle_conformance.judging.expected import Float32
@@ -170,16 +171,22 @@ def judge_moments(case: Case, values: Values, view: View) -> Outcome:
 
 def judge_step(case: Case, values: Values, view: View) -> Outcome:
     """p', from the m' and v' that the implementation returned."""
-    param, (m, v) = case.arrays["param"], values[1:]
-    if m.size != param.size or v.size != param.size:
+    param, m, v = values
+    if {m.size, v.size} != {case.arrays["param"].size}:
         return NOTHING
-    expected = bounds.parameter(case, bounds.known(m), bounds.known(v), view.dialect)
+    return judge_moved(case, param, (bounds.known(m), bounds.known(v)), view)
+
+
+def judge_moved(case: Case, param: NDArray[Any], new: tuple[Bounded, ...], view: View) -> Outcome:
+    """p' from m' and v', which are known or lie within bounds."""
+    if not case.arrays["param"].size:
+        return NOTHING
 
     def why(i: int) -> str:
-        own = f"m' = {show(m.reshape(-1)[i])} and v' = {show(v.reshape(-1)[i])}"
-        return f"p = {show(param.reshape(-1)[i])}, and the {own} that were returned"
+        m, v = (show(moment.exact[i]) for moment in new)
+        return f"p = {show(case.arrays['param'].reshape(-1)[i])}, m' = {m}, v' = {v}"
 
-    return within("param", values[0], expected, why)
+    return within("param", param, bounds.parameter(case, *new, view.dialect), why)
 
 
 def judge_all(case: Case, values: Values, view: View) -> Outcome:

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.adam import bounds, inputs
 from qloracle_conformance.families.adam.inputs import BETAS, coded, fresh, ordinary_8bit, sized
+from qloracle_conformance.families.adam.s11_adam import judge_moved
 from qloracle_conformance.judging import compare
 from qloracle_conformance.judging.bounds import Bounded, within
 from qloracle_conformance.judging.checks import Plan, in_every_form, layers
@@ -46,6 +47,7 @@ from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 RESULTS = {"m": (1, 2), "v": (3, 4)}  # where the codes and the absmax stand among the results
+STATE = ("m_codes", "m_absmax", "v_codes", "v_absmax")
 EDGES = (1, 2, 15, 17, 33, 255, 256, 257, 511, 512, 513, 1000, 4097)
 NEAR = 2.0**-20  # 16 u: how near to a threshold a code is still certain
 
@@ -189,38 +191,19 @@ def judge_codes(
 
 def judge_step(case: Case, values: Values, view: View) -> Outcome:
     """p', from the intervals of m' and v', or from what the returned codes say."""
-    if not case.arrays["param"].size:
-        return NOTHING
-    new = new_moments(case, values, view)
-    if new is None:
-        return NOTHING
-
-    def why(i: int) -> str:
-        m, v = (show(moment.exact[i]) for moment in new)
-        return f"p = {show(case.arrays['param'].reshape(-1)[i])}, m' = {m}, v' = {v}"
-
-    expected = bounds.parameter(case, *new, view.dialect)
-    return within("param", values[0], expected, why)
-
-
-def new_moments(case: Case, values: Values, view: View) -> tuple[Bounded, Bounded] | None:
-    """The m' and v' by which p moves; None where the returned states do not show them."""
     if view.dialect["state_used"] == "exact":
-        expected = bounds.moments(case, view.dialect)
-        return expected["m"], expected["v"]
-    sizes = [case.arrays[name].size for name in STATE]
-    if [value.size for value in values[1:]] != sizes:
-        return None
-    m, v = (bounds.decoded(case, k, values[i], values[j]) for k, (i, j) in RESULTS.items())
-    return bounds.known(m), bounds.known(v)
+        new = tuple(bounds.moments(case, view.dialect).values())
+    elif [value.size for value in values[1:]] != [case.arrays[name].size for name in STATE]:
+        return NOTHING
+    else:
+        decoded = (bounds.decoded(case, k, values[i], values[j]) for k, (i, j) in RESULTS.items())
+        new = tuple(map(bounds.known, decoded))
+    return judge_moved(case, values[0], new, view)
 
 
 def judge_all(case: Case, values: Values, view: View) -> Outcome:
     """The states, and the step."""
     return judge_states(case, values, view) + judge_step(case, values, view)
-
-
-STATE = ("m_codes", "m_absmax", "v_codes", "v_absmax")
 
 
 # ---- rule P5, on data that no lawful rounding can move -------------------------------------------

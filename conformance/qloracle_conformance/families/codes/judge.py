@@ -117,10 +117,9 @@ def judge_decoded(case: Case, values: Values, view: View) -> Outcome:
         codes = case.arrays["codes"].reshape(-1)
     levels, scale = view.levels[codes], case.arrays["absmax"][blocks.index]
     correct = expected.product(levels, scale, case.options.get("dtype", "float32"), view.dialect)
-    outcome = exact("values", values[0], correct)
-    if outcome.first is None:
-        return outcome
-    i = outcome.first.index
-    block = f"block {blocks.index[i]} of absmax {show(scale[i])}"
-    reason = f"code {codes[i]}, level {show(levels[i])}, {block}"
-    return replace(outcome, first=replace(outcome.first, reason=reason))
+
+    def why(i: int) -> str:
+        block = f"block {blocks.index[i]} of absmax {show(scale[i])}"
+        return f"code {codes[i]}, level {show(levels[i])}, {block}"
+
+    return exact("values", values[0], correct, why)

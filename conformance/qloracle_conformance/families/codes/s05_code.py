@@ -18,7 +18,6 @@ zeros, although its scale may not be zero.
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
@@ -100,27 +99,13 @@ def edges_of_scale(plan: Plan) -> Iterator[Case]:
         yield encode_case(plan.view, row[:63], 64, "edges of the scale, short block")
 
 
-def volume(plan: Plan) -> Iterator[Case]:
-    """Random blocks: normal weights, heavy tails, uniform bits of a binade, all types."""
-    rng = plan.rng
-    for blocksize in (32, 64, 128, 256, 1024, 4096):
-        for dtype in FLOAT_TYPES:
-            n = plan.pick(1 << 13, 1 << 19) + 17
-            kinds: tuple[NDArray[np.float64], ...] = (
-                rng.standard_normal(n) * 0.02, rng.standard_t(3, n), rng.uniform(-1, 1, n),
-            )  # fmt: skip
-            for kind in kinds if plan.deep else kinds[:1]:
-                x = kind.astype(FLOAT_TYPES[dtype])
-                yield encode_case(plan.view, x, blocksize, "random volume")
-
-
 LAYERS = {
     "zeros": zeros,
     "full": full_scales,
     "partial": partial_scales,
     "16bit": halves,
     "extremes": edges_of_scale,
-    "volume": volume,
+    "volume": values.volume,
 }
 CHECKS = (
     *layers("S5", "quantize_4bit", QUANT_TYPES, judge_codes, LAYERS, search=edits.encoded),

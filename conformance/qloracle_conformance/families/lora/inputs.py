@@ -6,7 +6,6 @@ numbers: a missing scale, a swapped matrix or a mask that is left out would not 
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,9 +60,7 @@ def with_nothing_added(case: Case) -> Case:
     nothing = {"a": np.zeros((1, into), rows.dtype), "b": np.zeros((out, 1), rows.dtype)}
     if "x" not in case.arrays:
         nothing["x"] = np.zeros((*rows.shape[:-1], into), rows.dtype)
-    return replace(
-        case, arrays={**case.arrays, **nothing}, options={**case.options, "scaling": 1.0}
-    )
+    return case.with_arrays(**nothing).with_options(scaling=1.0)
 
 
 def weights(plan: Plan) -> Iterator[Case]:

@@ -45,12 +45,11 @@ from qloracle_conformance.families.nested import inputs
 from qloracle_conformance.families.nested.inputs import codes_case, scales_case
 from qloracle_conformance.families.nested.roundtrip import judge_scales
 from qloracle_conformance.judging import compare, expected
-from qloracle_conformance.judging.bounds import TINY, gamma
+from qloracle_conformance.judging.bounds import TINY, Bounded, gamma, within
 from qloracle_conformance.judging.checks import Check, Plan, in_every_form
-from qloracle_conformance.judging.compare import Mismatch, Outcome, Values, exact, under_its_map
+from qloracle_conformance.judging.compare import Outcome, Values, exact, under_its_map
 from qloracle_conformance.judging.expected import Float32
 from qloracle_conformance.judging.numbers import full_mantissa
-from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 EDGES = (range(4), range(15, 18), range(62, 67), range(127, 130), range(254, 259), range(511, 514))
@@ -136,20 +135,12 @@ def offsets(plan: Plan) -> Iterator[Case]:
 def judge_offset(case: Case, values: Values, view: View) -> Outcome:
     """The derived bound, or equality where every order of summation is exact."""
     absmax = case.arrays["absmax"].astype(np.float64)
-    if values[2].size != 1:
-        return Outcome(0)
-    got = float(values[2].reshape(-1)[0].astype(np.float64))
     n = absmax.size
     mean = math.fsum(absmax) / n if n else 0.0
     simple = case.note.startswith("integers") or n == 0
     bound = 0.0 if simple else float(gamma(n + 1)) * mean + TINY["float32"]
-    error = abs(got - mean)
-    use = error / bound if bound else 0.0
-    if error <= bound:
-        return Outcome(1, use=use)
-    reason = "every order of summation is exact here" if simple else f"mean of {n} values"
-    first = Mismatch("offset", 0, show(values[2].reshape(-1)[0]), repr(mean), reason, bound, error)
-    return Outcome(1, 1, first, use=use)
+    why = "every order of summation is exact here" if simple else f"mean of {n} values"
+    return within("offset", values[2], Bounded(*np.array([[mean], [bound]])), lambda _: why)
 
 
 def decode_groups(plan: Plan) -> Iterator[Case]:

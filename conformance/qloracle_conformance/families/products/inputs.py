@@ -214,18 +214,11 @@ def shapes(plan: Plan) -> Iterator[Case]:
         for j, (dtype, type_) in enumerate(FLOAT_TYPES.items()):
             for k, lead in enumerate(leading if plan.deep else leading[(i + j) % 2 :: 2]):
                 x = rng.standard_normal((*lead, columns)).astype(type_)
-                bias = _bias(rng, view, others, type_, i + j + k)
+                bias = None  # or in the type of x, or in float32, by turns
+                if (turn := (i + j + k) % 3) and not backward(view):
+                    bias = rng.standard_normal(others).astype(type_ if turn == 1 else np.float32)
                 note = f"{dtype} {[*lead, columns]}, W {list(shape)}"
                 yield call(view, x, weight, note, bias)
-
-
-def _bias(
-    rng: np.random.Generator, view: View, size: int, dtype: np.dtype[Any], i: int
-) -> NDArray[Any] | None:
-    """None, in the type of x, or in float32, by turns."""
-    if backward(view) or i % 3 == 0:
-        return None
-    return rng.standard_normal(size).astype(dtype if i % 3 == 1 else np.float32)
 
 
 def symmetric(plan: Plan) -> Iterator[Case]:

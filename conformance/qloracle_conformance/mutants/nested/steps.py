@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import qloracle
-from qloracle_conformance.mutants.parts import Array, Scale, Step, divided, encoder_8bit
+from qloracle_conformance.mutants.parts import Array, Encoder, Scale, Step, divided
 
 Nested = tuple[Array, Array, Any]
 Levels = Callable[[Array | None], Array]  # the map that is passed in, or none -> the map
@@ -47,7 +47,7 @@ def encoder(
         absmax: Array, *, codebook: Array | None = None, blocksize: int = 256
     ) -> Nested:
         chosen = np.float32(offset(absmax))
-        quantize = encoder_8bit(scale=scale)
+        quantize = Encoder(scale=scale).eight_bit
         codes, nested_absmax = quantize(
             residual(absmax, chosen), levels(codebook), blocksize=blocksize
         )
