@@ -76,7 +76,8 @@ class Asker:
         if not unnamed or not nearest.wrong:
             return {}
         share = f"{nearest.wrong:,} of {nearest.compared:,} values"
-        why = f"under each recipe at least {share} are wrong; {nearest.first}"
+        asked = f"{answers[0][0].note}: " if answers[0][0].note else ""
+        why = f"{asked}under each recipe at least {share} are wrong; {nearest.first}"
         return {unnamed: (UNNAMED, why)}
 
     def refusal(self, case: Case, view: View) -> str:
