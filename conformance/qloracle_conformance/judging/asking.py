@@ -1,7 +1,6 @@
 """Asking an implementation small questions within its scope: what every family's probe does."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Answer, Case
 from qloracle_conformance.contract.dialects import BY_NAME
 from qloracle_conformance.contract.scope import Scope
-from qloracle_conformance.judging.compare import NOTHING, Judge
+from qloracle_conformance.judging.compare import NOTHING, Judge, Outcome
 from qloracle_conformance.judging.views import View
 
 Call = Callable[[Case], Answer]
@@ -46,6 +45,14 @@ class Asker:
         got = self.values(case)
         return None if got is None or size not in (-1, got[0].size) else got[0].reshape(-1)
 
+    def in_turn(self, view: View, *probes: Callable[["Asker", View], Found]) -> Found:
+        """Ask one thing after another, each under what the earlier ones showed."""
+        found: Found = {}
+        for probe in probes:
+            found |= probe(self, view)
+            view.dialect |= {k: v for k, (v, _) in found.items() if v in BY_NAME[k].values}
+        return found
+
     def explain(
         self,
         view: View,
@@ -62,7 +69,7 @@ class Asker:
         """
         answers = [(case, got) for case in cases if (got := self.values(case)) is not None]
         choices = {name: BY_NAME[name].values for name in fields} | dict(among or {})
-        nearest = NOTHING
+        tried = []
         for values in itertools.product(*choices.values()):
             chosen = dict(zip(fields, values, strict=True))
             trial = replace(view, dialect=view.dialect | chosen)
@@ -72,13 +79,10 @@ class Asker:
                 near = f", {outcome.band} of them beside a threshold" if outcome.band else ""
                 why = f"{outcome.compared:,} values agree{near}"
                 return {name: (value, why) for name, value in chosen.items()}
-            nearest = min(nearest, outcome, key=lambda o: o.wrong or math.inf)
-        if not unnamed or not nearest.wrong:
+            tried.append(outcome)
+        if not unnamed or not all(outcome.compared for outcome in tried):
             return {}
-        share = f"{nearest.wrong:,} of {nearest.compared:,} values"
-        asked = f"{answers[0][0].note}: " if answers[0][0].note else ""
-        why = f"{asked}under each recipe at least {share} are wrong; {nearest.first}"
-        return {unnamed: (UNNAMED, why)}
+        return {unnamed: (UNNAMED, _none_fits(answers[0][0].note, tried))}
 
     def refusal(self, case: Case, view: View) -> str:
         """Why a view cannot be judged at all, from a call that everybody should take; '' if it can.
@@ -93,3 +97,11 @@ class Asker:
         if answer.status == "UNSUPPORTED" or (optional and answer.status == "ERROR"):
             return answer.message or "not supported"
         return ""
+
+
+def _none_fits(note: str, tried: list[Outcome]) -> str:
+    """What was asked, and how far the nearest recipe is off."""
+    nearest = min(tried, key=lambda outcome: outcome.wrong)
+    share = f"{nearest.wrong:,} of {nearest.compared:,} values"
+    asked = f"{note}: " if note else ""
+    return f"{asked}under each recipe at least {share} are wrong; {nearest.first}"

@@ -49,7 +49,6 @@ class Row:
     labels: tuple[str, ...]
     fingerprint: str
     use: float
-    seconds: float
     first_kill: float = math.nan  # seconds until a check of the rule that it names has failed
 
     @property
@@ -182,7 +181,6 @@ def _judge(
         labels=tuple(f"{view.name}: {view.label}" for view in views if view.label),
         fingerprint=fingerprint(runs),
         use=largest_use(runs),
-        seconds=time.perf_counter() - start,
         first_kill=first,
     )
 

@@ -16,15 +16,12 @@ from qloracle_conformance.judging.views import View
 
 def four_bit(ask: Asker, view: View) -> Found:
     """All fields of `dequantize_4bit`; the view takes over the table that it shows."""
-    found = _table(ask, view) | _nibble_order(ask, view)
-    if "nibble_order" in found:
-        view.dialect["nibble_order"] = found["nibble_order"][0]
-    return found | _layout(ask, view) | blockwise(ask, view)
+    return ask.in_turn(view, _table, _nibble_order, _layout, blockwise)
 
 
 def blockwise(ask: Asker, view: View) -> Found:
     """The rounding fields of both decoders."""
-    return _recipe(ask, view) | _subnormals(ask, view)
+    return ask.in_turn(view, _recipe, _subnormals)
 
 
 def _table(ask: Asker, view: View) -> Found:

@@ -17,25 +17,15 @@ from qloracle_conformance.judging.views import View, specified_levels
 
 def four_bit(ask: Asker, view: View) -> Found:
     """All fields of `quantize_4bit`."""
-    found = _nibble_order(ask, view)
-    _adopt(view, found)
-    return found | blockwise(ask, view)
+    return ask.in_turn(view, _nibble_order, blockwise)
 
 
 def blockwise(ask: Asker, view: View) -> Found:
-    """The fields of both quantizers; later ones are read under what the earlier ones showed."""
-    found = _layout(ask, view)
-    _adopt(view, found)
-    found |= _absmax_type(ask, view) | _zero_block(ask, view) | _thresholds(ask, view)
-    _adopt(view, found)
-    found |= _subnormals(ask, view)
+    """The fields of both quantizers."""
+    found = ask.in_turn(view, _layout, _absmax_type, _zero_block, _thresholds, _subnormals)
     if found.get("thresholds", (UNNAMED, ""))[0] != UNNAMED:
-        found |= _normalisation(ask, view) | _input_type(ask, view)
+        found |= ask.in_turn(view, _normalisation, _input_type)
     return found
-
-
-def _adopt(view: View, found: Found) -> None:
-    view.dialect |= {name: v for name, (v, _) in found.items() if v in BY_NAME[name].values}
 
 
 def _nibble_order(ask: Asker, view: View) -> Found:

@@ -94,6 +94,12 @@ def all_values(dtype: str) -> NDArray[np.floating]:
     return values[np.isfinite(values.astype(np.float32))]
 
 
+def up_to_one(dtype: str) -> Float32:
+    """Those from -1 to 1, in float32."""
+    x = all_values(dtype).astype(np.float32)
+    return x[np.abs(x) <= 1]
+
+
 def rows_of_all(dtype: str) -> NDArray[np.floating]:
     """The same in rows of 64."""
     x = all_values(dtype)

@@ -52,22 +52,6 @@ def plain(ask: Asker, view: View) -> Case:
     return call(view, np.ones((1, blocksize), type_), w, a, b, 1.0, "plain", blocksize=blocksize)
 
 
-def with_nothing_added(case: Case) -> Case:
-    """A product's call as a QLoRA layer's with A = B = 0."""
-    out, into = case.options["shape"]
-    rows = case.arrays.get("x", case.arrays.get("dy"))
-    assert rows is not None
-    nothing = {"a": np.zeros((1, into), rows.dtype), "b": np.zeros((out, 1), rows.dtype)}
-    if "x" not in case.arrays:
-        nothing["x"] = np.zeros((*rows.shape[:-1], into), rows.dtype)
-    return case.with_arrays(**nothing).with_options(scaling=1.0)
-
-
-def weights(plan: Plan) -> Iterator[Case]:
-    """The weights of a packed layer, one by one, at every number of rows: nothing is added."""
-    return (with_nothing_added(case) for case in products.weights(plan))
-
-
 def mask_of(rng: np.random.Generator, x: NDArray[Any], p: float) -> NDArray[Any]:
     """Entries 0 or 1 / (1 - p) in the type of x; of each row the first entry stays."""
     kept = rng.random(x.shape) >= p

@@ -35,6 +35,7 @@ from collections.abc import Iterator
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS, LORA
 from qloracle_conformance.families.lora import bounds, inputs
+from qloracle_conformance.families.products import inputs as products
 from qloracle_conformance.judging.bounds import Bounded, within
 from qloracle_conformance.judging.checks import Check, Plan, in_every_form, layers
 from qloracle_conformance.judging.compare import NOTHING, Outcome, Values
@@ -64,7 +65,7 @@ LAYERS = {"rounding": inputs.rounding, "shapes": inputs.shapes}
 def _checks(function: str) -> tuple[Check, ...]:
     tables = ("nf4",) if function.startswith("qlora") else ()
     judged = (0, 1, 2) if function.endswith("backward") else (0,)
-    only = {"integers": inputs.integers} | ({"weights": inputs.weights} if tables else {})
+    only = {"integers": inputs.integers} | ({"weights": products.weights} if tables else {})
     return (
         *layers("S10", function, tables, judge_only_results, only, judged=judged),
         *layers("S10", function, tables, judge_layer, LAYERS, judged=judged, search=inputs.edits),

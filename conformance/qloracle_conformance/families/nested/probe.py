@@ -81,12 +81,8 @@ def _telling(view: View, size: int) -> Iterator[Case]:
 
 
 def nested(ask: Asker, view: View) -> Found:
-    """All fields of `quantize_nested`; later ones are read under what the earlier ones showed."""
-    found: Found = {}
-    for probe in (_table, _coding, _halves, _scale):
-        found |= probe(ask, view)
-        view.dialect |= {k: v for k, (v, _) in found.items() if v in BY_NAME[k].values}
-    return found
+    """All fields of `quantize_nested`."""
+    return ask.in_turn(view, _table, _coding, _halves, _scale)
 
 
 def _table(ask: Asker, view: View) -> Found:

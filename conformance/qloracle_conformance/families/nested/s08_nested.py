@@ -79,7 +79,9 @@ def groups(plan: Plan) -> Iterator[Case]:
     many = 257 * 256 + 1  # more groups than eight bits can count
     yield scales_case(group_ramp(plan.rng, many), f"{many} absmax")
     for codebook in maps():
-        yield scales_case(group_ramp(plan.rng, 600), "a map passed in", codebook)
+        yield scales_case(group_ramp(plan.rng, 600), "a map passed in").with_arrays(
+            codebook=codebook
+        )
 
 
 def residuals(plan: Plan) -> Iterator[Case]:
@@ -148,18 +150,19 @@ def decode_groups(plan: Plan) -> Iterator[Case]:
     for n in (*SIZES[1:], 257 * 256 + 1):  # the last: more groups than eight bits can count
         yield decode_case(plan, n)
     for codebook in maps():
-        yield decode_case(plan, 600, codebook=codebook)
+        case = decode_case(plan, 600, levels=codebook.size)
+        yield case.with_arrays(codebook=codebook)
     for size in GROUP_SIZES:
         yield decode_case(plan, 5 * size + 3, size)
 
 
-def decode_case(plan: Plan, n: int, size: int = 256, codebook: Float32 | None = None) -> Case:
+def decode_case(plan: Plan, n: int, size: int = 256, levels: int = 256) -> Case:
     """Random codes; full-mantissa scales of which the largest exceed the offset."""
     rng, groups_ = plan.rng, -(-n // size)
     scale = rng.uniform(0.5, 1, groups_) * 2.0 ** (np.arange(groups_) % 5 - 2)
-    codes = rng.integers(0, 256 if codebook is None else codebook.size, n).astype(np.uint8)
+    codes = rng.integers(0, levels, n).astype(np.uint8)
     note = f"{n} codes, groups of {size}"
-    return codes_case(codes, scale.astype(np.float32), 0.7123, note, codebook, size)
+    return codes_case(codes, scale.astype(np.float32), 0.7123, note, size)
 
 
 def decode_volume(plan: Plan) -> Iterator[Case]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Arrays, Case
-from qloracle_conformance.contract.protocol import FLOAT_TYPES
+from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import Asker
 from qloracle_conformance.judging.checks import Plan
@@ -61,10 +61,15 @@ def call(
     view: View, rows: NDArray[Any], weight: tuple[Arrays, dict[str, Any]], note: str,
     bias: NDArray[Any] | None = None,
 ) -> Case:  # fmt: skip
-    """A call on rows of either direction."""
-    name = "dy" if backward(view) else "x"
-    arrays = {name: rows, **weight[0]} | ({} if bias is None else {"bias": bias})
-    return Case(view.function, arrays, weight[1], note)
+    """A call on rows of either direction; an adapter, where there is one, adds nothing."""
+    back, options = backward(view), dict(weight[1])
+    arrays = {"dy" if back else "x": rows, **weight[0]} | ({} if bias is None else {"bias": bias})
+    if "a" in FUNCTIONS[view.function].arrays:
+        out, into = options["shape"]
+        arrays |= {"a": np.zeros((1, into), rows.dtype), "b": np.zeros((out, 1), rows.dtype)}
+        arrays |= {"x": np.zeros((*rows.shape[:-1], into), rows.dtype)} if back else {}
+        options["scaling"] = 1.0
+    return Case(view.function, arrays, options, note)
 
 
 def plain(ask: Asker, view: View) -> Case:

@@ -1,7 +1,5 @@
 """The dialect of a product: which weights it uses, how they lie, and whether sums are truncated."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from qloracle_conformance.contract.cases import Case
@@ -14,31 +12,23 @@ from qloracle_conformance.judging.views import View
 ROWS = 64  # asked at once: rules S9 and S10 ask again with few
 
 
-Worn = Callable[[Case], Case]
-
-
-def same(case: Case) -> Case:
-    """A product's call as it is."""
-    return case
-
-
 def forward(ask: Asker, view: View) -> Found:
     """Layout of the weights, their type, how products are summed, what becomes of the bias."""
     return weights(ask, view) | sums(ask, view) | bias(ask, view)
 
 
-def backward(ask: Asker, view: View, worn: Worn = same) -> Found:
-    """The same; a gradient has no bias.  `worn` makes the calls those of another function."""
-    return weights(ask, view, worn) | sums(ask, view, worn)
+def backward(ask: Asker, view: View) -> Found:
+    """The same; a gradient has no bias."""
+    return weights(ask, view) | sums(ask, view)
 
 
-def weights(ask: Asker, view: View, worn: Worn = same) -> Found:
+def weights(ask: Asker, view: View) -> Found:
     """Name the order of nibbles, the layout of blocks and the weights' type that explain y."""
     size = ask.blocksize(view)
     ragged, even = (3, 2 * size - 1), (64, 2 * size)  # six blocks, however they lie; for the choosy
     fields = ("nibble_order", "layout", "product_weights")
     for shape in (ragged, even):
-        cases = [worn(case) for case in _showing(ask, view, shape)]
+        cases = _showing(ask, view, shape)
         if ask.values(cases[0]) is not None:
             return ask.explain(view, fields, cases, judge_only_result, unnamed=fields[-1])
     return {}
@@ -69,7 +59,7 @@ def bias(ask: Asker, view: View) -> Found:
     return ask.explain(view, ["bias_type"], [case], judge_only_result)
 
 
-def sums(ask: Asker, view: View, worn: Worn = same) -> Found:
+def sums(ask: Asker, view: View) -> Found:
     """1 + 1.5 * 2^-24 is 1 + 2^-23 when it is rounded, and 1 when it is truncated."""
     size = ask.blocksize(view)
     if ask.dtype(view) != "float32":
@@ -80,7 +70,7 @@ def sums(ask: Asker, view: View, worn: Worn = same) -> Found:
     places = np.arange(ROWS)
     rows[places, places % columns] = 1
     rows[places, (places + 1 + places // 8) % columns] = 1.5 * 2.0**-24
-    case = worn(inputs.call(view, rows, weight, "a sum that rounds up"))
+    case = inputs.call(view, rows, weight, "a sum that rounds up")
     got = ask.first(case)
     if got is None or view.levels.max() != 1 or not (got == 1).all():
         return {}

@@ -1,4 +1,4 @@
-"""Wrong codes (S5) and wrong packing (S6)."""
+"""Wrong scales (S4), wrong codes (S5) and wrong packing (S6)."""
 
 import math
 from functools import partial
@@ -9,13 +9,31 @@ import numpy as np
 import qloracle
 from qloracle_conformance.judging import expected
 from qloracle_conformance.mutants import parts
-from qloracle_conformance.mutants.codes.steps import by_inverse
-from qloracle_conformance.mutants.parts import Array, Decoder, Encoder, Shape, fault, unpacked
+from qloracle_conformance.mutants.codes.steps import by_inverse, cut_to_bfloat16
+from qloracle_conformance.mutants.parts import Array, Decoder, Encoder, Shape, fault, peaks, widened
 
 LOW_FIRST = Encoder(pack=partial(expected.pack, order="low_first"))
 READS_LOW_FIRST = Decoder(
     unpack=lambda packed, shape: expected.unpack(packed, math.prod(shape), "low_first")
 )
+
+
+def _skips_last(flat: Array, blocksize: int) -> Array:
+    place = np.arange(flat.size)
+    last = (place % blocksize == blocksize - 1) | (place == flat.size - 1)
+    return peaks(np.where(last & (place % blocksize > 0), 0, flat), blocksize)
+
+
+def _power_of_two(flat: Array, blocksize: int) -> Array:
+    mantissa, exponent = np.frexp(peaks(flat, blocksize))
+    return np.asarray(np.ldexp(np.ceil(mantissa), exponent - (mantissa == 0.5)))
+
+
+def _tiny_if_short(flat: Array, blocksize: int) -> Array:
+    absmax = peaks(flat, blocksize)
+    if flat.size % blocksize and not absmax[-1]:
+        absmax[-1] = 1e-38
+    return absmax
 
 
 def _below_minus_zero(q: Array, thresholds: Array) -> Array:
@@ -38,11 +56,51 @@ def _pack_halves(codes: Array) -> Array:
 
 def _unpack_rows(packed: Array, shape: Shape) -> Array:
     row, column, length = parts.rows_and_columns(shape)
-    every = unpacked(packed, (2 * packed.size,))
+    every = parts.unpacked(packed, (2 * packed.size,))
     return every.take(row * (length + length % 2) + column, mode="clip")
 
 
 # fmt: off
+# ---- S4: the largest magnitude of a block --------------------------------------------------------
+PeakSkipsLast = fault("S4", "The absmax leaves out the last element of its block (rule S4).",
+    **Encoder(peak=_skips_last).both())
+PeakOfHalfABlock = fault("S4",
+    "The reduction runs over 32 lanes of a block of 64 (bitsandbytes #1885: wave32, wave64).",
+    quantize_4bit=Encoder(peak=lambda x, b:
+        peaks(np.where((np.arange(x.size) % b >= 32) & (b == 64), 0, x), b)).four_bit)
+PeakOfPadding = fault("S4",
+    "A short last block is padded with what lies in memory, which counts (bitsandbytes #1884).",
+    quantize_4bit=Encoder(peak=lambda x, b: peaks(np.resize(x, -(-x.size // b) * b), b)).four_bit)
+SignedPeak = fault("S4", "The absmax is the largest value, not the largest magnitude (rule S4).",
+    quantize_4bit=Encoder(
+        peak=lambda x, b: np.maximum.reduceat(x, np.arange(0, x.size, b))).four_bit)
+BFloat16Scales = fault("S4", "The absmax is kept in bfloat16, undeclared (rule S4).",
+    quantize_4bit=Encoder(peak=lambda x, b: parts.rounded(peaks(x, b), parts.BFLOAT16)).four_bit)
+Float16Scales = fault("S4",
+    "The absmax is kept in float16, undeclared: 70,000 is infinite (bitsandbytes #543).",
+    **Encoder(peak=lambda x, b: parts.rounded(peaks(x, b), np.float16)).both())
+PowerOfTwoScales = fault("S4",
+    "The absmax is rounded up to a power of two, as MX formats want it (rule S4).",
+    quantize_4bit=Encoder(peak=_power_of_two).four_bit)
+PeakAtLeast = fault("S4",
+    "The absmax is at least 1e-8, against division by zero (as after GPTQModel #1531).",
+    **Encoder(peak=lambda x, b: np.maximum(peaks(x, b), np.float32(1e-8))).both())
+ShortZerosStoreTiny = fault("S4",
+    "A short block of zeros stores 1e-38 (bitsandbytes 0.50.2, its default backend).",
+    quantize_4bit=Encoder(peak=_tiny_if_short).four_bit)
+ZerosStoreOne = fault("S4",
+    "A block of zeros stores the scale 1, which enters the mean of a double quantization (S4).",
+    quantize_4bit=Encoder(peak=lambda x, b:
+        np.where(peaks(x, b) == 0, np.float32(1), peaks(x, b))).four_bit)
+InputNarrowed = fault("S4",
+    "float32 input is narrowed to bfloat16 on the way in (axolotl #3799: not fp16, so bf16).",
+    quantize_4bit=Encoder(widen=lambda x:
+        widened(x if x.dtype == np.float16 else x.astype(parts.BFLOAT16))).four_bit)
+Float16Truncated = fault("S4",
+    "float16 input passes through bfloat16, its last bits cut off (rule S4).",
+    quantize_4bit=Encoder(widen=lambda x:
+        cut_to_bfloat16(widened(x)) if x.dtype == np.float16 else widened(x)).four_bit)
+
 # ---- S5: the codes -------------------------------------------------------------------------------
 ZerosAreNaN = fault("S5",
     "0 * (1 / 0) is NaN, so a block of zeros gets code 0, undeclared (bitsandbytes on CUDA).",
@@ -84,6 +142,6 @@ TwoHalves = fault("S6",
 SpareNibbleRead = fault("S6",
     "With an odd count the decoder starts at the spare nibble's end (bitsandbytes #1839).",
     dequantize_4bit=Decoder(unpack=lambda packed, shape:
-        unpacked(packed, (2 * packed.size,))[math.prod(shape) % 2 :]).four_bit)
+        parts.unpacked(packed, (2 * packed.size,))[math.prod(shape) % 2 :]).four_bit)
 RowsPadded = fault("S3", "Each row of an odd length is taken to begin with a fresh byte (rule S6).",
     dequantize_4bit=Decoder(unpack=_unpack_rows).four_bit)

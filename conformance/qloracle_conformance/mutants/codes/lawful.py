@@ -12,7 +12,7 @@ import numpy as np
 import qloracle
 from qloracle_conformance.judging import expected
 from qloracle_conformance.mutants import parts
-from qloracle_conformance.mutants.codes import blocks, codes, scales, tables
+from qloracle_conformance.mutants.codes import blocks, codes, tables
 from qloracle_conformance.mutants.codes.steps import by_inverse, fp4_encoder, nf4_encoder, only_for
 from qloracle_conformance.mutants.parts import NF4, Array, Decoder, Encoder, divided, then, variant
 
@@ -149,11 +149,11 @@ BlocksRestart = variant("layout: per_row",
     dequantize_4bit=blocks.RowsCeiled.dequantize_4bit)
 DeclaredFloat16Scales = variant("absmax_type: float16", "The absmax stored in float16, declared.",
     {"dialect": {"quantize_4bit": {"absmax_type": "float16"}}},
-    quantize_4bit=scales.Float16Scales.quantize_4bit)
+    quantize_4bit=codes.Float16Scales.quantize_4bit)
 DeclaredBFloat16Scales = variant("absmax_type: bfloat16",
     "The absmax stored in bfloat16, declared.",
     {"dialect": {"quantize_4bit": {"absmax_type": "bfloat16"}}},
-    quantize_4bit=scales.BFloat16Scales.quantize_4bit)
+    quantize_4bit=codes.BFloat16Scales.quantize_4bit)
 ZerosFirst = variant("zero_block: first",
     "A block of zeros has code 0, declared (bitsandbytes on CUDA).",
     {"dialect": {f"quantize_{kind}": {"zero_block": "first"} for kind in ("4bit", "blockwise")}},
