@@ -1,7 +1,6 @@
 """What quantizers show: nibble order, layout, absmax, zero blocks, thresholds, normalisation."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qloracle_conformance.contract.dialects import BY_NAME
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
@@ -115,25 +114,19 @@ def _named_thresholds(ask: Asker, view: View) -> Found:
 
 
 def _bisect(ask: Asker, view: View) -> Float32 | None:
-    """Find, for each threshold, the largest float32 whose code is still the lower one."""
+    """The largest float32 whose code is still the lower one, for each threshold, at absmax 1."""
     count = view.coder.thresholds.size
     low = np.full(count, expected.ordered(f32(-1))[0])
     high = -low
     while (high - low > 1).any():
         middle = (low + high) // 2
-        ranks = _ranks_at_one(ask, view, expected.unordered(middle))
-        if ranks is None:
+        x = values.anchored(expected.unordered(middle)[None, :], f32(1), ask.blocksize(view))
+        got = encode(ask, view, x)
+        if got is None:
             return None
-        above = ranks > np.arange(count)
+        above = got[0].reshape(x.shape)[:, 1:].reshape(-1)[:count] > np.arange(count)
         low, high = np.where(above, low, middle), np.where(above, middle, high)
     return expected.unordered(low)
-
-
-def _ranks_at_one(ask: Asker, view: View, q: Float32) -> NDArray[np.int64] | None:
-    """The ranks of values in blocks whose absmax is 1."""
-    blocks = values.anchored(q[None, :], f32(1), ask.blocksize(view))
-    got = encode(ask, view, blocks)
-    return None if got is None else got[0].reshape(blocks.shape)[:, 1:].reshape(-1)[: q.size]
 
 
 # ---- arithmetic ----------------------------------------------------------------------------------

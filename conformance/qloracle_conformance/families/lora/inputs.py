@@ -83,21 +83,16 @@ def ordinary(
     """Normal data; x in the first type, A and B in the second."""
     x = rng.standard_normal(shape).astype(FLOAT_TYPES[types[0]])
     dy = rng.standard_normal((*shape[:-1], out)).astype(x.dtype)
-    w = some_weights(rng, view, (out, shape[-1]), x.dtype)
+    w: NDArray[Any]
+    if "qlora" in view.function:
+        w = rng.integers(0, view.levels.size, (out, shape[-1]))  # codes
+    else:
+        w = (rng.standard_normal((out, shape[-1])) / 8).astype(x.dtype)
     a = (rng.standard_normal((rank, shape[-1])) / 4).astype(FLOAT_TYPES[types[1]])
     b = rng.standard_normal((out, rank)).astype(FLOAT_TYPES[types[1]])
     note = f"x {types[0]}{list(shape)}, out {out}, r {rank}, A {types[1]}, p {p}"
     mask = None if p is None else mask_of(rng, x, p)
     return call(view, x, w, a, b, s, note, dy=dy, mask=mask)
-
-
-def some_weights(
-    rng: np.random.Generator, view: View, shape: tuple[int, int], dtype: np.dtype[Any]
-) -> NDArray[Any]:
-    """Normal weights, or random codes."""
-    if "qlora" in view.function:
-        return rng.integers(0, view.levels.size, shape)
-    return (rng.standard_normal(shape) / 8).astype(dtype)
 
 
 def integers(plan: Plan) -> Iterator[Case]:

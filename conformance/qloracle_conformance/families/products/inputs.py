@@ -111,13 +111,6 @@ def differences(view: View, dtype: str, rows: int, blocksize: int = 64) -> Case:
     return call(view, x, weight, f"differences of weights, {rows} rows")
 
 
-def columns_shown(plan: Plan, columns: int, rows: int) -> NDArray[np.intp]:
-    """Which columns are shown by so many one-hot rows: the first, the last, and some between."""
-    ends = [0, columns - 1, columns - 2, 1]
-    middle = plan.rng.integers(0, columns, max(rows - 4, 0))
-    return np.array([*ends, *middle][:rows] if rows > 1 else [columns - 1], np.intp) % columns
-
-
 def weights(plan: Plan) -> Iterator[Case]:
     """The layer's weights, one by one, at every number of rows and in every type."""
     view, rng = plan.view, plan.rng
@@ -125,7 +118,9 @@ def weights(plan: Plan) -> Iterator[Case]:
         for columns, others in ((70, 17), (128, 64), (130, 5), (33, 64)):
             weight = random_layer(rng, view, facing(view, columns, others), 64)
             for rows in ROWS:
-                at = columns_shown(plan, columns, rows)
+                some = plan.rng.integers(0, columns, max(rows - 4, 0))
+                ends = [columns - 1] if rows == 1 else [0, columns - 1, columns - 2, 1]
+                at = np.array([*ends, *some][:rows], np.intp) % columns
                 yield call(view, units(columns, at, dtype), weight, f"one-hot, {rows} rows")
         yield from (differences(view, dtype, rows) for rows in ROWS)
 

@@ -61,7 +61,7 @@ def judge_moment(case: Case, values: Values, view: View) -> Outcome:
         units = error / (U["float32"] * np.sqrt(rows**2 @ (matrix**2).T))
     units = np.nan_to_num(np.where(error == 0, 0.0, units), nan=1e150, posinf=1e150)
     moment = float(np.mean(units**2)) / rows.shape[1]
-    most = most_moment(rows.shape[1], view)
+    most = 4.0 * rows.shape[1] if view.dialect["accumulate"] == "truncated" else 1.0
     if moment <= most:
         return Outcome(1, use=moment / most)
     worst = int(np.argmax(units))
@@ -71,11 +71,6 @@ def judge_moment(case: Case, values: Values, view: View) -> Outcome:
         f"over {got.size} elements, K = {rows.shape[1]}", most, moment,
     )  # fmt: skip
     return Outcome(1, 1, first, use=moment / most)
-
-
-def most_moment(k: int, view: View) -> float:
-    """The largest lawful second moment: sums of k products rounded to nearest, or truncated."""
-    return 4.0 * k if view.dialect["accumulate"] == "truncated" else 1.0
 
 
 LAYERS = {"one_hot": inputs.one_hot, "swamped": inputs.swamped, "shapes": inputs.shapes}

@@ -17,12 +17,6 @@ def _counted_by_calls() -> Step:
     return lambda *arrays, **options: step(*arrays, **options | {"step": next(calls)})
 
 
-def _rate_in_denominator(k: steps.Numbers, s: steps.State) -> Array:
-    size = -k.lr / k.c1
-    least = np.sqrt(s.v) / (np.sqrt(k.c2) * size) + k.eps / size
-    return np.asarray(s.p * k.kept + s.m / least)
-
-
 @np.errstate(all="ignore")
 def _squared_in_its_type(param: Array, grad: Array, m: Array, v: Array, **options: Any) -> Any:
     square = (grad * grad).reshape(-1).astype(np.float32)
@@ -97,7 +91,8 @@ GradientInBFloat16 = fault("S11", "The gradient is rounded to bfloat16 before it
 
 RateInDenominator = fault("S11",
     "The step size is folded into the denominator: lr = 0 gives NaN (pytorch #97004).",
-    adam_step=Adam(p=_rate_in_denominator).step)
+    adam_step=Adam(p=lambda k, s: s.p * k.kept - s.m / (
+        np.sqrt(s.v) / (np.sqrt(k.c2) * (k.lr / k.c1)) + k.eps / (k.lr / k.c1))).step)
 RateInBFloat16 = fault("S11", "lr travels as a bfloat16.",
     adam_step=Adam(
         k=lambda o: numbers(o._replace(lr=float(rounded(np.array(o.lr), BFLOAT16))))).step)

@@ -36,11 +36,6 @@ def _tiny_if_short(flat: Array, blocksize: int) -> Array:
     return absmax
 
 
-def _below_minus_zero(q: Array, thresholds: Array) -> Array:
-    signed = (q == 0) & np.signbit(q) & (thresholds[0] < 0)
-    return np.asarray(parts.counted(q, thresholds) - signed)
-
-
 def _stale_byte(x: Array, *, blocksize: int = 64, **options: Any) -> tuple[Array, Array]:
     packed, absmax = qloracle.quantize_4bit(x, blocksize=blocksize, **options)
     if blocksize >= 1024:
@@ -118,7 +113,8 @@ EpsilonAdded = fault("S5",
         parts.divided(flat, absmax + np.float32(1e-6), blocksize)).four_bit)
 SignBitRead = fault("S5",
     "-0.0 is negative by its sign bit, and gets the code below zero's (rule S5).",
-    quantize_4bit=Encoder(rank=_below_minus_zero).four_bit)
+    quantize_4bit=Encoder(rank=lambda q, thresholds:
+        parts.counted(q, thresholds) - ((q == 0) & np.signbit(q) & (thresholds[0] < 0))).four_bit)
 StaleByte = fault("S5",
     "A byte is not cleared between two pairs, for blocks from 1,024 on (bitsandbytes #1721).",
     quantize_4bit=_stale_byte)

@@ -6,12 +6,7 @@ from numpy.typing import DTypeLike
 from qloracle_conformance.mutants import parts
 from qloracle_conformance.mutants.codes.steps import cut_to_bfloat16, only_for
 from qloracle_conformance.mutants.parts import BFLOAT16, Array, Decoder, fault, product
-
-
-def _halves_up(values: Array) -> Array:
-    """Round to float16's 10 bits, a half always up in magnitude."""
-    bits = values.view(np.uint32) + np.uint32(0x1000)
-    return (bits & np.uint32(0xFFFFE000)).view(np.float32)
+from qloracle_conformance.mutants.products import sums
 
 
 def _subnormals_lost(levels: Array, scale: Array, dtype: DTypeLike) -> Array:
@@ -33,7 +28,7 @@ Truncated = fault("S7", "The product is cut to bfloat16, not rounded (rule S7)."
     **Decoder(multiply=only_for(BFLOAT16, cut_to_bfloat16)).both())
 HalvesUp = fault("S7",
     "float16 results round a half up: 0x1000 is added (bitsandbytes' portable CPU path).",
-    dequantize_4bit=Decoder(multiply=only_for(np.float16, _halves_up)).four_bit)
+    dequantize_4bit=Decoder(multiply=only_for(np.float16, sums.tf32)).four_bit)
 Saturated = fault("S7", "float16 results end at 65,504 instead of infinity (rule S7).",
     **Decoder(multiply=only_for(np.float16, lambda values: np.clip(values, -65504, 65504))).both())
 RoundedTwice = fault("S7",

@@ -10,6 +10,7 @@ from qloracle_conformance.mutants.parts import NF4, Array, Decoder, Encoder, cou
 
 FP4 = qloracle.fp4_codebook()
 DYNAMIC = qloracle.dynamic_codebook()
+GRID = np.float32(32767.5)
 
 
 def _both(levels: parts.Levels) -> dict[str, parts.Step]:
@@ -39,11 +40,6 @@ def _mirrored(q: Array) -> Array:
     """NF4's codes, those of negative values counted from the other end."""
     above = parts.coded(np.abs(q), NF4, "nf4", qloracle.thresholds, counted)
     return np.where(q < 0, 14 - np.minimum(above, 14), above)
-
-
-def _on_a_grid(q: Array, thresholds: Array) -> Array:
-    half = np.float32(32767.5)
-    return counted(np.floor((q + 1) * half + np.float32(0.5)) / half - 1, thresholds)
 
 
 # fmt: off
@@ -107,7 +103,8 @@ LowerLevel8Bit = fault("S2",
 # ---- S5: the search in a map of 8 bits -----------------------------------------------------------
 GridOf65536 = fault("S5",
     "A look-up on 65,536 bins, none of which is zero: 0 is read as 1.5e-5 (bitsandbytes #1901).",
-    quantize_blockwise=Encoder(rank=_on_a_grid).eight_bit)
+    quantize_blockwise=Encoder(rank=lambda q, thresholds:
+        counted(np.floor((q + 1) * GRID + np.float32(0.5)) / GRID - 1, thresholds)).eight_bit)
 LastLevelNeverUsed = fault("S5",
     "A binary search over the pivots 127, 63, ... that cannot reach the last level (rule S5).",
     quantize_blockwise=Encoder(rank=lambda q, thresholds:

@@ -51,10 +51,6 @@ def _first_axis(own: Layer) -> Layer:
 # ---- around the values ---------------------------------------------------------------------------
 
 
-def _last_column_dropped(x: Array) -> Array:
-    return np.where(np.arange(x.shape[-1]) < x.shape[-1] - 1, x, np.zeros(1, x.dtype))
-
-
 def _racing() -> sums.Total:
     chunks = partial(sums.chunks, size=8)
     return sums.taking_turns(sums.in_order, chunks, sums.from_the_end, sums.tree, sums.blas)
@@ -170,7 +166,8 @@ GradientsAccumulatedInBFloat16 = fault("S10", "dA and dB are summed over the row
 AllInFloat32 = fault("P1", "Every result is float32, whatever the types of x and A.",
     **each(lambda function: one_by_one(function, lambda _, part: part.astype(np.float32)), *LORA))
 DropoutInPlace = fault("P2", "The last column of x (of dy, backward) is dropped in place.",
-    **each(parts.spoiling(_last_column_dropped), *LORA))
+    **each(parts.spoiling(lambda x:
+        np.where(np.arange(x.shape[-1]) < x.shape[-1] - 1, x, np.zeros(1, x.dtype))), *LORA))
 OneGradientBuffer = fault("P3",
     "Results live in one buffer for each place and type, which the next call overwrites.",
     **each(pooled, *LORA))
