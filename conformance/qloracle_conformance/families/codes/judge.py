@@ -88,13 +88,9 @@ def compare_codes(
 
 
 def _only_recorded(scale: Float32, blocks: Blocks, dialect: Dialect) -> NDArray[np.bool_]:
-    """A reciprocal of a subnormal may overflow: its codes are recorded, not judged (RULES)."""
-    kinds = dialect["normalisation_full"], dialect["normalisation_partial"]
-    if kinds == ("divide", "divide"):
-        return np.zeros(scale.shape, np.bool_)
-    full = blocks.full
-    inexact = np.where(full, *(kind != "divide" for kind in kinds))
-    approximate = np.where(full, *(kind in BANDS for kind in kinds))
+    """A reciprocal of a subnormal may overflow: its codes are recorded, not judged (S5)."""
+    inexact = expected.by_recipe(blocks, dialect, lambda recipe: recipe != "divide")
+    approximate = expected.by_recipe(blocks, dialect, BANDS.__contains__)
     beyond = inexact & (scale < expected.SMALLEST_NORMAL) | approximate & (scale > 2.0**126)
     return np.asarray(beyond & (scale != 0))
 
