@@ -42,17 +42,10 @@ def quantize_4bit(
 
 
 def dequantize_4bit(
-    packed: Tensor,
-    absmax: Tensor,
-    *,
-    shape: tuple[int, ...],
-    blocksize: int = 64,
-    quant_type: str = "nf4",
-    dtype: torch.dtype = torch.float32,
+    packed: Tensor, absmax: Tensor, *, dtype: torch.dtype = torch.float32, **weight: Any
 ) -> Tensor:
     """`bitsandbytes.functional.dequantize_4bit` with a state made of the arguments."""
-    state = _state(absmax, shape, blocksize, quant_type, dtype)
-    return bnb.dequantize_4bit(packed[:, None], state)
+    return bnb.dequantize_4bit(packed[:, None], _state(absmax, dtype, **weight))
 
 
 def quantize_blockwise(
@@ -121,34 +114,21 @@ def dequantize_absmax(
 
 
 def matmul_4bit(
-    x: Tensor,
-    packed: Tensor,
-    absmax: Tensor,
-    *,
-    shape: tuple[int, ...],
-    blocksize: int = 64,
-    quant_type: str = "nf4",
-    bias: Tensor | None = None,
+    x: Tensor, packed: Tensor, absmax: Tensor, *, bias: Tensor | None = None, **weight: Any
 ) -> Tensor:
     """`bitsandbytes.matmul_4bit` of a weight that is said to have had x's type."""
     if bias is not None and bias.dtype != x.dtype:
         raise NotImplementedError(f"matmul_4bit takes no {bias.dtype} bias with {x.dtype} x")
-    state = _state(absmax, shape, blocksize, quant_type, x.dtype)
+    state = _state(absmax, x.dtype, **weight)
     y: Tensor = bitsandbytes.matmul_4bit(x, packed[:, None], state, bias=bias)
     return y
 
 
 def matmul_4bit_backward(
-    dy: Tensor,
-    packed: Tensor,
-    absmax: Tensor,
-    *,
-    shape: tuple[int, ...],
-    blocksize: int = 64,
-    quant_type: str = "nf4",
+    dy: Tensor, packed: Tensor, absmax: Tensor, *, shape: tuple[int, ...], **weight: Any
 ) -> Tensor:
     """What autograd gives through `bitsandbytes.matmul_4bit`; the x is zeros, for dx needs none."""
-    state = _state(absmax, shape, blocksize, quant_type, dy.dtype)
+    state = _state(absmax, dy.dtype, shape=shape, **weight)
     x = dy.new_zeros((*dy.shape[:-1], shape[1]), requires_grad=True)
     y = bitsandbytes.matmul_4bit(x, packed[:, None], state)
     (dx,) = torch.autograd.grad(y, x, dy)
@@ -214,7 +194,12 @@ def adam_step_8bit(
 
 
 def _state(
-    absmax: Tensor, shape: tuple[int, ...], blocksize: int, quant_type: str, dtype: torch.dtype
+    absmax: Tensor,
+    dtype: torch.dtype,
+    *,
+    shape: tuple[int, ...],
+    blocksize: int = 64,
+    quant_type: str = "nf4",
 ) -> bnb.QuantState:
     """The state of a weight of a type, scales not nested."""
     _refuse_unknown(quant_type)

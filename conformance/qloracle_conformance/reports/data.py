@@ -73,6 +73,8 @@ def _check(check: CheckRun) -> dict[str, Any]:
         "failure": failure_dict(check.failure) if check.failure is not None else None,
     }
     data["bound_use"] = data.pop("use")
+    if not check.repro:
+        del data["repro"]
     return data
 
 

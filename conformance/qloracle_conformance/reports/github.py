@@ -64,9 +64,8 @@ def commands(report: Data, places: Mapping[str, Places]) -> list[str]:
         for kind, lines in (("errors", errors), ("warnings", warnings))
         if len(lines) > SHOWN
     ]
-    code = failures.exit_code(report)
-    text = "\n".join([f"exit code {code}: {failures.meaning(report)}", *left])
-    verdict = command("error" if code and not errors else "notice", text, title="qloracle verify")
+    kind = "error" if failures.exit_code(report) and not errors else "notice"
+    verdict = command(kind, "\n".join([failures.outcome(report), *left]), title="qloracle verify")
     return [*errors[:SHOWN], *warnings[:SHOWN], verdict]
 
 
@@ -89,11 +88,11 @@ def _escaped(text: str, more: str = "") -> str:
 
 
 def _errors(implementation: Data, places: Places) -> list[str]:
-    name = implementation["name"]
+    name, status = implementation["name"], implementation["status"]
     found = [_error(entry, name, places) for entry in failures.entries(implementation)]
-    if implementation["status"] not in ("OK", "NOT_RUN"):
-        title = f"{implementation['status']} {name}"
-        found.insert(0, _annotation("error", title, implementation["message"], _own_file(name)))
+    if status not in ("OK", "NOT_RUN"):
+        own = _annotation("error", f"{status} {name}", implementation["message"], _own_file(name))
+        found.insert(0, own)
     return found
 
 
@@ -110,19 +109,13 @@ def _annotation(kind: str, title: str, text: str, place: tuple[str, int] | None 
 
 
 def _warnings(report: Data) -> list[str]:
-    unmet = [_annotation("warning", "required", text) for text in report["unmet"]]
-    stale = [_annotation("warning", "known failures", text) for text in report["known_problems"]]
-    known = [
-        _annotation("warning", f"XFAIL {check['id']}", f"{check['message']}\n{check['known']}")
-        for implementation in report["implementations"]
-        for check in failures.known(implementation)
-    ]
-    away = [
-        _annotation("warning", f"NOT_RUN {implementation['name']}", implementation["message"])
-        for implementation in report["implementations"]
-        if implementation["status"] == "NOT_RUN"
-    ]
-    return [*unmet, *stale, *away, *known]
+    said = [("required", text) for text in report["unmet"]]
+    said += [("known failures", text) for text in report["known_problems"]]
+    for one in report["implementations"]:
+        said += [(f"NOT_RUN {one['name']}", one["message"])] * (one["status"] == "NOT_RUN")
+        for check in failures.known(one):
+            said.append((f"XFAIL {check['id']}", f"{check['message']}\n{check['known']}"))
+    return [_annotation("warning", title, text) for title, text in said]
 
 
 def _own_file(name: str) -> tuple[str, int] | None:

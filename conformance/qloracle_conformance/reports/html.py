@@ -1,4 +1,4 @@
-"""report.html: the whole report as one page, which needs nothing else; and a piece for a notebook.
+"""report.html: the whole report as one page, which needs nothing else.
 
 The page may load nothing and run nothing but its own script: its policy names the digests of its
 one style sheet and its one script.  It is complete without the script, which only copies.
@@ -10,16 +10,14 @@ from collections.abc import Mapping
 from importlib.resources import files
 
 from qloracle_conformance.reports import failures
-from qloracle_conformance.reports.failures import Data, Entry
-from qloracle_conformance.reports.page import comparison, failure, overview, verdicts
-from qloracle_conformance.reports.page.markup import Markup, join, more, prose, row, status, tag
+from qloracle_conformance.reports.failures import Data
+from qloracle_conformance.reports.page import failure, overview, verdicts
+from qloracle_conformance.reports.page.markup import Markup, status, tag
 from qloracle_conformance.reports.page.subject import Subject
-
-SHOWN_FAILURES = 5  # entries of one implementation that are open in a notebook
 
 
 def text(report: Data, scripts: Mapping[str, str] = {}) -> str:
-    """The report as one HTML file; `scripts` are the repro scripts by `failures.key`."""
+    """The report as one HTML file; `scripts` are the repro scripts by their path."""
     subjects = [Subject(data, n) for n, data in enumerate(report["implementations"])]
     body = tag(
         "body",
@@ -27,7 +25,7 @@ def text(report: Data, scripts: Mapping[str, str] = {}) -> str:
         tag(
             "main",
             overview.summary(subjects),
-            comparison.side_by_side(subjects),
+            verdicts.side_by_side(subjects),
             *(_implementation(subject, scripts) for subject in subjects),
         ),
         overview.foot(report),
@@ -81,34 +79,3 @@ def _implementation(subject: Subject, scripts: Mapping[str, str]) -> Markup:
     parts += [failure.article(subject, n, scripts) for n in range(len(subject.entries))]
     parts.append(tag("p.level", failures.times(data)))
     return tag("section", *parts, id=subject.anchor, aria_label=subject.name)
-
-
-# ---- a notebook's cell ---------------------------------------------------------------------------
-
-
-def fragment(report: Data) -> str:
-    """Verdicts and counterexamples for a notebook's cell: own styles, no script, its colours."""
-    head = tag("p", tag("strong", failures.outcome(report)))
-    notes = [tag("p", tag("strong", note)) for note in failures.notes(report)]
-    subjects = [Subject(data, n) for n, data in enumerate(report["implementations"])]
-    style = tag("style", _part("fragment.css"))
-    return tag("div.qloracle", style, head, *notes, *map(_piece, subjects))
-
-
-def _piece(subject: Subject) -> Markup:
-    """An implementation: its verdicts, and each of its failures."""
-    data = subject.data
-    versions = ", ".join(failures.versions(data))
-    parts = [tag("p", tag("strong", subject.name), f" ({versions})" if versions else "")]
-    if data["message"]:
-        parts.append(tag("p", status(data["status"]), f" {data['message']}"))
-    if subject.judged:
-        parts.append(verdicts.functions(subject))
-    return join(*parts, *(_counterexample(entry, n) for n, entry in enumerate(subject.entries)))
-
-
-def _counterexample(entry: Entry, n: int) -> Markup:
-    title = join(status(entry.first["status"]), f" {entry.title}: {entry.brief}")
-    rule = tag("p", prose(failures.statement(entry.first["rule"])))
-    rows = [row(name, failure.said(name, text)) for name, text in entry.rows]
-    return more(title, rule, tag("table", *rows), shown=n < SHOWN_FAILURES)

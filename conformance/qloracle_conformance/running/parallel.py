@@ -11,7 +11,7 @@ from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement
 from qloracle_conformance.families import MEMBERS
 from qloracle_conformance.judging.views import View
 from qloracle_conformance.running.pool import stream
-from qloracle_conformance.running.run import Listener, Run, conclude
+from qloracle_conformance.running.run import Listener, Run, conclude, name_causes
 from qloracle_conformance.running.selecting import Selection, every_check
 
 Opening = Callable[..., Run]  # `Run` with the options of the run
@@ -49,7 +49,7 @@ def judge_function(job: Job, send: Callable[[Word], None]) -> None:
         run.judge(Listener(checked=checked))
         send(Word(end=replace(run.judgement, checks=[], views=[])))
         if job.causes:
-            run.name_causes()
+            name_causes(run.judgement.checks)
             send(Word(causes=[(check.id, check.looks_like) for check in run.judgement.checks]))
 
 
@@ -66,7 +66,7 @@ class SideBySide:
         """See what there is to do of an implementation: a job for each of its functions."""
         run = opening(impl)
         self.judgements.append(run.judgement)
-        with run:
+        with closing(run):
             run.announce(self._listener)
             offers = run.judgement.offers if run.engine is not None else []
         wanted = [name for name in MEMBERS if name in {*offers} & {*self._only.needed}]

@@ -36,10 +36,10 @@ class Suite:
     `found` is what `objects.target` returns; the options are those of `Run`.
     """
 
-    def __init__(self, found: Any, require: str, **options: Any) -> None:
+    def __init__(self, found: Any, require: str = "", **options: Any) -> None:
         self.name, self._found = objects.name_of(found), found
         self._require = LEVELS[: LEVELS.index(require) + 1] if require else ()
-        self._run = Run(found, **options)
+        self._run = Run(found, searching=True, **options)  # in smoke, too: a CI has the time
         OPEN.append(self)
 
     def close(self) -> None:

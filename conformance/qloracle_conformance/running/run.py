@@ -61,20 +61,15 @@ class Run:
         self, impl: Any, *, profile: str = "smoke", seed: int = 0,
         dialect: Mapping[str, Any] | None = None, only: Selection = EVERYTHING,
         known: Sequence[Known] = (), device: str = "", limit: float = opening.LIMIT,
+        searching: bool | None = None,
     ) -> None:  # fmt: skip
         name = objects.name_of(impl)
         self.judgement = Judgement(name, profile="" if only.narrow else profile)
         self.known = about(name, known)
         self._impl, self._device, self._limit = impl, device, limit
         self._profile, self._seed, self._dialect, self.only = profile, seed, dialect or {}, only
-        self.ended = False
+        self._searching, self.ended = searching, False
         self._results: dict[str, CheckRun] = {}
-
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the implementation."""
@@ -107,7 +102,7 @@ class Run:
             engine = Engine(
                 caller, profile=self._profile, seed=self._seed, declared=dict(self._dialect),
                 only=self.only, second=_second_oracle(self.judgement.name, self._profile),
-                functions=self.only.functions,
+                functions=self.only.functions, searching=self._searching,
             )  # fmt: skip
         except UsageError as error:
             self._give_up("ERROR", error)
@@ -146,7 +141,7 @@ class Run:
 
     def judge(self, listener: Listener = SILENT, stop_early: bool = False) -> None:
         """Open, probe, run every selected check, and let go; the first failure may end it."""
-        with self:
+        with closing(self):
             self.announce(listener)
             listener.doing(self.judgement.name, "finding its dialect")
             if self.probed:
@@ -225,12 +220,6 @@ class Run:
     def plan_of(self, function: str) -> list[str]:
         """The ids of the planned checks of one function."""
         return [name for name, (check, _) in self.plan.items() if check.function == function]
-
-    # ---- explained -----------------------------------------------------------------------------
-
-    def name_causes(self) -> None:
-        """Say of each failure which planted fault it looks like: late, as it takes its time."""
-        name_causes(self.judgement.checks)
 
 
 def name_causes(checks: Iterable[CheckRun]) -> None:

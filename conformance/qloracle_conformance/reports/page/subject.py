@@ -39,12 +39,16 @@ class Subject:
     @cached_property
     def entries(self) -> list[Entry]:
         """Its failures, causes before what may follow from them."""
-        return [entry for fault in failures.faults(self.data) for entry in fault.entries]
+        return failures.entries(self.data)
 
     @property
     def missing(self) -> list[str]:
         """The functions that it does not offer."""
         return [row["name"] for row in self.data["functions"] if row["status"] == "MISSING"]
+
+    def function(self, name: str) -> Data | None:
+        """What the report says of a function; None where it says nothing."""
+        return next((row for row in self.data["functions"] if row["name"] == name), None)
 
     def place(self, entry: int) -> str:
         """The id of a failure."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from qloracle_conformance.contract.protocol import LEVELS
+from qloracle_conformance.contract.protocol import FUNCTIONS, LEVELS
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.failures import Data
 from qloracle_conformance.reports.page.drawings import bound_use
@@ -31,6 +31,30 @@ def functions(subject: Subject) -> Markup:
         if rows:
             bodies.append([group(level, len(head)), *rows])
     return join(table("Functions by level", head, bodies), missing(subject.missing))
+
+
+def side_by_side(subjects: Sequence[Subject]) -> Markup:
+    """Two or more implementations beside each other: verdict and dialect of each function."""
+    if len(subjects) < 2:
+        return Markup()
+    rows, absent = [], []
+    for name in FUNCTIONS:
+        found = [subject.function(name) for subject in subjects]
+        if any(f and f["status"] != "MISSING" for f in found):
+            pairs = zip(subjects, found, strict=True)
+            rows.append(row(name, *(_beside(subject, function) for subject, function in pairs)))
+        elif any(found):
+            absent.append(name)
+    head = ("function", *(subject.name for subject in subjects))
+    both = join(table("Functions: verdict and dialect", head, [rows]), missing(absent))
+    return tag("section", tag("h2", "Side by side"), both, aria_label="Side by side")
+
+
+def _beside(subject: Subject, function: Data | None) -> Markup:
+    """A verdict and the dialect it was given under; what did not load has no function to judge."""
+    if not subject.judged:
+        return status(subject.data["status"])
+    return join(status(function["status"]), dialect(function)) if function else Markup()
 
 
 def missing(names: Sequence[str]) -> Markup:
@@ -91,7 +115,7 @@ def bounds(subject: Subject) -> Markup:
         for check in subject.data["checks"]
         if float(check["bound_use"]) > 0
     ]
-    head = ("check", "status", counted("share used"), "0 to 125 %; the line is 100 %")
+    head = ("check", "status", counted("share used"), "0 to 125 %")
     return table("How much of a bound the worst element needed", head, [rows])
 
 

@@ -5,7 +5,6 @@ Exit code 1: the fault is still there; 0: it is gone; 2: it could not be tried.
 """
 
 import re
-from pathlib import Path
 
 import qloracle
 from qloracle_conformance.calling.calls import keywords
@@ -14,14 +13,13 @@ from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement
 from qloracle_conformance.reports.failures import statement
-from qloracle_conformance.reports.files import write
 from qloracle_conformance.reports.repro import handing, literals, loaders, programs, verdicts
 from qloracle_conformance.reports.repro.literals import wrapped
 
 FAILED = (*BAD, *BROKEN, "XFAIL")
 MODULES = (
-    "base64", "contextlib", "faulthandler", "inspect", "os", "sys", "tempfile", "time", "types",
-    "zlib",
+    "base64", "contextlib", "faulthandler", "inspect", "pathlib", "sys", "tempfile", "time",
+    "types", "zlib",
 )  # fmt: skip
 SYNCHRONIZE = (
     '    if hasattr(implementation, "synchronize"):',
@@ -30,20 +28,20 @@ SYNCHRONIZE = (
 LIBRARIES = ("cupy", "jax", "ml_dtypes", "torch")
 
 
-def write_all(directory: Path, judgement: Judgement) -> dict[str, Path]:
-    """Write a script for each fault; name the script of each failing check."""
-    scripts: dict[str, Path] = {}
-    paths: dict[str, Path] = {}
+def scripts(judgement: Judgement) -> dict[str, str]:
+    """The scripts of an implementation, one a fault, by their path in the report's folder.
+
+    Each failing check is told the path of its script.
+    """
+    texts: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for check in judgement.checks:
         text = script(judgement, check) if check.status in FAILED else ""
-        if not text or check.failure is None:
-            continue
-        same = _identity(check, check.failure)
-        if same not in scripts:
-            scripts[same] = directory / f"{_slug(judgement.name)}-{_slug(check.id)}.py"
-            write(scripts[same], text)
-        paths[check.id] = scripts[same]
-    return paths
+        if text and check.failure is not None:
+            own = f"repro/{_slug(judgement.name)}-{_slug(check.id)}.py"
+            check.repro = paths.setdefault(_identity(check, check.failure), own)
+            texts.setdefault(check.repro, text)
+    return texts
 
 
 def script(judgement: Judgement, check: CheckRun) -> str:
