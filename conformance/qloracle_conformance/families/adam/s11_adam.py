@@ -28,7 +28,7 @@ Coupled.  g' = g + wd p is off by delta = gamma_2 |wd p| + u |g'|; m' by (1-b1) 
 
 To each are added 3 * 2^-149 for products below the normal numbers, and 2^-12 of the bound for the
 products of errors and for the kit's own float64, of which the worst is 1 - b^t, off by 2^-53/(1-b):
-2^-40 for a beta of 0.9999, as anybody's is.  Where no term is left nothing may move: without
+2^-40 for a beta of 0.9999, in anybody's float64.  Where no term is left nothing may move: without
 state and gradient m, v and p keep their bits, and with lr = 0 p keeps them.
 
 Beside a parameter of 1 the bound of a step is lost in u |p|; at p = 0 it is sharp.  So steps are

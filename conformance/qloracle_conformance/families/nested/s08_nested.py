@@ -8,9 +8,9 @@ Offset.  Any order of summing n non-negative numbers makes an error of at most g
 the sum (each of n - 1 additions rounds once); the division by n, or the product with a rounded
 1/n, adds at most two roundings.  So |offset - mean| <= gamma_(n+1) mean + 2^-150, with
 gamma_k = k u / (1 - k u), u = 2^-24.  Sequential summation of equal terms at stagnation
-nearly reaches the bound, which for large n does not see a bfloat16 offset.  So there are also data
-on which every order is exact (small integers times 2^k, n a power of two), where the offset must
-be exact to the bit.
+nearly reaches the bound.  For large n it is wide enough to hide an offset in bfloat16, so there are
+also data on which every order is exact (small integers times 2^k, n a power of two): there the
+offset must be exact to the bit.
 
 Codes and nested_absmax are judged against the implementation's own offset, the decoder against the
 codes that it is given, with its own default map or a map passed in.
@@ -21,9 +21,9 @@ the unit roundoff of the type that is computed in.  The offset may be off by e =
 mean: the same number is taken off and added back, so it moves only the largest residual, to m + e
 at most.  Coding moves a residual by at most h (m + e): h = 0.0070313 for the dynamic map (half its
 widest gap, and the distance of -1 from its lowest level), or 1/256 for 256 equal steps, 1/128 above
-the last one.  Rounded on the way are the difference, the quotient (twice with a reciprocal) and the
-decoded residual, and for the map its level and its threshold: k = 4 or 6 numbers up to m + e.  Then
-the sum is rounded, and a 16-bit result once more, by u'.  With nine underflows
+the last one.  Four numbers of at most m + e are rounded on the way: the difference, the quotient
+(twice with a reciprocal) and the decoded residual; with the map also its level and its threshold.
+So k = 4, or 6.  Then the sum is rounded, and a 16-bit result once more, by u'.  With nine underflows
 |s - a| <= (h + k u) (m + e) + (u + u') (a + m + e) + 9 tiny.  A small scale may come back negative.
 The probe names the scheme from scales whose mean is exact: another than the dynamic map is a
 finding.  The scales of a layer of tiny weights differ little, so 128 / m, if it is kept in float16,
