@@ -23,11 +23,11 @@ at most.  Coding moves a residual by at most h (m + e): h = 0.0070313 for the dy
 widest gap, and the distance of -1 from its lowest level), or 1/256 for 256 equal steps, 1/128 above
 the last one.  Four numbers of at most m + e are rounded on the way: the difference, the quotient
 (twice with a reciprocal) and the decoded residual; with the map also its level and its threshold.
-So k = 4, or 6.  Then the sum is rounded, and a 16-bit result once more, by u'.  With nine underflows
-|s - a| <= (h + k u) (m + e) + (u + u') (a + m + e) + 9 tiny.  A small scale may come back negative.
-The probe names the scheme from scales whose mean is exact: another than the dynamic map is a
-finding.  The scales of a layer of tiny weights differ little, so 128 / m, if it is kept in float16,
-must not overflow.
+So k = 4, or 6.  Then the sum is rounded, and a 16-bit result once more, by u'.  With nine
+underflows |s - a| <= (h + k u) (m + e) + (u + u') (a + m + e) + 9 tiny.  A small scale may come
+back negative.  The probe names the scheme from scales whose mean is exact: another than the dynamic
+map is a finding.  The scales of a layer of tiny weights differ little, so 128 / m, if it is kept in
+float16, must not overflow.
 """
 
 import math

@@ -16,12 +16,13 @@ sums at stagnation reach the whole bound.
 On ordinary data this bound would let TF32 and dropped products pass, so sharper probes stand beside
 it.  One-hot rows show every weight alone (equality); where the row has a full mantissa the result
 is one product (d = 1), in all columns of a K that is a multiple of nothing.  On wide whole numbers
-every order is exact (equality).  One large product stands among small ones, and sums cancel.  Last, the second moment of the error on data of both
-signs, m = mean (err / (u sqrt(sum (x w)^2)))^2 / K.  A partial sum is at most sqrt(sum (x w)^2) in
-the mean, and loses at most u of itself when it is rounded to nearest, up or down: K such steps add
-up like a random walk, and m <= 1.  Truncated, it loses up to 2 u, always toward zero, and the steps
-may all add up: m <= 4 K.  Lawful sums reach a tenth of the one, a twentieth of the other; TF32
-gives 20,000 at K = 1024, and a product that is left out millions.
+every order is exact (equality).  One large product stands among small ones, and sums cancel.  Last,
+the second moment of the error on data of both signs, m = mean (err / (u sqrt(sum (x w)^2)))^2 / K.
+A partial sum is at most sqrt(sum (x w)^2) in the mean, and loses at most u of itself when it is
+rounded to nearest, up or down: K such steps add up like a random walk, and m <= 1.  Truncated, it
+loses up to 2 u, always toward zero, and the steps may all add up: m <= 4 K.  Lawful sums reach a
+tenth of the one, a twentieth of the other; TF32 gives 20,000 at K = 1024, and a product that is
+left out millions.
 """
 
 from collections.abc import Iterator
