@@ -15,6 +15,7 @@ from qloracle_conformance.engine.verdicts import BAD, BROKEN, worst
 Data = Mapping[str, Any]  # a report, or a part of one
 Check = Data
 
+RAISED = "NotImplementedError: "
 MEANINGS = {
     0: "every function offered passed within its printed scope",
     1: "a failure, an unexpected pass or an unmet requirement",
@@ -88,15 +89,21 @@ def rules(checks: Iterable[Check]) -> list[str]:
     return list(dict.fromkeys(check["rule"] for check in checks))
 
 
-def rules_by_status(checks: Iterable[Check]) -> str:
-    """The rules of checks, each with the worst of its checks, as in "PASS S3 S4; FAIL S5"."""
-    found: dict[str, list[str]] = {}
-    for check in checks:
-        found.setdefault(check["rule"], []).append(check["status"])
-    named: dict[str, list[str]] = {}
-    for rule, statuses in found.items():
-        named.setdefault(worst(statuses), []).append(rule)
-    return "; ".join(f"{status} {' '.join(names)}" for status, names in named.items())
+def by_rule(implementation: Data, function: str) -> list[str]:
+    """How each rule ended on a function, a line a table, as in "[nf4] PASS S3 S4; FAIL S5"."""
+    own = [check for check in implementation["checks"] if check["function"] == function]
+    views = [view for view in implementation["dialects"] if view["function"] == function]
+    reasons = {v["table"]: v["unsupported"].removeprefix(RAISED) for v in views if v["unsupported"]}
+    lines = []
+    for table in dict.fromkeys(check["table"] for check in own):
+        ended: dict[str, list[str]] = {}
+        for rule in rules(same := [check for check in own if check["table"] == table]):
+            status = worst(check["status"] for check in same if check["rule"] == rule)
+            ended.setdefault(status, []).append(rule)
+        text = "; ".join(f"{status} {' '.join(names)}" for status, names in ended.items())
+        why = f": {reasons[table]}" if table in reasons else ""
+        lines.append((f"[{table}] " if table else "") + text + why)
+    return lines
 
 
 def view(checks: Sequence[Check]) -> str:

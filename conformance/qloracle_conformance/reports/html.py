@@ -71,7 +71,7 @@ def _implementation(subject: Subject, scripts: Mapping[str, str]) -> Markup:
     if data["message"]:
         parts.append(tag("p.message", status(data["status"]), f" {data['message']}"))
     if subject.judged:
-        parts += [verdicts.functions(subject), verdicts.rules(subject)]
+        parts.append(verdicts.functions(subject))
     parts += [verdicts.bounds(subject), verdicts.known(subject)]
     if subject.entries:
         count = len(subject.entries)

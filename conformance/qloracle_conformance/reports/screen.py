@@ -174,10 +174,8 @@ class Screen:
             parts.append(f"fewer than {floor:,}: too few for a verdict")
         text = ", ".join([*parts, *failures.counts(own)])
         self._line(text, style_of(function["status"]), indent=2, hang=2)
-        for table in dict.fromkeys(check["table"] for check in own):
-            rules = failures.rules_by_status(check for check in own if check["table"] == table)
-            of = f"[{table}] " if table else ""
-            self._line(f"{of}{rules}", indent=4, hang=2)
+        for line in failures.by_rule(data, name):
+            self._line(line, indent=4, hang=2)
 
     def _entry(self, entry: Entry) -> None:
         """A failure with all its numbers."""

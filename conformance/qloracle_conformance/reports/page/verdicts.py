@@ -1,4 +1,4 @@
-"""One implementation's tables: functions with verdict and scope, rules, bounds, known failures."""
+"""One implementation's tables: functions with verdict, scope and rules; bounds; known failures."""
 
 from collections.abc import Sequence
 
@@ -18,12 +18,20 @@ from qloracle_conformance.reports.page.markup import (
     table,
     tag,
 )
-from qloracle_conformance.reports.page.subject import Subject, View
+from qloracle_conformance.reports.page.subject import Subject
 
 
 def functions(subject: Subject) -> Markup:
     """Each function with its verdict, its scope, what was compared, and its dialect."""
-    head = ("function", "verdict", counted("comparisons"), counted("cases"), "scope", "dialect")
+    head = (
+        "function",
+        "verdict",
+        counted("comparisons"),
+        counted("cases"),
+        "scope",
+        "rules",
+        "dialect",
+    )
     bodies = []
     offered = [f for f in subject.data["functions"] if f["status"] != "MISSING"]
     for level in LEVELS:
@@ -72,6 +80,7 @@ def _function(subject: Subject, function: Data) -> Markup:
         number(function["comparisons"]),
         tag("td.number", f"{cases:,}" if cases == total else f"{cases:,} of {total:,}"),
         tag("p", function["scope"]) if function["scope"] else "",
+        join(*(tag("p", line) for line in failures.by_rule(subject.data, function["name"]))),
         join(dialect(function), *_counts(subject, function["name"])),
     )
 
@@ -86,26 +95,6 @@ def dialect(function: Data) -> Markup:
 def _counts(subject: Subject, function: str) -> list[Markup]:
     checks = [check for check in subject.data["checks"] if check["function"] == function]
     return [tag("p", text) for text in failures.counts(checks)]
-
-
-def rules(subject: Subject) -> Markup:
-    """Each rule on each function and table."""
-    names = subject.rules
-    bodies: dict[str, list[Markup]] = {}
-    for view in subject.views:
-        bodies.setdefault(view[0], []).append(_view(subject, view, names))
-    title = "Rules by function and table; no word: it does not apply there"
-    return table(title, ("", *names), bodies.values())
-
-
-def _view(subject: Subject, view: View, names: list[str]) -> Markup:
-    function, of = view
-    name = f"[{of}]" if of else function
-    reason = subject.unsupported(view)
-    if reason and all(subject.word(view, rule) == "UNSUPPORTED" for rule in names):
-        words = join(status("UNSUPPORTED"), f" {reason}")
-        return row(name, tag("td", words, colspan=len(names)))
-    return row(name, *(subject.cell(view, rule) for rule in names))
 
 
 def bounds(subject: Subject) -> Markup:
