@@ -13,7 +13,7 @@ from qloracle_conformance.contract import programs
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.forms import FORMS
 from qloracle_conformance.contract.protocol import FUNCTIONS
-from qloracle_conformance.engine.faults import Fault, faults
+from qloracle_conformance.engine.faults import faults
 from qloracle_conformance.engine.maps import ErrorMap
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.engine.verdicts import Judgement, function_rows, level_rows
@@ -26,31 +26,24 @@ SHOWN = 64  # elements of an array that a report shows; the repro script holds t
 
 def implementation(judgement: Judgement) -> dict[str, Any]:
     """One implementation as JSON-able data."""
-    return {
-        "name": judgement.name,
-        "status": judgement.status,
-        "message": judgement.message,
-        "partial": judgement.partial,
+    plain = ("name", "status", "message", "partial", "device")
+    times = ("seconds", "import_seconds", "compile_seconds")
+    return {name: getattr(judgement, name) for name in plain} | {
+        **{name: round(getattr(judgement, name), 3) for name in times},
         "versions": dict(judgement.versions),
         "declared": dict(judgement.declared),
-        "device": judgement.device,
         "offers": list(judgement.offers),
-        "seconds": round(judgement.seconds, 3),
-        "import_seconds": round(judgement.import_seconds, 3),
-        "compile_seconds": round(judgement.compile_seconds, 3),
         "levels": level_rows(judgement),
         "functions": function_rows(judgement),
         "dialects": [_dialect(view) for view in judgement.views],
         "checks": [_check(check) for check in judgement.checks],
-        "faults": [_fault(fault) for fault in faults(judgement)],
-    }
-
-
-def _fault(fault: Fault) -> dict[str, list[str]]:
-    """The ids of the checks of one fault, the one that speaks for all first."""
-    return {
-        "checks": [check.id for check in fault.checks],
-        "consequences": [check.id for check in fault.consequences],
+        "faults": [
+            {
+                part: [check.id for check in getattr(fault, part)]
+                for part in ("checks", "consequences")
+            }
+            for fault in faults(judgement)
+        ],
     }
 
 
