@@ -5,7 +5,7 @@ Many checks of one function fail on the same smallest input.  They are one entry
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,7 @@ def outcome(report: Data) -> str:
     """How a run ended, in one sentence with its exit code."""
     code, implementations = exit_code(report), report["implementations"]
     judged = [one for one in implementations if one["status"] != "NOT_RUN"]
-    failing = [one for one in judged if one["status"] != "OK" or faults(one)]
+    failing = [one for one in judged if one["status"] != "OK" or one["faults"]]
     if code == 1 and failing and not report["unmet"] and not report["known_problems"]:
         of = f"{len(failing)} of {len(judged)} " if len(judged) > 1 else ""
         names = "" if of else f"{failing[0]['name']} "
@@ -189,7 +189,7 @@ class Entry:
     @property
     def rows(self) -> list[tuple[str, str]]:
         """What there is to say, as (name, text)."""
-        return [*_element(self), *_causes(self), *_findings(self), *_names(self)]
+        return [*_element(self), *_found(self)]
 
 
 @dataclass(frozen=True)
@@ -276,19 +276,39 @@ def _named(implementation: Data, checks: list[Check]) -> list[Data]:
     ]
 
 
-def _element(entry: Entry) -> list[tuple[str, str]]:
+def _element(entry: Entry) -> Iterator[tuple[str, str]]:
     """The call, the element and its numbers; the message where there is no input to show."""
     check, failure = entry.first, entry.first["failure"]
     if failure is None:
-        return [] if entry.findings else [("because", check["message"])]
-    rows = [("call", failure["call"])]
+        if not entry.findings:
+            yield "because", check["message"]
+        return
+    yield "call", failure["call"]
     if failure["result"] != "call":
-        rows += [("result", _place(check))]
-    rows += [(name, failure[name]) for name in ("got", "expected")]
-    rows += [("because", failure["reason"])] if failure["reason"] else []
-    if failure["bound"]:
-        rows += [(name, number(failure[name])) for name in ("bound", "observed", "ratio")]
-    return rows
+        yield "result", _place(check)
+    yield "got", failure["got"]
+    yield "expected", failure["expected"]
+    if failure["reason"]:
+        yield "because", failure["reason"]
+    for name in ("bound", "observed", "ratio") if failure["bound"] else ():
+        yield name, number(failure[name])
+
+
+def _found(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Likely causes, findings, how much was wrong, every check that found it, and its scripts."""
+    for story in dict.fromkeys(story for check in entry.checks for story in check["looks_like"]):
+        yield "looks like", story
+    for finding in entry.findings:
+        said = "declared" if finding["declared"] else "specified"
+        text = f"{finding['field']} is {finding['found']}, {said}: {finding['expected']}"
+        yield "finding", f"{text} ({finding['evidence']})"
+        if finding["declare"]:
+            yield "declare", finding["declare"]
+    if counted := wrong(entry.checks):
+        yield "wrong", f"{counted} compared"
+    yield "checks", ", ".join(check["id"] for check in entry.checks)
+    for path in entry.scripts:
+        yield "repro", path
 
 
 def _place(check: Check) -> str:
@@ -301,27 +321,3 @@ def _place(check: Check) -> str:
 def number(value: Any) -> str:
     """A number as a report shows it; inf and nan are texts already."""
     return value if isinstance(value, str) else f"{value:.6g}"
-
-
-def _causes(entry: Entry) -> list[tuple[str, str]]:
-    stories = dict.fromkeys(story for check in entry.checks for story in check["looks_like"])
-    return [("looks like", story) for story in stories]
-
-
-def _findings(entry: Entry) -> list[tuple[str, str]]:
-    rows = []
-    for finding in entry.findings:
-        said = "declared" if finding["declared"] else "specified"
-        text = f"{finding['field']} is {finding['found']}, {said}: {finding['expected']}"
-        rows.append(("finding", f"{text} ({finding['evidence']})"))
-        if finding["declare"]:
-            rows.append(("declare", finding["declare"]))
-    return rows
-
-
-def _names(entry: Entry) -> list[tuple[str, str]]:
-    """How much was wrong, every check that found it, and the scripts that show it."""
-    counted = wrong(entry.checks)
-    rows = [("wrong", f"{counted} compared")] if counted else []
-    rows += [("checks", ", ".join(check["id"] for check in entry.checks))]
-    return rows + [("repro", path) for path in entry.scripts]

@@ -67,8 +67,12 @@ class Run:
         self.judgement = Judgement(name, profile="" if only.narrow else profile)
         self.known = about(name, known)
         self._impl, self._device, self._limit = impl, device, limit
-        self._profile, self._seed, self._dialect, self.only = profile, seed, dialect or {}, only
-        self._searching, self.ended = searching, False
+        self._profile, self.only, self.ended = profile, only, False
+        self._options: dict[str, Any] = {
+            "seed": seed,
+            "declared": dict(dialect or {}),
+            "searching": searching,
+        }
         self._results: dict[str, CheckRun] = {}
 
     def close(self) -> None:
@@ -100,9 +104,8 @@ class Run:
             return None
         try:
             engine = Engine(
-                caller, profile=self._profile, seed=self._seed, declared=dict(self._dialect),
-                only=self.only, second=_second_oracle(self.judgement.name, self._profile),
-                functions=self.only.functions, searching=self._searching,
+                caller, profile=self._profile, only=self.only, functions=self.only.functions,
+                second=_second_oracle(self.judgement.name, self._profile), **self._options,
             )  # fmt: skip
         except UsageError as error:
             self._give_up("ERROR", error)
