@@ -12,7 +12,7 @@ import qloracle
 from qloracle_conformance.calling.callers import LocalCaller
 from qloracle_conformance.calling.calls import declarations
 from qloracle_conformance.calling.loading import load
-from qloracle_conformance.contract import dialects
+from qloracle_conformance.contract import dialects, protocol
 from qloracle_conformance.engine import Engine, reduce
 from qloracle_conformance.families.adam import bounds, inputs
 from qloracle_conformance.families.adam import s11_adam as s11
@@ -393,7 +393,7 @@ ADAPTERS = "qloracle_conformance.adapters"
 def judged(spec, **options):
     """The optimizers of an adapter: what failed, and the views that were found."""
     adapter = load(spec)
-    own = {name: getattr(adapter, name) for name in dialects.OPTIMIZERS if hasattr(adapter, name)}
+    own = {name: getattr(adapter, name) for name in protocol.OPTIMIZERS if hasattr(adapter, name)}
     target = SimpleNamespace(**own, **declarations(adapter))
     engine = Engine(LocalCaller(target), searching=False, **options)
     views = {view.function: view for view in engine.probe()}

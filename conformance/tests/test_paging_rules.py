@@ -255,7 +255,7 @@ FAULTS = {
     "a row is not loaded": (
         "arrays[name][...] = values", "arrays[name][1:] = values[1:]", "S12 saving", "expected ",
     ),
-    "words are lost": ("return arrays, words", "return arrays, {}", "S12 saving", "AssertionError"),
+    "words are lost": ("return arrays, words", "return arrays, {}", "S12 saving", "'file': "),
     "another type": (".view(self.dtype).reshape(shape)",
                      ".view(self.dtype).reshape(1, *shape)", "P1", "expected "),
     "an input is changed": (

@@ -45,10 +45,10 @@ Forms = Callable[[tuple[str, ...], Arrays, Options], tuple[ResultForm, ...]]
 class Function:
     """One row of the protocol: positional arrays, results and their forms, options with defaults.
 
-    `family` names the folder of its rules.  An `optional` function is another way to reach its
-    level: it is never reported as missing.  A result that is an opaque state is made readable by
-    the implementation's `decoder`.  A `tool` returns no array: a program runs on it, and the
-    results are what was read on the way.
+    `family` names the folder of its rules, `dialect` the fields in which lawful ones differ.  An
+    `optional` function is another way to reach its level: it is never reported as missing.  A
+    result that is an opaque state is made readable by the implementation's `decoder`.  A `tool`
+    returns no array: a program runs on it, and the results are what was read on the way.
     """
 
     level: str
@@ -58,6 +58,7 @@ class Function:
     results: tuple[str, ...]
     forms: Forms
     options: Options = field(default_factory=dict)
+    dialect: tuple[str, ...] = ()
     optional: bool = False
     decoder: str = ""
     tool: bool = False
@@ -165,70 +166,90 @@ GROUP_SIZES = (64, 63, 65, 255, 257, 100)  # of scales: no library groups by an 
 
 FOUR_BIT = {"blocksize": 64, "quant_type": "nf4"}
 
+# ---- the functions -------------------------------------------------------------------------------
+
+SCALING = ("normalisation_full", "normalisation_partial", "thresholds")  # of codes
+CODING = (
+    "layout", "absmax_type", "zero_block", *SCALING, "input_type", "subnormal_input",
+    "subnormal_scale",
+)  # fmt: skip
+DECODING = ("layout", "subnormal_output", "decode")
+PACKED = ("nibble_order", "layout", "product_weights", "accumulate")  # of products
+ADAM = ("betas", "bias_correction", "decay_order")
+
+LAYER = {"shape": ..., **FOUR_BIT}
+ADAPTER = {"scaling": ..., "dropout_mask": None}
+NESTED = {"codebook": None, "blocksize": 256}
+QLORA = {"shape": ..., "scaling": ..., **FOUR_BIT, "dropout_mask": None}
+STEP = {
+    "step": ..., "lr": ..., "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0,
+}  # fmt: skip
+
 TABLE = (
     Function(
         "L0", "codes", "quantize_4bit", ("x",), ("packed", "absmax"), _coded, FOUR_BIT,
+        ("nibble_order", *CODING, "fp4_ties"),
     ),
     Function(
         "L0", "codes", "dequantize_4bit", ("packed", "absmax"), ("values",), _decoded,
-        {"shape": ..., **FOUR_BIT, "dtype": "float32"},
+        {**LAYER, "dtype": "float32"}, ("codebook", "nibble_order", *DECODING),
     ),
     Function(
         "L0", "codes", "quantize_blockwise", ("x", "codebook"), ("codes", "absmax"), _coded,
-        {"blocksize": 256},
+        {"blocksize": 256}, CODING,
     ),
     Function(
         "L0", "codes", "dequantize_blockwise", ("codes", "absmax", "codebook"), ("values",),
-        _decoded, {"shape": ..., "blocksize": 256, "dtype": "float32"},
+        _decoded, {"shape": ..., "blocksize": 256, "dtype": "float32"}, DECODING,
     ),
     Function(
         "L1", "nested", "quantize_absmax", ("absmax",), ("codes", "nested_absmax", "offset"),
-        _coded_scales, {"codebook": None, "blocksize": 256},
+        _coded_scales, NESTED, ("zero_block", *SCALING),
     ),
     Function(
         "L1", "nested", "dequantize_absmax", ("codes", "nested_absmax", "offset"), ("absmax",),
-        _decoded_scales, {"codebook": None, "blocksize": 256},
+        _decoded_scales, NESTED, ("map_8bit", "decode"),
     ),
     Function(
         "L1", "nested", "quantize_nested", ("x",), ("values",), _decoded,
-        {**FOUR_BIT, "dtype": "float32"}, optional=True, decoder="dequantize_nested",
+        {**FOUR_BIT, "dtype": "float32"},
+        ("codebook", "nested_scale", *SCALING, "input_type", "decode"),
+        optional=True, decoder="dequantize_nested",
     ),
     Function(
         "L2", "products", "matmul_4bit", ("x", "packed", "absmax"), ("y",), _applied,
-        {"shape": ..., **FOUR_BIT, "bias": None},
+        {**LAYER, "bias": None}, (*PACKED, "bias_type", "order"),
     ),
     Function(
         "L2", "products", "matmul_4bit_backward", ("dy", "packed", "absmax"), ("dx",), _gradients,
-        {"shape": ..., **FOUR_BIT},
+        LAYER, (*PACKED, "order"),
     ),
     Function(
         "L3", "lora", "lora_forward", ("x", "w", "a", "b"), ("y",), _applied,
-        {"scaling": ..., "dropout_mask": None},
+        ADAPTER, ("accumulate", "lora_rounding", "lora_merged"),
     ),
     Function(
         "L3", "lora", "lora_backward", ("dy", "x", "w", "a", "b"), ("dx", "da", "db"), _gradients,
-        {"scaling": ..., "dropout_mask": None},
+        ADAPTER, ("accumulate", "lora_rounding"),
     ),
     Function(
         "L3", "lora", "qlora_forward", ("x", "packed", "absmax", "a", "b"), ("y",), _applied,
-        {"shape": ..., "scaling": ..., **FOUR_BIT, "dropout_mask": None},
+        QLORA, (*PACKED, "lora_rounding", "lora_merged"),
     ),
     Function(
         "L3", "lora", "qlora_backward", ("dy", "x", "packed", "absmax", "a", "b"),
-        ("dx", "da", "db"), _gradients,
-        {"shape": ..., "scaling": ..., **FOUR_BIT, "dropout_mask": None},
+        ("dx", "da", "db"), _gradients, QLORA, (*PACKED, "lora_rounding"),
     ),
     Function(
         "L4", "adam", "adam_step", ("param", "grad", "m", "v"), ("param", "m", "v"), alike,
-        {"step": ..., "lr": ..., "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0,
-         "decoupled_weight_decay": True},
+        {**STEP, "decoupled_weight_decay": True}, (*ADAM, "decay_mode"),
     ),
     Function(
         "L4", "adam", "adam_step_8bit",
         ("param", "grad", "m_codes", "m_absmax", "v_codes", "v_absmax"),
         ("param", "m_codes", "m_absmax", "v_codes", "v_absmax"), alike,
-        {"step": ..., "lr": ..., "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0,
-         "blocksize": 256, "m_codebook": None, "v_codebook": None},
+        {**STEP, "blocksize": 256, "m_codebook": None, "v_codebook": None},
+        (*ADAM, "sign_nudge", "state_used"),
     ),
     Function(
         "L5", "paging", "make_pager", (), ("read", "log", "words", "plain"), _read,
@@ -236,6 +257,10 @@ TABLE = (
     ),
 )  # fmt: skip
 
+LINEAR, LORA, OPTIMIZERS = (
+    tuple(function.name for function in TABLE if function.family == family)
+    for family in ("products", "lora", "adam")
+)
 SAVING = ("save_paged", "load_paged")  # of L5; where one is missing, the kit saves by the host
 
 FUNCTIONS = {function.name: function for function in TABLE}

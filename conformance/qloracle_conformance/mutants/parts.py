@@ -5,6 +5,7 @@ functions out of the steps of S4 to S7, so that a fault can stand where it stand
 the scale, in the comparison, in the packing, in the block index.
 """
 
+import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -115,6 +116,52 @@ def then(function: Step, change: Step) -> Step:
 def insisting(function: Step, **fixed: Any) -> Step:
     """The function with some options fixed, whatever the caller asks for."""
     return lambda *arrays, **options: function(*arrays, **{**options, **fixed})
+
+
+def each(change: Callable[[Step], Step], *names: str) -> dict[str, Step]:
+    """Several of the right functions, changed in the same way."""
+    return {name: change(getattr(qloracle, name)) for name in names}
+
+
+def spoiling(spoil: Callable[[Array], Array]) -> Callable[[Step], Step]:
+    """A function that leaves something else in its first array."""
+
+    def changed(function: Step) -> Step:
+        def call(first: Array, *others: Array, **options: Any) -> Any:
+            result = function(first, *others, **options)
+            first[...] = spoil(first)
+            return result
+
+        return call
+
+    return changed
+
+
+def one_by_one(function: Step, change: Callable[[int, Array], Array]) -> Step:
+    """The function, each of its results changed; the change is told which one it is."""
+
+    def call(*arrays: Array, **options: Any) -> Any:
+        result = function(*arrays, **options)
+        if isinstance(result, tuple):
+            return tuple(itertools.starmap(change, enumerate(result)))
+        return change(0, result)
+
+    return call
+
+
+def pooled(function: Step) -> Step:
+    """The function with one buffer for each result and type, which the next call overwrites."""
+    buffers: dict[Any, Array] = {}
+
+    def kept(place: int, result: Array) -> Array:
+        key = place, result.dtype
+        if key not in buffers or buffers[key].size < result.size:
+            buffers[key] = np.zeros(2 * result.size, result.dtype)
+        buffer = buffers[key][: result.size]
+        buffer[:] = result.reshape(-1)
+        return buffer.reshape(result.shape)
+
+    return one_by_one(function, kept)
 
 
 # ---- the steps of a quantizer --------------------------------------------------------------------

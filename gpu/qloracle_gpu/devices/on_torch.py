@@ -19,6 +19,8 @@ from qloracle_gpu.devices.precision import full_float32
 class Tensors:
     """The tensors of one device: see `qloracle_gpu.devices.Arrays`."""
 
+    chunk = 1 << 18
+
     def __init__(self, place: torch.device) -> None:
         self._place = place
 
@@ -56,6 +58,8 @@ class Tensors:
 
 class CudaTensors(Tensors):
     """Runs the kernels on tensors of one GPU: see `qloracle_gpu.devices.Device`."""
+
+    chunk = 1 << 20
 
     def __init__(self, place: torch.device) -> None:
         super().__init__(place)

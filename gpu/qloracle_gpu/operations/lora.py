@@ -19,7 +19,7 @@ from qloracle_gpu.devices import Array, Arrays, Device, type_name
 from qloracle_gpu.operations import arguments as check
 from qloracle_gpu.operations import products
 from qloracle_gpu.operations.blockwise import Nested
-from qloracle_gpu.operations.products import CHUNK, Added, Chunks, as_matrix, heights
+from qloracle_gpu.operations.products import Added, Chunks, as_matrix, heights
 
 Gradients: TypeAlias = tuple[Array, Array, Array]  # dx, da, db
 Forward: TypeAlias = Callable[[Array, Added, str], Array]  # x, added, dtype -> x W' + added
@@ -172,9 +172,9 @@ def backward(device: Arrays, dy: Array, layer: Given, back: Backward, scaling: f
     return dx, device.cast(da, type_name(layer.a)), device.cast(db, type_name(layer.a))
 
 
-def widened(device: Arrays, w: Array, chunk: int = CHUNK) -> Chunks:
+def widened(device: Arrays, w: Array) -> Chunks:
     """Return a weight that is not packed, a few rows at a time."""
-    slices = heights(w.shape[0], w.shape[1], chunk)
+    slices = heights(w.shape[0], w.shape[1], device.chunk)
     return ((rows, device.cast(w[rows], "float32")) for rows in slices)
 
 

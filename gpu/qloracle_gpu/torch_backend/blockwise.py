@@ -28,19 +28,51 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, library
+from torch import Tensor
 
 import qloracle
 from qloracle import arguments as plain
 from qloracle.codebook import QUANT_TYPES
 from qloracle_gpu.devices.on_torch import Tensors
 from qloracle_gpu.operations import arguments as check
-from qloracle_gpu.torch_backend import cuda, tables, values
+from qloracle_gpu.torch_backend import tables, values
+from qloracle_gpu.torch_backend.operators import operator
 
 PART = 1 << 20  # elements handled at a time
 Blocks: TypeAlias = tuple[Tensor, Tensor]  # codes, packed or not, and absmax
 
 
+# ---- what a compiler is told of the results ------------------------------------------------------
+
+
+def _new(beside: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    return beside.new_empty(n, dtype=dtype)
+
+
+def _fake_codes_4bit(x: Tensor, blocksize: int, _: str) -> Blocks:
+    return _new(x, -(-x.numel() // 2), torch.uint8), _fake_scales(x, blocksize)
+
+
+def _fake_codes(x: Tensor, _: Tensor, blocksize: int) -> Blocks:
+    return _new(x, x.numel(), torch.uint8), _fake_scales(x, blocksize)
+
+
+def _fake_scales(x: Tensor, blocksize: int) -> Tensor:
+    return _new(x, -(-x.numel() // blocksize), torch.float32)
+
+
+def _fake_values_4bit(packed: Tensor, _: Tensor, shape: list[int], *form: Any) -> Tensor:
+    return packed.new_empty(shape, dtype=form[-1])
+
+
+def _fake_values(codes: Tensor, _: Tensor, __: Tensor, shape: list[int], *form: Any) -> Tensor:
+    return codes.new_empty(shape, dtype=form[-1])
+
+
+# ---- the functions -------------------------------------------------------------------------------
+
+
+@operator(_fake_codes_4bit)
 def quantize_4bit(
     x: Tensor, *, blocksize: int = 64, quant_type: str = "nf4"
 ) -> tuple[Tensor, Tensor]:
@@ -56,9 +88,6 @@ def quantize_4bit(
     ([240, 247], [1.0, 3.0])
     """
     plain.choice("quant_type", quant_type, QUANT_TYPES)
-    if cuda.takes(x, blocksize):
-        coded: Blocks = _quantize_4bit_op(x.detach(), blocksize, quant_type)
-        return coded
     encode = partial(_codes_4bit, quant_type=quant_type)
     codes, absmax = _quantize(x, blocksize, encode)  # n, ceil(n / blocksize)
     if codes.numel() % 2:  # the spare nibble holds the code of zero
@@ -66,6 +95,7 @@ def quantize_4bit(
     return codes[::2] << 4 | codes[1::2], absmax
 
 
+@operator(_fake_values_4bit)
 def dequantize_4bit(
     packed: Tensor,
     absmax: Tensor,
@@ -92,11 +122,6 @@ def dequantize_4bit(
     dims, n = plain.dimensions("shape", shape)
     here = values.beside(packed)
     known = check.vector(here, "packed", packed, "uint8", (n + 1) // 2)
-    if cuda.takes(known, blocksize):
-        scale = here.array("absmax", absmax)
-        form = list(dims), blocksize, quant_type, values.float_type("dtype", dtype)
-        decoded: Tensor = _dequantize_4bit_op(known, scale, *form)
-        return decoded
     if blocksize % 2:  # two blocks may share a byte
         codes = torch.stack([known >> 4, known & 15], dim=1).view(-1)[:n]
         levels = tables.levels(quant_type, known.device)
@@ -105,6 +130,7 @@ def dequantize_4bit(
     return _decode(pairs, known, absmax, n, blocksize, dtype).view(dims)
 
 
+@operator(_fake_codes)
 def quantize_blockwise(
     x: Tensor, codebook: Tensor, *, blocksize: int = 256
 ) -> tuple[Tensor, Tensor]:
@@ -120,13 +146,10 @@ def quantize_blockwise(
     ([2, 1, 0], [4.0])
     """
     here, known = values.beside(x), check.floats(Tensors(values.place_of(x)), "x", x)
-    if cuda.takes(known, blocksize):
-        table = here.array("codebook", codebook)
-        coded: Blocks = _quantize_blockwise_op(known, table, blocksize)
-        return coded
     return quantize_by(thresholds_of(here, "codebook", codebook), known, blocksize)
 
 
+@operator(_fake_values)
 def dequantize_blockwise(
     codes: Tensor,
     absmax: Tensor,
@@ -146,12 +169,6 @@ def dequantize_blockwise(
     [4.0, 0.0, -4.0]
     """
     here = values.beside(codes)
-    if cuda.takes(codes, blocksize):
-        own = here.array("absmax", absmax), here.array("codebook", codebook)
-        form = list(plain.dimensions("shape", shape)[0]), blocksize
-        wanted = values.float_type("dtype", dtype)
-        decoded: Tensor = _dequantize_blockwise_op(codes.detach(), *own, *form, wanted)
-        return decoded
     here.array("codes", codes)
     levels = levels_of(here, "codebook", codebook)
     dims, n = plain.dimensions("shape", shape)
@@ -177,10 +194,15 @@ def quantize_by(thresholds: Tensor, x: Tensor, blocksize: int) -> Blocks:
 
 
 def dequantize_by(
-    levels: Tensor, codes: Tensor, absmax: Tensor, blocksize: int, dtype: torch.dtype
+    levels: Tensor,
+    codes: Tensor,
+    absmax: Tensor,
+    blocksize: int,
+    dtype: torch.dtype,
+    name: str = "codes",
 ) -> Tensor:
     """Decode codes uint8[n] by `levels`, which are known to be a codebook; dtype[n]."""
-    known = values.codes_below("codes", codes, levels.numel())
+    known = values.codes_below(name, codes, levels.numel())
     return _decode(levels, known, absmax, known.numel(), blocksize, dtype)
 
 
@@ -244,79 +266,3 @@ def _parts(flat: Tensor, step: int) -> list[Tensor]:
     whole = n // step * step
     parts = [*flat[:whole].view(-1, step).split(max(PART // step, 1))]
     return [*parts, flat[whole:].view(1, -1)] if whole < n else parts
-
-
-# ---- the same as operators of torch, which no compiler looks into --------------------------------
-
-
-@library.custom_op("qloracle::quantize_4bit", mutates_args=())
-def _quantize_4bit_op(x: Tensor, blocksize: int, quant_type: str) -> tuple[Tensor, Tensor]:
-    offered = cuda.on(x).quantize_4bit if cuda.takes(x, blocksize) else quantize_4bit
-    coded: Blocks = offered(x, blocksize=blocksize, quant_type=quant_type)
-    return coded
-
-
-@library.custom_op("qloracle::dequantize_4bit", mutates_args=())
-def _dequantize_4bit_op(
-    packed: Tensor,
-    absmax: Tensor,
-    shape: list[int],
-    blocksize: int,
-    quant_type: str,
-    dtype: torch.dtype,
-) -> Tensor:
-    offered = cuda.on(packed).dequantize_4bit if cuda.takes(packed, blocksize) else dequantize_4bit
-    form: dict[str, Any] = {"shape": shape, "blocksize": blocksize, "dtype": dtype}
-    decoded: Tensor = offered(packed, absmax, quant_type=quant_type, **form)
-    return decoded
-
-
-@library.custom_op("qloracle::quantize_blockwise", mutates_args=())
-def _quantize_blockwise_op(x: Tensor, codebook: Tensor, blocksize: int) -> tuple[Tensor, Tensor]:
-    offered = cuda.on(x).quantize_blockwise if cuda.takes(x, blocksize) else quantize_blockwise
-    coded: Blocks = offered(x, codebook, blocksize=blocksize)
-    return coded
-
-
-@library.custom_op("qloracle::dequantize_blockwise", mutates_args=())
-def _dequantize_blockwise_op(
-    codes: Tensor,
-    absmax: Tensor,
-    codebook: Tensor,
-    shape: list[int],
-    blocksize: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    by_kernels = cuda.takes(codes, blocksize)
-    offered = cuda.on(codes).dequantize_blockwise if by_kernels else dequantize_blockwise
-    form: dict[str, Any] = {"shape": shape, "blocksize": blocksize, "dtype": dtype}
-    decoded: Tensor = offered(codes, absmax, codebook, **form)
-    return decoded
-
-
-@_quantize_4bit_op.register_fake
-def _(x: Tensor, blocksize: int, quant_type: str) -> Blocks:
-    return _new(x, -(-x.numel() // 2), torch.uint8), _new_absmax(x, blocksize)
-
-
-@_dequantize_4bit_op.register_fake
-def _(packed: Tensor, absmax: Tensor, shape: list[int], *form: Any) -> Tensor:
-    return packed.new_empty(shape, dtype=form[-1])
-
-
-@_quantize_blockwise_op.register_fake
-def _(x: Tensor, codebook: Tensor, blocksize: int) -> Blocks:
-    return _new(x, x.numel(), torch.uint8), _new_absmax(x, blocksize)
-
-
-@_dequantize_blockwise_op.register_fake
-def _(codes: Tensor, absmax: Tensor, codebook: Tensor, shape: list[int], *form: Any) -> Tensor:
-    return codes.new_empty(shape, dtype=form[-1])
-
-
-def _new(beside: Tensor, n: int, dtype: torch.dtype) -> Tensor:
-    return beside.new_empty(n, dtype=dtype)
-
-
-def _new_absmax(x: Tensor, blocksize: int) -> Tensor:
-    return _new(x, -(-x.numel() // blocksize), torch.float32)

@@ -53,7 +53,7 @@ def _on(device: torch.device, kind: str, name: str) -> Tensor:
         return _SENT[key]
     with torch.inference_mode(False):
         table = _MADE[kind, name].to(device)
-    if type(table) is Tensor and not torch.compiler.is_compiling():
+    if type(table) is Tensor:
         _SENT[key] = table
     return table
 

@@ -9,16 +9,8 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.dialects import Dialect
 from qloracle_conformance.contract.protocol import FUNCTIONS
-from qloracle_conformance.judging import expected
-from qloracle_conformance.judging.bounds import (
-    UNDERFLOW,
-    Bounded,
-    Float64,
-    U,
-    gamma,
-    nearest,
-    rounded,
-)
+from qloracle_conformance.judging import bounds, expected
+from qloracle_conformance.judging.bounds import UNDERFLOW, Bounded, Float64, U, gamma, rounded
 from qloracle_conformance.judging.expected import Coder, Float32
 from qloracle_conformance.judging.views import specified_levels
 
@@ -108,7 +100,7 @@ def demanded(exact: Float64, error: Float64, dtype: str) -> Bounded:
     correct = rounded(exact, error, "float32")
     if dtype != "float32":
         correct = rounded(exact, correct.bound, dtype)
-    only = nearest(exact, dtype)
+    only = bounds.nearest(exact, dtype)
     still = error == 0
     return Bounded(np.where(still, only.exact, exact), np.where(still, 0.0, correct.bound))
 

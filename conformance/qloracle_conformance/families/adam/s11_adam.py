@@ -51,17 +51,7 @@ import numpy as np
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.adam import bounds, inputs
-from qloracle_conformance.families.adam.inputs import (
-    BETAS,
-    LR,
-    STEPS,
-    TYPES,
-    old_state,
-    ordinary,
-    sized,
-    stepped,
-    typed,
-)
+from qloracle_conformance.families.adam.inputs import BETAS, STEPS, ordinary, sized, stepped, typed
 from qloracle_conformance.judging.bounds import within
 from qloracle_conformance.judging.checks import Plan, in_every_form, layers
 from qloracle_conformance.judging.compare import NOTHING, Outcome, Values
@@ -80,7 +70,7 @@ def moments(plan: Plan) -> Iterator[Case]:
     for beta1, beta2 in BETAS:
         grad = sized(rng, (N,))
         yield from at_zero(rng, grad, beta1=beta1, beta2=beta2, step=2)
-        old = old_state(rng, grad[::-1])
+        old = inputs.old_state(rng, grad[::-1])
         yield stepped(zero, grad, *old, "from another size", beta1=beta1, beta2=beta2, step=2)
 
 
@@ -96,14 +86,14 @@ def at_zero(rng: np.random.Generator, grad: Float32, **options: Any) -> Iterator
     """A step at p = 0 from nothing, and one from a state."""
     zero = np.zeros(N, np.float32)
     yield stepped(zero, grad, zero, zero, "p = 0, first moments", **options)
-    yield stepped(zero, grad, *old_state(rng, grad), "p = 0, from a state", **options)
+    yield stepped(zero, grad, *inputs.old_state(rng, grad), "p = 0, from a state", **options)
 
 
 def parameters(plan: Plan) -> Iterator[Case]:
     """Beside a parameter from 1e-3 to 1e3, from a state; small and large steps."""
     rng = plan.rng
     for step in STEPS:
-        for lr in (LR, 0.3):
+        for lr in (inputs.LR, 0.3):
             case = ordinary(rng, (N,), "p from 1e-3 to 1e3", step=step, lr=lr)
             yield case.with_arrays(param=sized(rng, (N,), -3, 3))
 
@@ -119,7 +109,7 @@ def eps(plan: Plan) -> Iterator[Case]:
 def zeros(plan: Plan) -> Iterator[Case]:
     """Zero gradients: with a state of zero nothing may move, else the state shrinks."""
     rng, zero = plan.rng, np.zeros(N, np.float32)
-    for types in TYPES:
+    for types in inputs.TYPES:
         case = stepped(sized(rng, (N,), -3, 3), zero, zero, zero, "nothing may move", step=2)
         yield typed(case, *types)
         yield typed(ordinary(rng, (N,), "no gradient", step=3).with_arrays(grad=zero), *types)

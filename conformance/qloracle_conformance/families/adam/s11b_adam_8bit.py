@@ -36,25 +36,11 @@ from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.adam import bounds, inputs
-from qloracle_conformance.families.adam.inputs import (
-    BETAS,
-    STEPS,
-    coded,
-    fresh,
-    ordinary_8bit,
-    random_state,
-    sized,
-)
+from qloracle_conformance.families.adam.inputs import BETAS, coded, fresh, ordinary_8bit, sized
+from qloracle_conformance.judging import compare
 from qloracle_conformance.judging.bounds import Bounded, within
 from qloracle_conformance.judging.checks import Plan, in_every_form, layers
-from qloracle_conformance.judging.compare import (
-    NOTHING,
-    Mismatch,
-    Outcome,
-    Values,
-    Wrong,
-    own_scales,
-)
+from qloracle_conformance.judging.compare import NOTHING, Mismatch, Outcome, Values, Wrong
 from qloracle_conformance.judging.expected import Float32, f32
 from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
@@ -91,7 +77,7 @@ def zeros(plan: Plan) -> Iterator[Case]:
     """Elements without state and gradient, beside large ones and in blocks of their own."""
     rng = plan.rng
     for step in (1, 7):
-        grad, state = sized(rng, (600,), -3, 0), random_state(rng, 600)
+        grad, state = sized(rng, (600,), -3, 0), inputs.random_state(rng, 600)
         still = np.arange(600) % 3 > 0
         still[256:512] = True
         grad[still] = 0
@@ -104,7 +90,7 @@ def zeros(plan: Plan) -> Iterator[Case]:
 def steps(plan: Plan) -> Iterator[Case]:
     """At p = 0 and beside parameters; the first step from nothing, later ones from a state."""
     rng = plan.rng
-    for step in STEPS:
+    for step in inputs.STEPS:
         grad, zero = sized(rng, (300,), -3, 1), np.zeros(300, np.float32)
         yield coded(zero, grad, fresh(300), "p = 0, first moments", step=step)
         case = ordinary_8bit(rng, (600,), "from a state", step=step)
@@ -171,7 +157,7 @@ def _judge_state(kind: str, case: Case, values: Values, expected: Bounded, view:
     found = within(f"{kind}_absmax", absmax, scales, lambda _: why)
     if codes.size != expected.exact.size:
         return found
-    own = own_scales(absmax, scales.exact.astype(np.float32))
+    own = compare.own_scales(absmax, scales.exact.astype(np.float32))
     return found + judge_codes(kind, case, codes, expected, own, view)
 
 

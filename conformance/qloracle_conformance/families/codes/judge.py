@@ -11,18 +11,8 @@ from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.dialects import BANDS, Dialect
-from qloracle_conformance.judging import expected
-from qloracle_conformance.judging.compare import (
-    NOTHING,
-    Mismatch,
-    Outcome,
-    Values,
-    Wrong,
-    blocks_of,
-    exact,
-    own_scales,
-    under_its_map,
-)
+from qloracle_conformance.judging import compare, expected
+from qloracle_conformance.judging.compare import NOTHING, Outcome, Values, Wrong, blocks_of, exact
 from qloracle_conformance.judging.expected import Blocks, Float32
 from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
@@ -36,11 +26,11 @@ def judge_absmax(case: Case, values: Values, view: View) -> Outcome:
 
 def judge_codes(case: Case, values: Values, view: View) -> Outcome:
     """S5: each code is the number of thresholds below x / absmax, on the own absmax."""
-    x, blocks, view = case.arrays["x"], blocks_of(case, view), under_its_map(case, view)
+    x, blocks, view = case.arrays["x"], blocks_of(case, view), compare.under_its_map(case, view)
     codes = codes_in(case, values[0], view)
     if codes is None:
         return NOTHING
-    absmax = own_scales(values[1], expected.absmax_of(x, blocks, view.dialect))
+    absmax = compare.own_scales(values[1], expected.absmax_of(x, blocks, view.dialect))
     return compare_codes("code", codes, x, absmax, blocks, view)
 
 
@@ -88,7 +78,7 @@ def compare_codes(
         return outcome
     at = np.flatnonzero(bad)
     i = int(at[0])
-    first = Mismatch(
+    first = compare.Mismatch(
         name, i, show(codes.reshape(-1)[i].astype(np.uint8)), str(coder.code_of(int(correct[i]))),
         _why(x.reshape(-1)[i], scale[i], q[i], coder, int(correct[i])),
         0.0, abs(int(got[i]) - int(correct[i])),
@@ -119,7 +109,7 @@ def _why(x: Any, scale: Any, q: Any, coder: expected.Coder, rank: int) -> str:
 
 def judge_decoded(case: Case, values: Values, view: View) -> Outcome:
     """S7: level * absmax, one float32 rounding, then one rounding to the output type."""
-    blocks, view = blocks_of(case, view), under_its_map(case, view)
+    blocks, view = blocks_of(case, view), compare.under_its_map(case, view)
     n = blocks.index.size
     if view.quant_type:
         codes = expected.unpack(case.arrays["packed"], n, view.dialect["nibble_order"])

@@ -33,8 +33,7 @@ orders come within a factor of two of the bound on small layers.
 from collections.abc import Iterator
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.dialects import LORA
-from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS
+from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS, LORA
 from qloracle_conformance.families.lora import bounds, inputs
 from qloracle_conformance.judging.bounds import Bounded, within
 from qloracle_conformance.judging.checks import Check, Plan, in_every_form, layers

@@ -17,17 +17,9 @@ import qloracle
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.dialects import Dialect
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
-from qloracle_conformance.judging import expected
+from qloracle_conformance.judging import compare, expected
 from qloracle_conformance.judging.bounds import TINY, U, gamma
-from qloracle_conformance.judging.compare import (
-    NOTHING,
-    Mismatch,
-    Outcome,
-    Values,
-    Wrong,
-    blocks_of,
-    exact,
-)
+from qloracle_conformance.judging.compare import NOTHING, Mismatch, Outcome, Values, blocks_of
 from qloracle_conformance.judging.expected import Blocks, Float32
 from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
@@ -112,7 +104,7 @@ def judge_values(case: Case, values: Values, view: View) -> Outcome:
     )
     error = abs(float(got[i]) - float(low[i]))
     first = Mismatch("values", i, show(got[i]), show(low[i]), reason, 0.0, error)
-    return Outcome(int((~zero).sum()), at.size, first, where=Wrong("values", x.size, at))
+    return Outcome(int((~zero).sum()), at.size, first, where=compare.Wrong("values", x.size, at))
 
 
 def judge_zeros(case: Case, values: Values, view: View) -> Outcome:
@@ -124,7 +116,7 @@ def judge_zeros(case: Case, values: Values, view: View) -> Outcome:
     zero = (expected.absmax_of(x, blocks, {}) == 0)[blocks.index]
     correct = np.where(zero, np.float32(0), got.astype(np.float32))
     reason = "x = 0 in a block of zeros: only the code of zero means 0"
-    return exact("values", got, correct, reason) + judge_values(case, values, view)
+    return compare.exact("values", got, correct, reason) + judge_values(case, values, view)
 
 
 def judge_scales(case: Case, values: Values, view: View) -> Outcome:
@@ -149,7 +141,7 @@ def judge_scales(case: Case, values: Values, view: View) -> Outcome:
         "values", i, show(got[i]), show(x[i].astype(np.float32)), reason,
         float(bound[block]), float(error[at[0]]),
     )  # fmt: skip
-    where = Wrong("values", x.size, lead[kept][at])
+    where = compare.Wrong("values", x.size, lead[kept][at])
     return Outcome(int(kept.sum()), at.size, first, use=use, where=where)
 
 

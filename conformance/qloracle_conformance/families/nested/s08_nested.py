@@ -44,17 +44,10 @@ from qloracle_conformance.families.codes.judge import compare_codes
 from qloracle_conformance.families.nested import inputs
 from qloracle_conformance.families.nested.inputs import codes_case, scales_case
 from qloracle_conformance.families.nested.roundtrip import judge_scales
-from qloracle_conformance.judging import expected
+from qloracle_conformance.judging import compare, expected
 from qloracle_conformance.judging.bounds import TINY, gamma
 from qloracle_conformance.judging.checks import Check, Plan, in_every_form
-from qloracle_conformance.judging.compare import (
-    Mismatch,
-    Outcome,
-    Values,
-    exact,
-    own_scales,
-    under_its_map,
-)
+from qloracle_conformance.judging.compare import Mismatch, Outcome, Values, exact, under_its_map
 from qloracle_conformance.judging.expected import Float32
 from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.text import show
@@ -121,7 +114,7 @@ def judge_nested(case: Case, values: Values, view: View) -> Outcome:
     correct = expected.absmax_of(residual, blocks, {})
     reason = "the largest |absmax - offset| of the group"
     outcome = exact("nested_absmax", values[1], correct, reason)
-    codes, scale = values[0].reshape(-1), own_scales(values[1], correct)
+    codes, scale = values[0].reshape(-1), compare.own_scales(values[1], correct)
     return outcome + compare_codes(
         "code", codes, residual, scale, blocks, under_its_map(case, view)
     )

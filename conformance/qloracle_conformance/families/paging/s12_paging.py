@@ -65,7 +65,8 @@ def judge_operations(case: Case, values: Values) -> Outcome:
         elif status[number] == RAISED:
             return outcome + _operation(operation, number, word, "no error")
         elif operation[0] == "load" and status[number] == DONE:
-            expected = json.dumps([plain_arrays.alive_after(case, number), {"file": operation[1]}])
+            alive = plain_arrays.results(case)[number]
+            expected = json.dumps([alive, {"file": operation[1]}])
             loaded = word == expected
             outcome += Outcome(1) if loaded else _operation(operation, number, word, expected)
     return outcome

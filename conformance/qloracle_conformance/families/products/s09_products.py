@@ -29,8 +29,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.dialects import LINEAR
-from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS
+from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS, LINEAR
 from qloracle_conformance.families.products import bounds, inputs
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.bounds import U, within

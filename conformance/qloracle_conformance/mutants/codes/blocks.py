@@ -7,33 +7,18 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 import qloracle
-from qloracle_conformance.mutants.parts import (
-    Array,
-    Index,
-    Multiply,
-    Shape,
-    block_index,
-    decoder,
-    decoder_8bit,
-    decoders,
-    divided,
-    encoder,
-    encoders,
-    fault,
-    packed_pairs,
-    product,
-    rows_and_columns,
-)
+from qloracle_conformance.mutants import parts
+from qloracle_conformance.mutants.parts import Array, Shape, block_index, decoder, decoders, fault
 
 
-def _restarting_if(applies: Callable[[int, int], Any]) -> Index:
+def _restarting_if(applies: Callable[[int, int], Any]) -> parts.Index:
     """An index that restarts at each row, and counts whole blocks only, where that `applies`.
 
     It is asked with the length of a row and the block size.
     """
 
     def index(shape: Shape, blocksize: int) -> Array:
-        row, column, length = rows_and_columns(shape)
+        row, column, length = parts.rows_and_columns(shape)
         if not applies(length, blocksize):
             return block_index(shape, blocksize)
         return np.asarray(row * (length // blocksize) + column // blocksize)
@@ -42,7 +27,7 @@ def _restarting_if(applies: Callable[[int, int], Any]) -> Index:
 
 
 def _ceiled(shape: Shape, blocksize: int) -> Array:
-    row, column, length = rows_and_columns(shape)
+    row, column, length = parts.rows_and_columns(shape)
     return np.asarray(row * -(-length // blocksize) + column // blocksize)
 
 
@@ -51,23 +36,23 @@ def _blocks_of_rows(
 ) -> tuple[Array, Array]:
     table = qloracle.codebook(quant_type)
     rows = x.reshape(-1, x.shape[-1] if x.ndim and x.size else 1)
-    parts = [qloracle.quantize_blockwise(row, table, blocksize=blocksize) for row in rows]
+    pieces = [qloracle.quantize_blockwise(row, table, blocksize=blocksize) for row in rows]
     empty = (np.zeros(0, np.uint8), np.zeros(0, np.float32))
-    codes, absmax = (np.concatenate(part) for part in zip(empty, *parts, strict=True))
-    return packed_pairs(codes), absmax
+    codes, absmax = (np.concatenate(part) for part in zip(empty, *pieces, strict=True))
+    return parts.packed_pairs(codes), absmax
 
 
 def _by_the_neighbour(flat: Array, absmax: Array, blocksize: int) -> Array:
     if flat.size % blocksize and absmax.size > 1:
         absmax = np.append(absmax[:-1], absmax[-2])
-    return divided(flat, absmax, blocksize)
+    return parts.divided(flat, absmax, blocksize)
 
 
-def _whole_tiles(tile: int) -> Multiply:
+def _whole_tiles(tile: int) -> parts.Multiply:
     """Products of whole tiles; what is left over stays 0."""
 
     def multiply(levels: Array, scale: Array, dtype: DTypeLike) -> Array:
-        values = product(levels, scale, dtype)
+        values = parts.product(levels, scale, dtype)
         values[values.size // tile * tile :] = 0
         return values
 
@@ -121,8 +106,8 @@ Index16Bit = fault("S3",
     **decoders(index=lambda shape, blocksize: block_index(shape, blocksize) & 0xFFFF))
 Grid16Bit = fault("S3",
     "A launch has at most 65,536 blocks: the others are scaled by the wrong absmax (rule S3).",
-    **encoders(scale=lambda flat, absmax, blocksize:
-        divided(flat, absmax[np.arange(absmax.size) & 0xFFFF], blocksize)))
+    **parts.encoders(scale=lambda flat, absmax, blocksize:
+        parts.divided(flat, absmax[np.arange(absmax.size) & 0xFFFF], blocksize)))
 BlocksOf4096 = fault("S3",
     "Blocks of 4,096 are sent to the kernel for 2,048 (as in bitsandbytes #1157).",
     **decoders(index=lambda shape, blocksize: block_index(shape, min(blocksize, 2048))))
@@ -130,7 +115,7 @@ BlocksOf4096 = fault("S3",
 # ---- the end of an array -------------------------------------------------------------------------
 NeighboursScale = fault("S3",
     "A short last block is scaled by the absmax of the block before it (rule S3).",
-    **encoders(scale=_by_the_neighbour))
+    **parts.encoders(scale=_by_the_neighbour))
 TilesOf64 = fault("S3",
     "The grid counts whole tiles of 64, and what is left over is never written (rule S3).",
     dequantize_4bit=decoder(multiply=_whole_tiles(64)))
@@ -139,11 +124,11 @@ ShortBlockUncoded = fault("S3",
     quantize_4bit=_whole_blocks)
 LastElementUncoded = fault("S3",
     "The loop ends one element early, and the last code stays 0 (rule S3).",
-    quantize_4bit=encoder(pack=lambda codes:
-        packed_pairs(np.append(codes[:-1], np.zeros_like(codes[-1:])))))
+    quantize_4bit=parts.encoder(pack=lambda codes:
+        parts.packed_pairs(np.append(codes[:-1], np.zeros_like(codes[-1:])))))
 NoTail = fault("S3",
     "Vectors of 16 without a tail: what follows the last one is never decoded (rule S3).",
-    dequantize_blockwise=decoder_8bit(multiply=_whole_tiles(16)))
+    dequantize_blockwise=parts.decoder_8bit(multiply=_whole_tiles(16)))
 NoBlocksOf512 = fault("S3",
     "The dispatch knows no blocks of 512, and the output stays zero (onnxruntime #28551).",
     dequantize_4bit=_without_512)

@@ -6,28 +6,14 @@ from typing import Any
 import numpy as np
 
 import qloracle
+from qloracle_conformance.mutants import parts
 from qloracle_conformance.mutants.codes.steps import by_inverse
-from qloracle_conformance.mutants.parts import (
-    BFLOAT16,
-    Array,
-    Shape,
-    counted,
-    decoder,
-    divided,
-    encoder,
-    encoders,
-    fault,
-    packed_pairs,
-    rounded,
-    rows_and_columns,
-    spread,
-    unpacked,
-)
+from qloracle_conformance.mutants.parts import Array, Shape, decoder, encoder, fault, unpacked
 
 
 def _below_minus_zero(q: Array, thresholds: Array) -> Array:
     signed = (q == 0) & np.signbit(q) & (thresholds[0] < 0)
-    return np.asarray(counted(q, thresholds) - signed)
+    return np.asarray(parts.counted(q, thresholds) - signed)
 
 
 def _stale_byte(x: Array, *, blocksize: int = 64, **options: Any) -> tuple[Array, Array]:
@@ -42,7 +28,7 @@ def _swapped(packed: Array) -> Array:
 
 
 def _pack_swapped(codes: Array) -> Array:
-    return _swapped(packed_pairs(codes))
+    return _swapped(parts.packed_pairs(codes))
 
 
 def _unpack_swapped(packed: Array, shape: Shape) -> Array:
@@ -56,7 +42,7 @@ def _pack_halves(codes: Array) -> Array:
 
 
 def _unpack_rows(packed: Array, shape: Shape) -> Array:
-    row, column, length = rows_and_columns(shape)
+    row, column, length = parts.rows_and_columns(shape)
     every = unpacked(packed, (2 * packed.size,))
     return every.take(row * (length + length % 2) + column, mode="clip")
 
@@ -65,17 +51,18 @@ def _unpack_rows(packed: Array, shape: Shape) -> Array:
 # ---- S5: the codes -------------------------------------------------------------------------------
 ZerosAreNaN = fault("S5",
     "0 * (1 / 0) is NaN, so a block of zeros gets code 0, undeclared (bitsandbytes on CUDA).",
-    **encoders(scale=lambda flat, absmax, blocksize:
-        flat * spread(np.float32(1) / absmax, flat.size, blocksize)))
+    **parts.encoders(scale=lambda flat, absmax, blocksize:
+        flat * parts.spread(np.float32(1) / absmax, flat.size, blocksize)))
 SloppyReciprocal = fault("S5",
     "The reciprocal of the absmax is 8 ulp too large: beyond every named approximation (S5).",
-    **encoders(scale=by_inverse(lambda absmax: (1 / absmax) * np.float32(1 + 2.0**-20))))
+    **parts.encoders(scale=by_inverse(lambda absmax: (1 / absmax) * np.float32(1 + 2.0**-20))))
 BFloat16Reciprocal = fault("S5", "x is multiplied by a reciprocal kept in bfloat16 (rule S5).",
-    quantize_4bit=encoder(scale=by_inverse(lambda absmax: rounded(1 / absmax, BFLOAT16))))
+    quantize_4bit=encoder(
+        scale=by_inverse(lambda absmax: parts.rounded(1 / absmax, parts.BFLOAT16))))
 EpsilonAdded = fault("S5",
     "x is divided by absmax + 1e-6, while the absmax is stored as it is (rule S5).",
     quantize_4bit=encoder(scale=lambda flat, absmax, blocksize:
-        divided(flat, absmax + np.float32(1e-6), blocksize)))
+        parts.divided(flat, absmax + np.float32(1e-6), blocksize)))
 SignBitRead = fault("S5",
     "-0.0 is negative by its sign bit, and gets the code below zero's (rule S5).",
     quantize_4bit=encoder(count=_below_minus_zero))

@@ -3,17 +3,9 @@
 import numpy as np
 from numpy.typing import DTypeLike
 
+from qloracle_conformance.mutants import parts
 from qloracle_conformance.mutants.codes.steps import cut_to_bfloat16, only_for
-from qloracle_conformance.mutants.parts import (
-    BFLOAT16,
-    Array,
-    decoder,
-    decoder_8bit,
-    decoders,
-    fault,
-    product,
-    rounded,
-)
+from qloracle_conformance.mutants.parts import BFLOAT16, Array, decoder, decoders, fault, product
 
 
 def _halves_up(values: Array) -> Array:
@@ -47,7 +39,7 @@ Saturated = fault("S7", "float16 results end at 65,504 instead of infinity (rule
 RoundedTwice = fault("S7",
     "float16 results pass through a bfloat16 buffer (unsloth #4026: one buffer, two types).",
     dequantize_4bit=decoder(
-        multiply=only_for(np.float16, lambda values: rounded(values, BFLOAT16))))
+        multiply=only_for(np.float16, lambda values: parts.rounded(values, BFLOAT16))))
 RoundedDirectly = fault("S7",
     "The product is made in float64 and rounded once, past float32 (rule S7).",
     dequantize_4bit=decoder(multiply=lambda levels, scale, dtype:
@@ -58,7 +50,7 @@ SmallHalvesLost = fault("S7",
 ScaleNarrowed = fault("S7",
     "The absmax is rounded to the output type, the level is not (bitsandbytes on Gaudi).",
     **decoders(multiply=lambda levels, scale, dtype:
-        product(levels, rounded(scale, dtype), dtype)))
+        product(levels, parts.rounded(scale, dtype), dtype)))
 SignOfScaleLost = fault("S7",
     "A negative absmax, lawful after double quantization, is taken for its magnitude (rule S7).",
     dequantize_4bit=decoder(multiply=lambda levels, scale, dtype:
@@ -68,5 +60,5 @@ HalfABuffer = fault("S7",
     dequantize_4bit=decoder(multiply=_pairs_in_half_a_buffer))
 SignedCodes = fault("S7",
     "8-bit codes are read as signed bytes: those above 127 decode to level 0 (rule S7).",
-    dequantize_blockwise=decoder_8bit(levels=lambda codebook:
+    dequantize_blockwise=parts.decoder_8bit(levels=lambda codebook:
         np.where(np.arange(codebook.size) < 128, codebook, codebook[0])))

@@ -10,27 +10,10 @@ import numpy as np
 
 import qloracle
 from qloracle_conformance.judging import expected
+from qloracle_conformance.mutants import parts
 from qloracle_conformance.mutants.codes import blocks, codes, scales, tables
 from qloracle_conformance.mutants.codes.steps import by_inverse, fp4_encoder, nf4_encoder, only_for
-from qloracle_conformance.mutants.parts import (
-    BFLOAT16,
-    NF4,
-    Array,
-    decoder,
-    decoders,
-    divided,
-    encoder,
-    encoders,
-    inverted,
-    packed_pairs,
-    peaks,
-    product,
-    rounded,
-    spread,
-    then,
-    variant,
-    widened,
-)
+from qloracle_conformance.mutants.parts import BFLOAT16, NF4, Array, divided, encoder, then, variant
 
 NORMAL = np.float32(2.0**-126)
 
@@ -41,7 +24,7 @@ def _flushed(values: Array) -> Array:
 
 
 def _full_and_partial(flat: Array, absmax: Array, blocksize: int) -> Array:
-    q = inverted(flat, absmax, blocksize)
+    q = parts.inverted(flat, absmax, blocksize)
     short = flat.size // blocksize * blocksize
     q[short:] = divided(flat, absmax, blocksize)[short:]
     return q
@@ -54,18 +37,18 @@ def _inverse_rounded_up(absmax: Array) -> Array:
 
 
 def _by_scaled_thresholds(x: Array, *, blocksize: int = 64) -> tuple[Array, Array]:
-    flat = widened(x)
-    absmax = peaks(flat, blocksize)
-    scale = spread(absmax, flat.size, blocksize)
+    flat = parts.widened(x)
+    absmax = parts.peaks(flat, blocksize)
+    scale = parts.spread(absmax, flat.size, blocksize)
     codes = np.zeros(flat.size, np.uint8)
     for threshold in qloracle.thresholds(NF4):
         codes += (scale > 0) & (flat > threshold * scale) | (scale == 0) & (threshold < 0)
-    return packed_pairs(codes), absmax
+    return parts.packed_pairs(codes), absmax
 
 
 def _in_own_type(x: Array, **options: Any) -> Any:
     def scale(flat: Array, absmax: Array, blocksize: int) -> Array:
-        return rounded(divided(flat, absmax, blocksize), x.dtype)
+        return parts.rounded(divided(flat, absmax, blocksize), x.dtype)
 
     return encoder(scale=scale)(x, **options)
 
@@ -90,7 +73,7 @@ def cuda_fp4(table: Array) -> Array:
 def _by_signed_levels(x: Array, *, blocksize: int = 64, **_: Any) -> tuple[Array, Array]:
     levels, codes = np.unique(qloracle.fp4_codebook(), return_index=True)
     ranks, absmax = qloracle.quantize_blockwise(x, levels, blocksize=blocksize)
-    return packed_pairs(codes[ranks].astype(np.uint8)), absmax
+    return parts.packed_pairs(codes[ranks].astype(np.uint8)), absmax
 
 
 def _zeros_exchanged(packed: Array, absmax: Array) -> tuple[Array, Array]:
@@ -107,11 +90,11 @@ def _bfloat16_by_64(x: Array, *, blocksize: int = 64, **options: Any) -> tuple[A
 
 def _chunked(x: Array, *, blocksize: int = 64, **options: Any) -> tuple[Array, Array]:
     flat, step = x.reshape(-1), 2 * blocksize * max(1, 8192 // blocksize)
-    parts = [
+    pieces = [
         qloracle.quantize_4bit(flat[i : i + step], blocksize=blocksize, **options)
         for i in range(0, max(flat.size, 1), step)
     ]
-    packed, absmax = zip(*parts, strict=True)
+    packed, absmax = zip(*pieces, strict=True)
     return np.concatenate(packed), np.concatenate(absmax)
 
 
@@ -119,7 +102,7 @@ def _chunked(x: Array, *, blocksize: int = 64, **options: Any) -> tuple[Array, A
 # ---- scaling -------------------------------------------------------------------------------------
 Reciprocal = variant("reciprocal",
     "x * (1 / absmax), as CUDA kernels scale when they are compiled without fast math.",
-    **encoders(scale=inverted))
+    **parts.encoders(scale=parts.inverted))
 FullAndPartial = variant("full: reciprocal, partial: divide",
     "Full blocks by the reciprocal, a short one by division (bitsandbytes' default backend).",
     quantize_4bit=encoder(scale=_full_and_partial))
@@ -134,7 +117,7 @@ OwnType = variant("input_type: own",
     quantize_4bit=_in_own_type)
 InputFlushed = variant("subnormal_input: flushed",
     "Subnormal elements count as zero (hardware that flushes its operands).",
-    quantize_4bit=encoder(widen=lambda x: _flushed(widened(x))))
+    quantize_4bit=encoder(widen=lambda x: _flushed(parts.widened(x))))
 ScaleFlushed = variant("subnormal_scale: flushed",
     "A subnormal absmax counts as zero when the block is scaled (flush-to-zero on the divisor).",
     quantize_4bit=encoder(scale=lambda flat, absmax, blocksize:
@@ -193,14 +176,14 @@ BlocksOf64Only = variant("",
 # ---- decoding ------------------------------------------------------------------------------------
 OutputType = variant("decode: output_type",
     "Level and absmax are rounded to the output type and multiplied there (bitsandbytes' SIMT).",
-    **decoders(multiply=lambda levels, scale, dtype:
-        product(levels.astype(dtype), scale.astype(dtype), dtype)))
+    **parts.decoders(multiply=lambda levels, scale, dtype:
+        parts.product(levels.astype(dtype), scale.astype(dtype), dtype)))
 OutputFlushed = variant("subnormal_output: flushed",
     "Subnormal products come back as zero (flush-to-zero).",
-    **decoders(multiply=lambda levels, scale, dtype: _flushed(levels * scale).astype(dtype)))
+    **parts.decoders(multiply=lambda levels, scale, dtype: _flushed(levels * scale).astype(dtype)))
 BFloat16Flushed = variant("subnormal_output: flushed_bfloat16",
     "Only the conversion to bfloat16 flushes (AVX-512's instruction does).",
-    dequantize_4bit=decoder(multiply=only_for(BFLOAT16, _flushed)))
+    dequantize_4bit=parts.decoder(multiply=only_for(BFLOAT16, _flushed)))
 
 # ---- other ways to the same bits -----------------------------------------------------------------
 Chunked = variant("",

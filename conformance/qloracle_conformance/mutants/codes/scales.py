@@ -2,17 +2,9 @@
 
 import numpy as np
 
+from qloracle_conformance.mutants import parts
 from qloracle_conformance.mutants.codes.steps import cut_to_bfloat16
-from qloracle_conformance.mutants.parts import (
-    BFLOAT16,
-    Array,
-    encoder,
-    encoders,
-    fault,
-    peaks,
-    rounded,
-    widened,
-)
+from qloracle_conformance.mutants.parts import Array, encoder, encoders, fault, peaks, widened
 
 
 def _skips_last(flat: Array, blocksize: int) -> Array:
@@ -47,10 +39,10 @@ PeakOfPadding = fault("S4",
 SignedPeak = fault("S4", "The absmax is the largest value, not the largest magnitude (rule S4).",
     quantize_4bit=encoder(peak=lambda x, b: np.maximum.reduceat(x, np.arange(0, x.size, b))))
 BFloat16Scales = fault("S4", "The absmax is kept in bfloat16, undeclared (rule S4).",
-    quantize_4bit=encoder(peak=lambda x, b: rounded(peaks(x, b), BFLOAT16)))
+    quantize_4bit=encoder(peak=lambda x, b: parts.rounded(peaks(x, b), parts.BFLOAT16)))
 Float16Scales = fault("S4",
     "The absmax is kept in float16, undeclared: 70,000 is infinite (bitsandbytes #543).",
-    **encoders(peak=lambda x, b: rounded(peaks(x, b), np.float16)))
+    **encoders(peak=lambda x, b: parts.rounded(peaks(x, b), np.float16)))
 PowerOfTwoScales = fault("S4",
     "The absmax is rounded up to a power of two, as MX formats want it (rule S4).",
     quantize_4bit=encoder(peak=_power_of_two))
@@ -67,7 +59,7 @@ ZerosStoreOne = fault("S4",
 InputNarrowed = fault("S4",
     "float32 input is narrowed to bfloat16 on the way in (axolotl #3799: not fp16, so bf16).",
     quantize_4bit=encoder(widen=lambda x:
-        widened(x if x.dtype == np.float16 else x.astype(BFLOAT16))))
+        widened(x if x.dtype == np.float16 else x.astype(parts.BFLOAT16))))
 Float16Truncated = fault("S4",
     "float16 input passes through bfloat16, its last bits cut off (rule S4).",
     quantize_4bit=encoder(widen=lambda x:

@@ -3,44 +3,28 @@
 import numpy as np
 
 import qloracle
-from qloracle_conformance.mutants.codes.steps import (
-    fp4_encoder,
-    levels_with,
-    nf4_encoder,
-    with_entry,
-)
-from qloracle_conformance.mutants.parts import (
-    BFLOAT16,
-    NF4,
-    Array,
-    Levels,
-    Step,
-    Thresholds,
-    coded,
-    counted,
-    decoder,
-    decoder_8bit,
-    encoder,
-    encoder_8bit,
-    fault,
-    rounded,
-    then,
-)
+from qloracle_conformance.mutants import parts
+from qloracle_conformance.mutants.codes import steps
+from qloracle_conformance.mutants.codes.steps import levels_with, nf4_encoder, with_entry
+from qloracle_conformance.mutants.parts import NF4, Array, counted, decoder, encoder_8bit, fault
 
 FP4 = qloracle.fp4_codebook()
 DYNAMIC = qloracle.dynamic_codebook()
 
 
-def _both(levels: Levels) -> dict[str, Step]:
+def _both(levels: parts.Levels) -> dict[str, parts.Step]:
     """Both 4-bit functions over the same levels."""
-    return {"quantize_4bit": encoder(levels=levels), "dequantize_4bit": decoder(levels=levels)}
+    return {
+        "quantize_4bit": parts.encoder(levels=levels),
+        "dequantize_4bit": decoder(levels=levels),
+    }
 
 
 def _at_or_above(q: Array, thresholds: Array) -> Array:
     return np.searchsorted(thresholds, q, side="right")
 
 
-def _moved(place: int, move: Thresholds) -> Thresholds:
+def _moved(place: int, move: parts.Thresholds) -> parts.Thresholds:
     """NF4's thresholds with one of them moved."""
 
     def thresholds(table: Array) -> Array:
@@ -53,7 +37,7 @@ def _moved(place: int, move: Thresholds) -> Thresholds:
 
 def _mirrored(q: Array) -> Array:
     """NF4's codes, those of negative values counted from the other end."""
-    above = coded(np.abs(q), NF4, "nf4", qloracle.thresholds, counted)
+    above = parts.coded(np.abs(q), NF4, "nf4", qloracle.thresholds, counted)
     return np.where(q < 0, 14 - np.minimum(above, 14), above)
 
 
@@ -78,7 +62,7 @@ ZeroIsCodeNought = fault("S1",
     **_both(levels_with(nf4=np.concatenate([NF4[7:8], NF4[:7], NF4[8:]]))))
 BFloat16Table = fault("S1",
     "The decoder keeps its table in bfloat16 (pytorch/ao #295: a table in the weight's type).",
-    dequantize_4bit=decoder(levels=levels_with(nf4=rounded(NF4, BFLOAT16))))
+    dequantize_4bit=decoder(levels=levels_with(nf4=parts.rounded(NF4, parts.BFLOAT16))))
 TypingSlip = fault("S1",
     "One level is typed as 0.24611294 and not 0.24611230 (trueno #195: hand-typed tables).",
     dequantize_4bit=decoder(levels=levels_with(nf4=with_entry(NF4, 10, 0.24611294))))
@@ -98,14 +82,15 @@ FP4Truncated = fault("S1",
 
 # ---- S2: the thresholds --------------------------------------------------------------------------
 TieTakesUpper = fault("S2", "A tie takes the upper code, >= for > (web-rwkv's quant_mat_nf4.wgsl).",
-    quantize_4bit=encoder(count=_at_or_above))
+    quantize_4bit=parts.encoder(count=_at_or_above))
 TieTakesUpper8Bit = fault("S2", "A tie takes the upper code in the 8-bit quantizer (rule S2).",
     quantize_blockwise=encoder_8bit(count=_at_or_above))
 ThresholdOneUlp = fault("S2", "One threshold lies one float32 too high (nncf #3387).",
-    quantize_4bit=encoder(thresholds=_moved(5, lambda right: np.nextafter(right, np.float32(1)))))
+    quantize_4bit=parts.encoder(
+        thresholds=_moved(5, lambda right: np.nextafter(right, np.float32(1)))))
 ThresholdOff = fault("S2",
     "One threshold lies 0.005 too high; 95 % of the codes still match (rule S2).",
-    quantize_4bit=encoder(thresholds=_moved(10, lambda right: right + 0.005)))
+    quantize_4bit=parts.encoder(thresholds=_moved(10, lambda right: right + 0.005)))
 Float16Distances = fault("S2", "The nearest level is found by distances in float16 (rule S2).",
     quantize_4bit=nf4_encoder(
         lambda q: np.abs(np.subtract.outer(q, NF4, dtype=np.float16)).argmin(axis=1)))
@@ -113,8 +98,8 @@ MirroredThresholds = fault("S2",
     "Negative values take the mirrored code of their magnitude; NF4 is not symmetric (rule S2).",
     quantize_4bit=nf4_encoder(_mirrored))
 FP4WithoutSign = fault("S5", "FP4's sign bit is never set (rule S5).",
-    quantize_4bit=fp4_encoder(
-        then(qloracle.quantize_4bit, lambda packed, absmax: (packed & np.uint8(0x77), absmax))))
+    quantize_4bit=steps.fp4_encoder(parts.then(qloracle.quantize_4bit,
+        lambda packed, absmax: (packed & np.uint8(0x77), absmax))))
 LowerLevel8Bit = fault("S2",
     "The 8-bit quantizer takes the level below, not the nearest (bitsandbytes #1582).",
     quantize_blockwise=encoder_8bit(thresholds=lambda table: table[1:]))
@@ -130,7 +115,7 @@ LastLevelNeverUsed = fault("S5",
 CodebookIgnored = fault("S5",
     "Both 8-bit functions use the signed dynamic map, whatever map is passed in (rule S5).",
     quantize_blockwise=encoder_8bit(thresholds=lambda _: qloracle.thresholds(DYNAMIC)),
-    dequantize_blockwise=decoder_8bit(levels=lambda _: DYNAMIC))
+    dequantize_blockwise=parts.decoder_8bit(levels=lambda _: DYNAMIC))
 MagnitudesOnly = fault("S5",
     "A map without negative levels is taken for a map of magnitudes (rule S5).",
     quantize_blockwise=encoder_8bit(count=lambda q, thresholds:

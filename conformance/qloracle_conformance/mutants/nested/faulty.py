@@ -6,27 +6,14 @@ import numpy as np
 
 import qloracle
 from qloracle_conformance.judging import expected
-from qloracle_conformance.mutants.nested.steps import (
-    Nested,
-    by_default,
-    decoder,
-    encoder,
-    group_index,
-    mean,
-)
-from qloracle_conformance.mutants.parts import (
-    BFLOAT16,
-    Array,
-    fault,
-    insisting,
-    rounded,
-    spread,
-    then,
-)
+from qloracle_conformance.mutants import parts
+from qloracle_conformance.mutants.nested import steps
+from qloracle_conformance.mutants.nested.steps import Nested, decoder, encoder, group_index, mean
+from qloracle_conformance.mutants.parts import BFLOAT16, Array, fault, insisting, rounded, spread
 
 ZERO = np.float32(0)
 
-BASELINE = by_default(expected.baseline_map())
+BASELINE = steps.by_default(expected.baseline_map())
 EVEN = np.append(np.arange(-127, 128) / np.float32(127), 1).astype(np.float32)
 
 
@@ -75,7 +62,7 @@ BaselineMap = fault("S1",
     quantize_absmax=encoder(levels=BASELINE), dequantize_absmax=decoder(levels=BASELINE))
 EvenMap = fault("S1",
     "The default map is int8's: 255 even levels, as torchao nests its scales (pytorch/ao #295).",
-    dequantize_absmax=decoder(levels=by_default(EVEN)))
+    dequantize_absmax=decoder(levels=steps.by_default(EVEN)))
 MapIgnored = fault("S8",
     "The decoder uses its own map although the file's map is passed in (bitsandbytes' kernels).",
     dequantize_absmax=insisting(qloracle.dequantize_absmax, codebook=None))
@@ -97,7 +84,7 @@ RaggedGroupsScale = fault("S8",
     dequantize_absmax=decoder(index=lambda n, blocksize:
         np.minimum(group_index(n, blocksize), max(n // blocksize - 1, 0))))
 NestedInFloat16 = fault("S8", "The second-level scales are kept in float16 (rule S8).",
-    quantize_absmax=then(qloracle.quantize_absmax,
+    quantize_absmax=parts.then(qloracle.quantize_absmax,
         lambda codes, scales, offset: (codes, rounded(scales, np.float16), offset)))
 NestedSignedPeak = fault("S8",
     "The second-level scale is the largest residual, not the largest magnitude (rule S8).",
@@ -111,7 +98,8 @@ LowerCode = fault("S8",
 
 # ---- the decoded scales --------------------------------------------------------------------------
 ClampedAtZero = fault("S8", "A scale that comes back negative is clamped to 0 (rule S8: no clamp).",
-    dequantize_absmax=then(qloracle.dequantize_absmax, lambda values: np.maximum(values, ZERO)))
+    dequantize_absmax=parts.then(
+        qloracle.dequantize_absmax, lambda values: np.maximum(values, ZERO)))
 RawCodes = fault("S8", "The 8-bit codes themselves are used as scales (bitsandbytes #1549).",
     dequantize_absmax=lambda codes, *_, **__: codes.astype(np.float32))
 ProductInBFloat16 = fault("S8",

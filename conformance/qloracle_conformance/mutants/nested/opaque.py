@@ -7,19 +7,8 @@ import numpy as np
 
 import qloracle
 from qloracle_conformance.judging import expected
-from qloracle_conformance.mutants.parts import (
-    BFLOAT16,
-    NF4,
-    Array,
-    Step,
-    divided,
-    fault,
-    peaks,
-    rounded,
-    spread,
-    variant,
-    widened,
-)
+from qloracle_conformance.mutants import parts
+from qloracle_conformance.mutants.parts import NF4, Array, Step, fault, peaks, spread, variant
 
 FOUR_DECIMALS = expected.four_bit_levels("nf4", {"codebook": "four_decimals"})
 Scales = Callable[[Array], Array]
@@ -54,9 +43,9 @@ def encoded(
     def quantize_nested(x: Array, *, blocksize: int = 64, quant_type: str = "nf4") -> State:
         if quant_type != "nf4":
             raise NotImplementedError(quant_type)
-        flat = widened(x)
+        flat = parts.widened(x)
         absmax = peaks(flat, blocksize).astype(np.float32)
-        q = divided(flat, own(absmax), blocksize)
+        q = parts.divided(flat, own(absmax), blocksize)
         codes = np.searchsorted(qloracle.thresholds(levels), q)
         codes[spread(absmax, flat.size, blocksize) == 0] = zero
         return codes, spread(scales(absmax), flat.size, blocksize), x.shape
@@ -128,7 +117,7 @@ ZeroBlocksAreMinusOne = fault("S5",
     **_both(zero=0))
 ScalesInHalfPrecision = fault("S8",
     "The decoder keeps the scales in bfloat16, whatever it returns.",
-    **_both(scales=lambda absmax: rounded(dynamic(absmax), BFLOAT16)))
+    **_both(scales=lambda absmax: parts.rounded(dynamic(absmax), parts.BFLOAT16)))
 FactorOverflows = fault("S8",
     "Equal steps whose factor is kept in the type of x: in float16 it overflows (torchao).",
     {"dialect": {"nested_scale": "linear"}}, quantize_nested=_factor_in_own_type,

@@ -18,8 +18,8 @@ from qloracle_conformance.reports.repro.literals import wrapped
 
 FAILED = (*BAD, *BROKEN, "XFAIL")
 MODULES = (
-    "base64", "contextlib", "faulthandler", "inspect", "os", "sys", "tempfile", "time", "types",
-    "zlib",
+    "base64", "contextlib", "faulthandler", "inspect", "pathlib", "sys", "tempfile", "time",
+    "types", "zlib",
 )  # fmt: skip
 SYNCHRONIZE = (
     '    if hasattr(implementation, "synchronize"):',
