@@ -13,7 +13,7 @@ import pytest
 
 from qloracle_conformance import reports
 from qloracle_conformance.engine.verdicts import level_lines, worst
-from qloracle_conformance.reports import failures, files, html, repro, screen
+from qloracle_conformance.reports import data, failures, files, html, repro, screen
 from qloracle_conformance.reports.files import printable
 from qloracle_conformance.reports.page import drawings
 from qloracle_conformance.reports.page.markup import verbatim
@@ -210,7 +210,7 @@ def test_a_page_made_badly_is_noticed(page, fault):
 
 
 def test_every_report_can_be_drawn(report, page, scripts):
-    assert html.text(json.loads(reports.json_file.text(report)), scripts) == page
+    assert html.text(json.loads(data.to_json(report)), scripts) == page
     nothing = report | {"implementations": [], "exit_code": 3, "partial": False}
     assert ">nothing was compared<" in html.text(nothing)
     assert Outline(html.text(nothing)).faults == []

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from qloracle_conformance import reports
-from qloracle_conformance.reports import failures, files, json_file, junit, markdown
+from qloracle_conformance.reports import data, failures, files, junit, markdown
 from qloracle_conformance.reports.screen import Screen
 from qloracle_conformance.running.known import Known
 from qloracle_conformance.running.verify import verify
@@ -157,7 +157,7 @@ def test_the_schema_is_strict_everywhere(schema):
 
 
 def test_numbers_that_json_lacks_are_text(report):
-    text = json_file.text(report)
+    text = data.to_json(report)
     json.loads(text, parse_constant=pytest.fail)
     declared = json.loads(text)["implementations"][0]["declared"]
     assert declared["limits"]["max_elements"] == "inf"

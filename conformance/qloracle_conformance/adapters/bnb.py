@@ -38,7 +38,7 @@ def quantize_4bit(
     """`bitsandbytes.functional.quantize_4bit` -> packed, absmax."""
     _refuse_unknown(quant_type)
     packed, state = bnb.quantize_4bit(x, blocksize=blocksize, quant_type=quant_type)
-    return _drop_unit_axis(packed), state.absmax
+    return packed.squeeze(1), state.absmax  # it keeps packed bytes as a column
 
 
 def dequantize_4bit(
@@ -230,11 +230,6 @@ def _put(
     for name, tensor in tensors.items():
         state[name].copy_(tensor.reshape(state[name].shape))
     return state
-
-
-def _drop_unit_axis(tensor: Tensor) -> Tensor:
-    """bitsandbytes keeps packed bytes as a column."""
-    return tensor[:, 0] if tensor.ndim == 2 and tensor.shape[1] == 1 else tensor
 
 
 def _refuse_unknown(quant_type: str) -> None:

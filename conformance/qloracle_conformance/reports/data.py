@@ -3,6 +3,9 @@
 Its form is published in `report.schema.json` beside this file.
 """
 
+import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -150,3 +153,24 @@ def _array_text(array: np.ndarray) -> str:
         few = ", ".join(f"{show(flat[i])} at {i}" for i in used[:4])
         return f"0 but {few}, {text}" if used.size <= 4 else text
     return f"[{', '.join(show(v) for v in flat)}] {text}"
+
+
+def to_json(report: Mapping[str, Any]) -> str:
+    """The report as JSON.
+
+    >>> print(to_json({"ratio": float("inf")}))
+    {
+     "ratio": "inf"
+    }
+    <BLANKLINE>
+    """
+    return json.dumps(_finite(report), indent=1, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """Write inf and nan as text: JSON has no numbers for them."""
+    if isinstance(value, Mapping):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -191,6 +191,11 @@ class Entry:
         """What there is to say, as (name, text)."""
         return [*_element(self), *_found(self)]
 
+    @property
+    def body(self) -> str:
+        """That as text, a line each."""
+        return "\n".join(f"{name:<12}{' '.join(text.split())}" for name, text in self.rows)
+
 
 @dataclass(frozen=True)
 class Fault:
