@@ -19,7 +19,7 @@ from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine.faults import faults
 from qloracle_conformance.engine.maps import ErrorMap
 from qloracle_conformance.engine.runs import CheckRun, Failure
-from qloracle_conformance.engine.verdicts import Judgement, function_rows, level_rows
+from qloracle_conformance.engine.verdicts import Judgement, function_rows, level_rows, verdict
 from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
@@ -33,6 +33,7 @@ def implementation(judgement: Judgement) -> dict[str, Any]:
     times = ("seconds", "import_seconds", "compile_seconds")
     return {name: getattr(judgement, name) for name in plain} | {
         **{name: round(getattr(judgement, name), 3) for name in times},
+        "verdict": verdict(judgement),
         "versions": dict(judgement.versions),
         "declared": dict(judgement.declared),
         "offers": list(judgement.offers),

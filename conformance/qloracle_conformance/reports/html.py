@@ -70,7 +70,7 @@ def _opening(report: Data) -> Markup:
 
 def _implementation(data: Data, place: str, scripts: Mapping[str, str]) -> Markup:
     """Its verdict, its failures, causes first, and its tables."""
-    title = tag("h2", status(verdicts.verdict(data)), f" {data['name']}")
+    title = tag("h2", status(data["verdict"]), f" {data['name']}")
     lines = [", ".join(failures.versions(data)), failures.times(data)]
     if verdicts.judged(data):
         lines = [*(line for line, _ in level_lines(data["levels"])), *lines]

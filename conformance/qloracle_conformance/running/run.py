@@ -23,7 +23,7 @@ from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement, any_com
 from qloracle_conformance.families import MEMBERS, all_checks
 from qloracle_conformance.judging.checks import Check
 from qloracle_conformance.judging.views import View, specified_levels
-from qloracle_conformance.running.known import Known, about, mark
+from qloracle_conformance.running.known import Known, mark
 from qloracle_conformance.running.likely import likely
 from qloracle_conformance.running.selecting import EVERYTHING, Selection
 
@@ -65,7 +65,7 @@ class Run:
     ) -> None:  # fmt: skip
         name = objects.name_of(impl)
         self.judgement = Judgement(name, profile="" if only.narrow else profile)
-        self.known = about(name, known)
+        self.known = [entry for entry in known if entry.implementation in ("", name)]
         self._impl, self._device, self._limit = impl, device, limit
         self._profile, self.only, self.ended = profile, only, False
         self._options: dict[str, Any] = {

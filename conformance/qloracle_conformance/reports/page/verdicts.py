@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from qloracle_conformance.contract.protocol import FUNCTIONS, LEVELS
-from qloracle_conformance.engine.verdicts import worst
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.failures import Data
 from qloracle_conformance.reports.page.drawings import bound_use
@@ -24,14 +23,6 @@ from qloracle_conformance.reports.page.markup import (
 def judged(data: Data) -> bool:
     """False where it could not be loaded: there is only a message to show then."""
     return bool(data["checks"]) or data["status"] == "OK"
-
-
-def verdict(data: Data) -> str:
-    """One word for all: the worst of what is offered."""
-    if data["status"] != "OK":
-        return str(data["status"])
-    offered = [row["status"] for row in data["functions"] if row["status"] != "MISSING"]
-    return worst(offered) if offered else "MISSING"
 
 
 def functions(data: Data) -> Markup:
