@@ -1,6 +1,7 @@
 """The `verify` command: judge once and print the report, or again whenever the file changes."""
 
 import contextlib
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -99,6 +100,8 @@ def next_steps() -> list[str]:
 def again_and_again(impl: str, options: Options) -> int:
     """Judge after each change of the file, a line each, until Ctrl-C; return the last exit code."""
     code = 0
+    # Bytecode knows a text by its size and the second: an edit within the second would be missed.
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     with warnings.catch_warnings(), contextlib.suppress(KeyboardInterrupt):
         warnings.simplefilter("ignore")
         for line, code in watching.verdicts(impl, options):  # noqa: B007 (the last one is returned)
