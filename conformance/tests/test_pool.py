@@ -277,7 +277,7 @@ def test_no_processes_are_a_usage_error(text):
         check=False, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 2
-    assert f"--processes is {text!r}; allowed: a whole number from 1" in done.stderr
+    assert "'--processes' / '-n'" in done.stderr
 
 
 def test_no_processes_from_python():

@@ -68,7 +68,6 @@ from qloracle.merging import (
     merge_dequantized,
     merge_requantized,
     unmerge,
-    unmerge_requantized,
 )
 from qloracle.nested import bits_per_weight, dequantize_absmax, quantize_absmax
 from qloracle.paging import load as load_paged
@@ -119,6 +118,5 @@ __all__ = [
     "save_paged",
     "thresholds",
     "unmerge",
-    "unmerge_requantized",
     "unpack_4bit",
 ]

@@ -142,40 +142,18 @@ def merge_requantized(
     >>> again = merge_requantized(packed, absmax, a, b, shape=(1, 4), scaling=1.0)
     >>> dequantize_4bit(*again, shape=(1, 4)).tolist()  # only the scale has changed
     [[1.0299999713897705, 0.0, 0.0, 0.0]]
+
+    With -scaling the change is taken out again, at a second such error: g absmax' + g absmax'' +
+    2**-24 (|W^ + D| + |W''|), where W'' is that result and absmax'' its scale.
+
+    >>> a = np.full((1, 4), 0.042, np.float32)
+    >>> again = merge_requantized(packed, absmax, a, b, shape=(1, 4), scaling=1.0)
+    >>> back = merge_requantized(*again, a, b, shape=(1, 4), scaling=-1.0)
+    >>> print(dequantize_4bit(*back, shape=(1, 4)).round(4))  # was 1, 0, 0, 0
+    [[1.     0.0796 0.0796 0.0796]]
     """
     decoded = dequantize_4bit(
         packed, absmax, shape=shape, blocksize=blocksize, quant_type=quant_type
     )
     merged = merge(decoded, a, b, scaling=scaling)
     return quantize_4bit(merged, blocksize=blocksize, quant_type=quant_type)
-
-
-def unmerge_requantized(
-    packed: UInt8,
-    absmax: Float32,
-    a: Array,
-    b: Array,
-    *,
-    shape: Sequence[int],
-    scaling: float,
-    blocksize: int = 64,
-    quant_type: str = "nf4",
-) -> tuple[UInt8, Float32]:
-    """Take the change out of the result of `merge_requantized`, and quantize a third time.
-
-    Arguments and errors as there. Error per element against the weight before the merge: g absmax'
-    + g absmax'' + 2**-24 (|W^ + D| + |W''|), where W'' is the result before it is quantized and
-    absmax'' its scale. The old codes do not come back.
-
-    >>> packed, absmax = quantize_4bit(np.array([[1, 0, 0, 0]], np.float32))
-    >>> adapter = {"a": np.full((1, 4), 0.042, np.float32), "b": np.ones((1, 1), np.float32)}
-    >>> again = merge_requantized(packed, absmax, **adapter, shape=(1, 4), scaling=1.0)
-    >>> back = unmerge_requantized(*again, **adapter, shape=(1, 4), scaling=1.0)
-    >>> print(dequantize_4bit(*back, shape=(1, 4)).round(4))  # was 1, 0, 0, 0
-    [[1.     0.0796 0.0796 0.0796]]
-    """
-    opposite = -check.real("scaling", scaling)
-    return merge_requantized(
-        packed, absmax, a, b,
-        shape=shape, scaling=opposite, blocksize=blocksize, quant_type=quant_type,
-    )  # fmt: skip

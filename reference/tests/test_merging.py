@@ -134,7 +134,8 @@ def assert_requantized(seed, shape, blocksize, size):
     trained = decoded + change
     bound = G * scales(trained, blocksize) + 2.0**-24 * np.abs(trained)
     within(merged, trained, bound)
-    back = q.dequantize_4bit(*q.unmerge_requantized(*again, **packing, **adapter), **packing)
+    opposite = adapter | {"scaling": -adapter["scaling"]}
+    back = q.dequantize_4bit(*q.merge_requantized(*again, **packing, **opposite), **packing)
     taken_out = merged - change
     bound += G * scales(taken_out, blocksize) + 2.0**-24 * np.abs(taken_out)
     within(back, decoded, bound)
@@ -178,7 +179,8 @@ def test_unmerged_from_a_dense_weight_the_codes_come_back():
     assert again.tolist() == packed.tolist()
     np.testing.assert_allclose(scale, absmax, rtol=2**-20)
     coarse = q.merge_requantized(packed, absmax, shape=w.shape, **adapter)
-    back, _ = q.unmerge_requantized(*coarse, shape=w.shape, **adapter)
+    opposite = adapter | {"scaling": -adapter["scaling"]}
+    back, _ = q.merge_requantized(*coarse, shape=w.shape, **opposite)
     assert (back != packed).mean() > 0.2
 
 

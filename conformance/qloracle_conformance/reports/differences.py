@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qloracle_conformance.contract.errors import UsageError
-from qloracle_conformance.reports.failures import Data, key
+from qloracle_conformance.reports.failures import Data
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def lines(old: Data, new: Data) -> list[str]:
 
 def _checks(report: Data) -> dict[str, Data]:
     return {
-        key(implementation["name"], check["id"]): check
+        f"{implementation['name']} {check['id']}": check
         for implementation in report["implementations"]
         for check in implementation["checks"]
     }

@@ -14,7 +14,7 @@ from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement
 from qloracle_conformance.families import MEMBERS
 from qloracle_conformance.running.pool import stream
-from qloracle_conformance.running.run import Listener, Run, conclude
+from qloracle_conformance.running.run import Listener, Run, conclude, name_causes
 from qloracle_conformance.running.selecting import Selection, every_check, function_of
 
 Opening = partial[Run]  # with the options of the run
@@ -49,7 +49,7 @@ def judge(job: Job, send: Callable[[Word], None]) -> None:
         run.judge(Listener(told("opened"), checked, doing=told("doing")))
         send(("ended", (replace(run.judgement, views=[], checks=[]),)))
         if job.causes:
-            run.name_causes()
+            name_causes(run.judgement.checks)
             send(("causes", ({check.id: check.looks_like for check in run.judgement.checks},)))
 
 

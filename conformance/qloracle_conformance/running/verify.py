@@ -13,7 +13,7 @@ from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.reports.report import Report
 from qloracle_conformance.running.known import Known, stale
 from qloracle_conformance.running.parallel import Opening, SideBySide
-from qloracle_conformance.running.run import SILENT, Listener, Run
+from qloracle_conformance.running.run import SILENT, Listener, Run, name_causes
 from qloracle_conformance.running.selecting import Selection, select
 
 MOST = 4  # processes that judge, where nothing else is said
@@ -57,8 +57,6 @@ def verify(
     """
     if processes is not None and processes < 1:
         raise UsageError(f"processes is {processes}; allowed: a whole number from 1")
-    if not limit > 0:
-        raise UsageError(f"limit is {limit}; allowed: seconds above 0")
     selection, first = select(only, functions), sorted(impls, key=_is_ours)
     report = Report(
         profile, seed, require=require, only=", ".join(filter(None, [*functions, only])),
@@ -110,7 +108,7 @@ def _one_by_one(
             listener.judged(run.judgement)
             if causes and run.judgement.failed:
                 listener.doing(run.judgement.name, "seeking likely causes")
-                run.name_causes()
+                name_causes(run.judgement.checks)
             listener.doing(run.judgement.name, "")
         except KeyboardInterrupt:
             run.judgement.partial = not run.ended or impl is not impls[-1]
