@@ -5,6 +5,7 @@ a session of its own, so that Ctrl-C reaches the parent alone, which then ends t
 is to them what Ctrl-C is to the parent: they let go of what they hold.
 """
 
+import gc
 import os
 import pickle
 import queue
@@ -115,6 +116,7 @@ def main() -> None:
     outbox = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what anybody prints must not disturb the messages
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    gc.set_threshold(50_000)  # a judge makes many objects and hardly any garbage
 
     def tell(kind: str, value: Any) -> None:
         send(outbox, pickle.dumps((kind, value)))
