@@ -21,7 +21,7 @@ SIDE = 16384  # of the matrix that is coded: 2^28 elements
 MATRICES = {8: (4096, 4096), 33: (8192, 8192), 67: (8192, 16384), 256: (8192, 65536)}  # by MB
 ROWS = (1, 2, 4, 8, 16)
 PARAMETERS = 1 << 27
-SMALL: list[tuple[int, ...]] = [
+SMALL: list[tuple[int, ...]] = [(16, 4096), (4096, 16)] * 112  # adapters: 32 layers, seven in each
     (16, 4096),
     (4096, 16),
 ] * 112  # the adapters of a model of 32 layers, seven a layer
