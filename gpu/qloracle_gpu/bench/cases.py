@@ -22,9 +22,6 @@ MATRICES = {8: (4096, 4096), 33: (8192, 8192), 67: (8192, 16384), 256: (8192, 65
 ROWS = (1, 2, 4, 8, 16)
 PARAMETERS = 1 << 27
 SMALL: list[tuple[int, ...]] = [(16, 4096), (4096, 16)] * 112  # adapters: 32 layers, seven in each
-    (16, 4096),
-    (4096, 16),
-] * 112  # the adapters of a model of 32 layers, seven a layer
 STEP: Mapping[str, Any] = {"step": 10, "lr": 1e-3, "weight_decay": 0.01}
 MACHINE = CupyDevice()
 
