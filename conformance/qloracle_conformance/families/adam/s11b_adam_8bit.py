@@ -171,13 +171,13 @@ def judge_codes(
 def judge_step(case: Case, values: Values, view: View) -> Outcome:
     """p', from the intervals of m' and v', or from what the returned codes say."""
     if view.dialect["state_used"] == "exact":
-        new = tuple(bounds.moments(case, view.dialect).values())
+        m, v = bounds.moments(case, view.dialect).values()
     elif [value.size for value in values[1:]] != [case.arrays[name].size for name in STATE]:
         return NOTHING
     else:
         decoded = (bounds.decoded(case, k, values[i], values[j]) for k, (i, j) in RESULTS.items())
-        new = tuple(map(bounds.known, decoded))
-    return judge_moved(case, values[0], new, view)
+        m, v = map(bounds.known, decoded)
+    return judge_moved(case, values[0], (m, v), view)
 
 
 def judge_all(case: Case, values: Values, view: View) -> Outcome:
