@@ -6,7 +6,7 @@ from importlib.resources import files
 import jsonschema
 import pytest
 
-from qloracle_conformance.reports import json_file
+from qloracle_conformance.reports import data
 
 
 @pytest.fixture(scope="session")
@@ -19,4 +19,4 @@ def schema():
 def validate(schema):
     """Compare a report, as it is written, with its schema."""
     checker = jsonschema.Draft202012Validator(schema)
-    return lambda report: checker.validate(json.loads(json_file.text(report)))
+    return lambda report: checker.validate(json.loads(data.to_json(report)))

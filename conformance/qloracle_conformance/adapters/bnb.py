@@ -38,7 +38,7 @@ def quantize_4bit(
     """`bitsandbytes.functional.quantize_4bit` -> packed, absmax."""
     _refuse_unknown(quant_type)
     packed, state = bnb.quantize_4bit(x, blocksize=blocksize, quant_type=quant_type)
-    return _drop_unit_axis(packed), state.absmax
+    return packed.squeeze(1), state.absmax  # it keeps packed bytes as a column
 
 
 def dequantize_4bit(
@@ -142,17 +142,13 @@ def adam_step(
     v: Tensor,
     *,
     step: int,
-    lr: float,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
     decoupled_weight_decay: bool = True,
+    **numbers: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`bitsandbytes.optim.AdamW`, and `Adam` where the decay is said to be coupled."""
     kind = bitsandbytes.optim.AdamW if decoupled_weight_decay else bitsandbytes.optim.Adam
     weight = _parameter(param, grad)
-    optimizer: torch.optim.Optimizer = kind([weight], lr, (beta1, beta2), eps, weight_decay)
+    optimizer = _optimizer(kind, weight, **numbers)
     state = _put(optimizer, weight, step, state1=m, state2=v)
     optimizer.step()
     return weight.detach(), state["state1"], state["state2"]
@@ -167,23 +163,17 @@ def adam_step_8bit(
     v_absmax: Tensor,
     *,
     step: int,
-    lr: float,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
     blocksize: int = 256,
     m_codebook: Tensor | None = None,
     v_codebook: Tensor | None = None,
+    **numbers: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`bitsandbytes.optim.AdamW8bit`, whose blocks are of 256; codes keep the shape they had."""
     if blocksize != 256:
         raise NotImplementedError(f"AdamW8bit has blocks of 256, not of {blocksize}")
     weight = _parameter(param, grad)
-    optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
-        [weight], lr, (beta1, beta2), eps, weight_decay,
-        min_8bit_size=0,  # as it stands, fewer than 4,096 elements keep their state in float32
-    )  # fmt: skip
+    # As it stands, fewer than 4,096 elements keep their state in float32.
+    optimizer = _optimizer(bitsandbytes.optim.AdamW8bit, weight, min_8bit_size=0, **numbers)
     given = {"state1": m_codes, "absmax1": m_absmax, "state2": v_codes, "absmax2": v_absmax}
     state = _put(optimizer, weight, step, **given)
     maps = {"qmap1": m_codebook, "qmap2": v_codebook}
@@ -191,6 +181,14 @@ def adam_step_8bit(
     optimizer.step()
     after = (state[name].reshape(tensor.shape) for name, tensor in given.items())
     return (weight.detach(), *after)
+
+
+def _optimizer(
+    kind: Any, weight: torch.nn.Parameter, *, lr: float, beta1: float = 0.9, beta2: float = 0.999,
+    eps: float = 1e-8, weight_decay: float = 0.0, **more: float,
+) -> torch.optim.Optimizer:  # fmt: skip
+    optimizer: torch.optim.Optimizer = kind([weight], lr, (beta1, beta2), eps, weight_decay, **more)
+    return optimizer
 
 
 def _state(
@@ -232,11 +230,6 @@ def _put(
     for name, tensor in tensors.items():
         state[name].copy_(tensor.reshape(state[name].shape))
     return state
-
-
-def _drop_unit_axis(tensor: Tensor) -> Tensor:
-    """bitsandbytes keeps packed bytes as a column."""
-    return tensor[:, 0] if tensor.ndim == 2 and tensor.shape[1] == 1 else tensor
 
 
 def _refuse_unknown(quant_type: str) -> None:

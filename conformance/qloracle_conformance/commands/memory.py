@@ -29,7 +29,6 @@ def run(model: str, seq: int, capacity_gb: float | None, out: Path | None, conso
     Where matplotlib is missing, a line says so in place of the pictures.
     """
     _check(model, seq, capacity_gb)
-    drawn = out is not None and _make_folder(out)
     config = memory.MODELS[model]
     parts = {method: memory.memory_parts(config, method, tokens=seq) for method in memory.METHODS}
     card = _smallest_card(parts["qlora"].static) if capacity_gb is None else round(capacity_gb * GB)
@@ -39,19 +38,14 @@ def run(model: str, seq: int, capacity_gb: float | None, out: Path | None, conso
     )
     spike = f"micro-batches of {', '.join(map(str, lengths))} tokens on {card / GB:g} GB"
     head = f"{model}, {seq} tokens, rank 64, in GB (1e9 bytes): an arithmetic lower bound"
+    titles = f"{model}, {seq} tokens: bytes by part", f"{model}, QLoRA: {spike}"
+    pictures = _draw(out, titles, parts, plain, paged, card) if out is not None else []
     methods = [memory_pictures.NAMES[method] for method in parts]
     _show(console, head, methods, _parts(config, seq, parts))
     _show(console, "Published numbers", ("published", "here", ""), _claims(), "left")
     columns = ("without paging", "with paging", "GB out", "GB in", "seconds")
     _show(console, f"QLoRA, products fused, {spike}", columns, _timeline(plain, paged))
-    lines = [*_verdicts(plain, paged), _longest(config, card)]
-    if out is not None and drawn:
-        titles = f"{model}, {seq} tokens: bytes by part", f"{model}, QLoRA: {spike}"
-        _draw(titles, parts, plain, paged, card, out)
-        lines += [str(out / name) for name in PICTURES]
-    elif out is not None:
-        lines.append(WITHOUT_PICTURES)
-    for line in lines:
+    for line in (*_verdicts(plain, paged), _longest(config, card), *pictures):
         typer.echo(line)
     return 0
 
@@ -63,21 +57,6 @@ def _check(model: str, seq: int, capacity_gb: float | None) -> None:
         raise UsageError(f"--seq is {seq}; allowed: a whole number of tokens from 1 to 999999999")
     if capacity_gb is not None and not 0.001 <= capacity_gb <= 10**6:
         raise UsageError(f"--capacity is {capacity_gb:g}; allowed: GB from 0.001 to 1000000")
-
-
-def _make_folder(out: Path) -> bool:
-    """Make the folder of the pictures; False where matplotlib, which draws them, is missing."""
-    if find_spec("matplotlib") is None:
-        return False
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _no_place(out, error) from error
-    return True
-
-
-def _no_place(out: Path, error: OSError) -> UsageError:
-    return UsageError(f"--out is {str(out)!r}: {error.strerror}; allowed: a folder to write to")
 
 
 def _smallest_card(needed: int) -> int:
@@ -166,11 +145,18 @@ def _longest(config: Configuration, card: int) -> str:
 
 
 def _draw(
-    titles: tuple[str, str], parts: dict[str, Parts], plain: list[Event], paged: list[Event],
-    card: int, out: Path,
-) -> None:  # fmt: skip
+    out: Path, titles: tuple[str, str], parts: dict[str, Parts], plain: list[Event],
+    paged: list[Event], card: int,
+) -> list[str]:  # fmt: skip
+    """Draw the pictures in a folder, and say where they are, or why there are none."""
+    if find_spec("matplotlib") is None:
+        return [WITHOUT_PICTURES]
+    paths = [out / name for name in PICTURES]
     try:
-        memory_pictures.draw_parts(titles[0], parts, out / PICTURES[0])
-        memory_pictures.draw_timeline(titles[1], plain, paged, card, out / PICTURES[1])
+        out.mkdir(parents=True, exist_ok=True)
+        memory_pictures.draw_parts(titles[0], parts, paths[0])
+        memory_pictures.draw_timeline(titles[1], plain, paged, card, paths[1])
     except OSError as error:
-        raise _no_place(out, error) from error
+        why = f"{error.strerror}; allowed: a folder to write to"
+        raise UsageError(f"--out is {str(out)!r}: {why}") from error
+    return [str(path) for path in paths]

@@ -1,6 +1,7 @@
 """The `verify` command: judge once and print the report, or again whenever the file changes."""
 
 import contextlib
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.console import Console
 from qloracle_conformance import adapters, reports
 from qloracle_conformance.commands.progress import Progress
 from qloracle_conformance.engine.verdicts import Judgement
-from qloracle_conformance.reports import failures, files, github, repro
+from qloracle_conformance.reports import differences, failures, files, github, repro
 from qloracle_conformance.reports.data import implementation
 from qloracle_conformance.reports.report import Report
 from qloracle_conformance.reports.screen import Screen
@@ -25,13 +26,14 @@ Options = Mapping[str, Any]  # of `running.verify.verify`
 
 def once(
     impls: Sequence[str], options: Options, console: Console, errors: Console, folder: Path | None,
-    known_failures: Path | None, verbose: bool,
+    older: Path | None, known_failures: Path | None, verbose: bool,
 ) -> int:  # fmt: skip
     """Judge, print and write; return the exit code.
 
     impls: none for what is found here.  What is written: the report in a `folder`, and a file of
-    known failures.
+    known failures; `older` is a report to compare with.
     """
+    old = differences.read(older) if older else None
     found, places = impls or running.found_here(), dict[str, github.Places]()
     with github.commands_off():
         screen = Screen(console, len(found), folder, whole=verbose)
@@ -62,6 +64,10 @@ def once(
             screen.say(hint)
         if folder:
             screen.say(f"All of it: {folder / 'report.html'}")
+        if old:
+            changed = differences.lines(old, data) or ["no difference"]
+            for line in ["", "Compared with the older report:", *(f"  {each}" for each in changed)]:
+                screen.say(line)
         if known_failures:
             _write_known(known_failures, result)
     if github.here():
@@ -94,6 +100,8 @@ def next_steps() -> list[str]:
 def again_and_again(impl: str, options: Options) -> int:
     """Judge after each change of the file, a line each, until Ctrl-C; return the last exit code."""
     code = 0
+    # Bytecode knows a text by its size and the second: an edit within the second would be missed.
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     with warnings.catch_warnings(), contextlib.suppress(KeyboardInterrupt):
         warnings.simplefilter("ignore")
         for line, code in watching.verdicts(impl, options):  # noqa: B007 (the last one is returned)

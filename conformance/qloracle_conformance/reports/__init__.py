@@ -7,13 +7,13 @@ exception: they hold whole arrays, and so they are written from the judgements t
 from functools import partial
 from pathlib import Path
 
-from qloracle_conformance.reports import files, html, json_file, junit, markdown, repro
+from qloracle_conformance.reports import data, files, html, junit, markdown, repro
 from qloracle_conformance.reports.report import Report
 
 __all__ = ["FILES", "write_all"]
 
 FILES = {
-    "report.json": json_file.text,
+    "report.json": data.to_json,
     "junit.xml": junit.text,
     "summary.md": markdown.text,
     "report.html": html.text,
@@ -25,8 +25,8 @@ def write_all(directory: Path, report: Report) -> None:
     scripts: dict[str, str] = {}
     for judgement in report.judgements:
         scripts |= repro.scripts(judgement)
-    data = report.to_dict()
+    whole = report.to_dict()
     for name, text in (FILES | {"report.html": partial(html.text, scripts=scripts)}).items():
-        files.write(directory / name, text(data))
+        files.write(directory / name, text(whole))
     for name, script in scripts.items():
         files.write(directory / name, script)

@@ -5,7 +5,7 @@ Many checks of one function fail on the same smallest input.  They are one entry
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from qloracle_conformance.engine.verdicts import BAD, BROKEN, worst
 Data = Mapping[str, Any]  # a report, or a part of one
 Check = Data
 
+RAISED = "NotImplementedError: "
 MEANINGS = {
     0: "every function offered passed within its printed scope",
     1: "a failure, an unexpected pass or an unmet requirement",
@@ -74,7 +75,7 @@ def outcome(report: Data) -> str:
     """How a run ended, in one sentence with its exit code."""
     code, implementations = exit_code(report), report["implementations"]
     judged = [one for one in implementations if one["status"] != "NOT_RUN"]
-    failing = [one for one in judged if one["status"] != "OK" or faults(one)]
+    failing = [one for one in judged if one["status"] != "OK" or one["faults"]]
     if code == 1 and failing and not report["unmet"] and not report["known_problems"]:
         of = f"{len(failing)} of {len(judged)} " if len(judged) > 1 else ""
         names = "" if of else f"{failing[0]['name']} "
@@ -88,15 +89,21 @@ def rules(checks: Iterable[Check]) -> list[str]:
     return list(dict.fromkeys(check["rule"] for check in checks))
 
 
-def rules_by_status(checks: Iterable[Check]) -> str:
-    """The rules of checks, each with the worst of its checks, as in "PASS S3 S4; FAIL S5"."""
-    found: dict[str, list[str]] = {}
-    for check in checks:
-        found.setdefault(check["rule"], []).append(check["status"])
-    named: dict[str, list[str]] = {}
-    for rule, statuses in found.items():
-        named.setdefault(worst(statuses), []).append(rule)
-    return "; ".join(f"{status} {' '.join(names)}" for status, names in named.items())
+def by_rule(implementation: Data, function: str) -> list[str]:
+    """How each rule ended on a function, a line a table, as in "[nf4] PASS S3 S4; FAIL S5"."""
+    own = [check for check in implementation["checks"] if check["function"] == function]
+    views = [view for view in implementation["dialects"] if view["function"] == function]
+    reasons = {v["table"]: v["unsupported"].removeprefix(RAISED) for v in views if v["unsupported"]}
+    lines = []
+    for table in dict.fromkeys(check["table"] for check in own):
+        ended: dict[str, list[str]] = {}
+        for rule in rules(same := [check for check in own if check["table"] == table]):
+            status = worst(check["status"] for check in same if check["rule"] == rule)
+            ended.setdefault(status, []).append(rule)
+        text = "; ".join(f"{status} {' '.join(names)}" for status, names in ended.items())
+        why = f": {reasons[table]}" if table in reasons else ""
+        lines.append((f"[{table}] " if table else "") + text + why)
+    return lines
 
 
 def view(checks: Sequence[Check]) -> str:
@@ -182,7 +189,12 @@ class Entry:
     @property
     def rows(self) -> list[tuple[str, str]]:
         """What there is to say, as (name, text)."""
-        return [*_element(self), *_causes(self), *_findings(self), *_names(self)]
+        return [*_element(self), *_found(self)]
+
+    @property
+    def body(self) -> str:
+        """That as text, a line each."""
+        return "\n".join(f"{name:<12}{' '.join(text.split())}" for name, text in self.rows)
 
 
 @dataclass(frozen=True)
@@ -269,19 +281,39 @@ def _named(implementation: Data, checks: list[Check]) -> list[Data]:
     ]
 
 
-def _element(entry: Entry) -> list[tuple[str, str]]:
+def _element(entry: Entry) -> Iterator[tuple[str, str]]:
     """The call, the element and its numbers; the message where there is no input to show."""
     check, failure = entry.first, entry.first["failure"]
     if failure is None:
-        return [] if entry.findings else [("because", check["message"])]
-    rows = [("call", failure["call"])]
+        if not entry.findings:
+            yield "because", check["message"]
+        return
+    yield "call", failure["call"]
     if failure["result"] != "call":
-        rows += [("result", _place(check))]
-    rows += [(name, failure[name]) for name in ("got", "expected")]
-    rows += [("because", failure["reason"])] if failure["reason"] else []
-    if failure["bound"]:
-        rows += [(name, number(failure[name])) for name in ("bound", "observed", "ratio")]
-    return rows
+        yield "result", _place(check)
+    yield "got", failure["got"]
+    yield "expected", failure["expected"]
+    if failure["reason"]:
+        yield "because", failure["reason"]
+    for name in ("bound", "observed", "ratio") if failure["bound"] else ():
+        yield name, number(failure[name])
+
+
+def _found(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Likely causes, findings, how much was wrong, every check that found it, and its scripts."""
+    for story in dict.fromkeys(story for check in entry.checks for story in check["looks_like"]):
+        yield "looks like", story
+    for finding in entry.findings:
+        said = "declared" if finding["declared"] else "specified"
+        text = f"{finding['field']} is {finding['found']}, {said}: {finding['expected']}"
+        yield "finding", f"{text} ({finding['evidence']})"
+        if finding["declare"]:
+            yield "declare", finding["declare"]
+    if counted := wrong(entry.checks):
+        yield "wrong", f"{counted} compared"
+    yield "checks", ", ".join(check["id"] for check in entry.checks)
+    for path in entry.scripts:
+        yield "repro", path
 
 
 def _place(check: Check) -> str:
@@ -294,27 +326,3 @@ def _place(check: Check) -> str:
 def number(value: Any) -> str:
     """A number as a report shows it; inf and nan are texts already."""
     return value if isinstance(value, str) else f"{value:.6g}"
-
-
-def _causes(entry: Entry) -> list[tuple[str, str]]:
-    stories = dict.fromkeys(story for check in entry.checks for story in check["looks_like"])
-    return [("looks like", story) for story in stories]
-
-
-def _findings(entry: Entry) -> list[tuple[str, str]]:
-    rows = []
-    for finding in entry.findings:
-        said = "declared" if finding["declared"] else "specified"
-        text = f"{finding['field']} is {finding['found']}, {said}: {finding['expected']}"
-        rows.append(("finding", f"{text} ({finding['evidence']})"))
-        if finding["declare"]:
-            rows.append(("declare", finding["declare"]))
-    return rows
-
-
-def _names(entry: Entry) -> list[tuple[str, str]]:
-    """How much was wrong, every check that found it, and the scripts that show it."""
-    counted = wrong(entry.checks)
-    rows = [("wrong", f"{counted} compared")] if counted else []
-    rows += [("checks", ", ".join(check["id"] for check in entry.checks))]
-    return rows + [("repro", path) for path in entry.scripts]

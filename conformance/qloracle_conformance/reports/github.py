@@ -91,21 +91,16 @@ def _errors(implementation: Data, places: Places) -> list[str]:
     name, status = implementation["name"], implementation["status"]
     found = [_error(entry, name, places) for entry in failures.entries(implementation)]
     if status not in ("OK", "NOT_RUN"):
-        own = _annotation("error", f"{status} {name}", implementation["message"], _own_file(name))
-        found.insert(0, own)
+        message, title = printable(implementation["message"]), printable(f"{status} {name}")
+        found.insert(0, command("error", message, **_own_file(name), title=title))
     return found
 
 
 def _error(entry: Entry, name: str, places: Places) -> str:
     rows = [f"{row}: {' '.join(text.split())}" for row, text in entry.rows]
-    text = "\n".join([entry.brief, failures.statement(entry.first["rule"]), *rows])
+    text = printable("\n".join([entry.brief, failures.statement(entry.first["rule"]), *rows]))
     place = _in_workspace(*places.get(entry.first["function"], ("", 0))) or _own_file(name)
-    return _annotation("error", f"{entry.first['status']} {entry.title}", text, place)
-
-
-def _annotation(kind: str, title: str, text: str, place: tuple[str, int] | None = None) -> str:
-    file, line = place or ("", 0)
-    return command(kind, printable(text), file=file, line=line, title=printable(title))
+    return command("error", text, **place, title=f"{entry.first['status']} {entry.title}")
 
 
 def _warnings(report: Data) -> list[str]:
@@ -115,22 +110,22 @@ def _warnings(report: Data) -> list[str]:
         said += [(f"NOT_RUN {one['name']}", one["message"])] * (one["status"] == "NOT_RUN")
         for check in failures.known(one):
             said.append((f"XFAIL {check['id']}", f"{check['message']}\n{check['known']}"))
-    return [_annotation("warning", title, text) for title, text in said]
+    return [command("warning", printable(text), title=printable(title)) for title, text in said]
 
 
-def _own_file(name: str) -> tuple[str, int] | None:
+def _own_file(name: str) -> dict[str, str | int]:
     """The file that an implementation is, if it is one."""
     place = parse(name)
-    return _in_workspace(place.where, 0) if place.kind == "file" else None
+    return _in_workspace(place.where, 0) if place.kind == "file" else {}
 
 
-def _in_workspace(file: str, line: int) -> tuple[str, int] | None:
-    """A place as GitHub names it; None for what is not in the checkout, or was installed there."""
+def _in_workspace(file: str, line: int) -> dict[str, str | int]:
+    """A place as GitHub names it; none for what is not in the checkout, or was installed there."""
     workspace = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
     path = Path(file).resolve()
     if not path.is_file() or not path.is_relative_to(workspace) or "site-packages" in path.parts:
-        return None
-    return path.relative_to(workspace).as_posix(), line
+        return {}
+    return {"file": path.relative_to(workspace).as_posix(), "line": line}
 
 
 # ---- the step's summary --------------------------------------------------------------------------

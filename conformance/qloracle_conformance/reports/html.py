@@ -9,29 +9,24 @@ import hashlib
 from collections.abc import Mapping
 from importlib.resources import files
 
+from qloracle_conformance.engine.verdicts import level_lines
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.failures import Data
-from qloracle_conformance.reports.page import failure, overview, verdicts
+from qloracle_conformance.reports.page import failure, verdicts
 from qloracle_conformance.reports.page.markup import Markup, status, tag
-from qloracle_conformance.reports.page.subject import Subject
+
+SHOWN = 12  # failures of one implementation that are open from the start
 
 
 def text(report: Data, scripts: Mapping[str, str] = {}) -> str:
     """The report as one HTML file; `scripts` are the repro scripts by their path."""
-    subjects = [Subject(data, n) for n, data in enumerate(report["implementations"])]
-    body = tag(
-        "body",
-        overview.head(report),
-        tag(
-            "main",
-            overview.summary(subjects),
-            verdicts.side_by_side(subjects),
-            *(_implementation(subject, scripts) for subject in subjects),
-        ),
-        overview.foot(report),
-        tag("script", _part("page.js")),
-    )
-    return f"<!DOCTYPE html>\n{tag('html', _head(report, subjects), body, lang='en')}\n"
+    found = report["implementations"]
+    sections = [
+        _implementation(data, f"implementation-{n}", scripts) for n, data in enumerate(found)
+    ]
+    main = tag("main", verdicts.side_by_side(found), *sections)
+    body = tag("body", _opening(report), main, _foot(report), tag("script", _part("page.js")))
+    return f"<!DOCTYPE html>\n{tag('html', _head(report), body, lang='en')}\n"
 
 
 def _part(name: str) -> Markup:
@@ -39,8 +34,8 @@ def _part(name: str) -> Markup:
     return Markup(resource.read_text(encoding="utf-8"))
 
 
-def _head(report: Data, subjects: list[Subject]) -> Markup:
-    names = ", ".join(subject.name for subject in subjects)
+def _head(report: Data) -> Markup:
+    names = ", ".join(data["name"] for data in report["implementations"])
     return tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -64,18 +59,39 @@ def _digest(name: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _implementation(subject: Subject, scripts: Mapping[str, str]) -> Markup:
-    data = subject.data
-    versions = ", ".join(failures.versions(data))
-    parts = [tag("h2", subject.name), tag("p.level", versions) if versions else ""]
-    if data["message"]:
-        parts.append(tag("p.message", status(data["status"]), f" {data['message']}"))
-    if subject.judged:
-        parts += [verdicts.functions(subject), verdicts.rules(subject)]
-    parts += [verdicts.bounds(subject), verdicts.known(subject)]
-    if subject.entries:
-        count = len(subject.entries)
-        parts.append(tag("h3", f"{count} failure{'s' if count > 1 else ''}"))
-    parts += [failure.article(subject, n, scripts) for n in range(len(subject.entries))]
-    parts.append(tag("p.level", failures.times(data)))
-    return tag("section", *parts, id=subject.anchor, aria_label=subject.name)
+def _opening(report: Data) -> Markup:
+    """The verdict in words, and what belongs to the run as a whole."""
+    words, _, code = failures.outcome(report).rpartition(": ")
+    title = tag("h1", tag("span.code" if code != "exit code 0" else "span", words))
+    noted = [tag("li", note) for note in failures.notes(report)]
+    listed = tag("ul.notes", *noted) if noted else ""
+    return tag("header", tag("p.run", failures.run(report)), title, tag("p.meaning", code), listed)
+
+
+def _implementation(data: Data, place: str, scripts: Mapping[str, str]) -> Markup:
+    """Its verdict, its failures, causes first, and its tables."""
+    title = tag("h2", status(data["verdict"]), f" {data['name']}")
+    lines = [", ".join(failures.versions(data)), failures.times(data)]
+    if verdicts.judged(data):
+        lines = [*(line for line, _ in level_lines(data["levels"])), *lines]
+    parts = [title, tag("p.message", data["message"]) if data["message"] else ""]
+    parts += [tag("p.level", line) for line in lines if line]
+    entries = failures.entries(data)
+    if entries:
+        parts.append(tag("h3", f"{len(entries)} failure{'s' if len(entries) > 1 else ''}"))
+    for n, entry in enumerate(entries):
+        parts.append(failure.article(entry, f"{place}-{n}", scripts, shown=n < SHOWN))
+    parts += [verdicts.functions(data)] if verdicts.judged(data) else []
+    parts += [verdicts.bounds(data), verdicts.known(data)]
+    return tag("section", *parts, id=place, aria_label=data["name"])
+
+
+def _foot(report: Data) -> Markup:
+    """The machine and the times."""
+    machine = report["machine"]
+    where = (
+        f"{machine['platform']}, {machine['cores']} cores, Python {machine['python']}, "
+        f"NumPy {machine['numpy']}"
+    )
+    when = f" Begun {report['started']}." if report["started"] else ""
+    return tag("footer", tag("p", f"{failures.run(report)}. {where}.{when}"))

@@ -57,8 +57,7 @@ def _cases(implementation: Data) -> Iterator[Case]:
         name, seconds = implementation["name"], implementation["import_seconds"]
         yield "load", name, seconds, implementation["status"], implementation["message"], ""
     for check in implementation["checks"]:
-        rows = [] if check["failure"] is None else failures.entry(implementation, check).rows
-        body = "\n".join(f"{name:<12}{text}" for name, text in rows)
+        body = failures.entry(implementation, check).body if check["failure"] else ""
         message = check["message"] + (f" ({check['known']})" if check["known"] else "")
         place = f"{check['rule']}.{check['function']}"
         yield place, check["id"], check["seconds"], check["status"], message, body

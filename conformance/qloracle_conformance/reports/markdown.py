@@ -50,7 +50,7 @@ def _table(implementation: Data) -> list[str]:
 
 
 def _failure(entry: Entry) -> list[str]:
-    body = "\n".join(f"{name:<12}{' '.join(text.split())}" for name, text in entry.rows)
+    body = entry.body
     fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", body)), default=0))
     rule = _inline(failures.statement(entry.first["rule"]))
     head = f"**{entry.first['status']} {_inline(entry.title)}**: {rule}"

@@ -80,16 +80,10 @@ class Screen:
 
     def _title(self, data: Data) -> None:
         """Its name, what it runs on, and how long it took."""
-        versions = ", ".join(failures.versions(data))
         adapter = adapters.find(data["name"])
-        note = f"{adapter.note}   " if adapter and adapter.note else ""
-        left = f"{data['name']}   {note}{versions}".rstrip()
-        right = f"{data['seconds']:.1f} s"
-        gap = self._width - len(left) - len(right)
-        if data["status"] == "NOT_RUN" or gap < 2:
-            self._line(left, "bold", hang=2)
-        else:
-            self._line(f"{left}{' ' * gap}{right}", "bold")
+        parts = [data["name"], adapter.note if adapter else "", ", ".join(failures.versions(data))]
+        parts += [] if data["status"] == "NOT_RUN" else [f"{data['seconds']:.1f} s"]
+        self._line("   ".join(filter(None, parts)), "bold", hang=2)
 
     def _faults(self, found: list[Fault], budget: int, likely: Likely) -> int:
         """Print faults while there are lines: whole, then by their first line, then by number."""
@@ -174,10 +168,8 @@ class Screen:
             parts.append(f"fewer than {floor:,}: too few for a verdict")
         text = ", ".join([*parts, *failures.counts(own)])
         self._line(text, style_of(function["status"]), indent=2, hang=2)
-        for table in dict.fromkeys(check["table"] for check in own):
-            rules = failures.rules_by_status(check for check in own if check["table"] == table)
-            of = f"[{table}] " if table else ""
-            self._line(f"{of}{rules}", indent=4, hang=2)
+        for line in failures.by_rule(data, name):
+            self._line(line, indent=4, hang=2)
 
     def _entry(self, entry: Entry) -> None:
         """A failure with all its numbers."""

@@ -102,9 +102,8 @@ class Suite:
         data = implementation(alone)
         entry = failures.entry(data, data["checks"][0])
         lines = [f"{check.status} {entry.title}: {failures.statement(check.rule)}"]
-        for name, text in entry.rows:
-            hang = " " * 12
-            lines += textwrap.wrap(f"{name:<12}{text}", 96, subsequent_indent=hang)
+        for line in entry.body.splitlines():
+            lines += textwrap.wrap(line, 96, subsequent_indent=" " * 12)
         if isinstance(self._found, str):
             lines.append(
                 f"repro       qloracle verify {self.name} --only '{check.id}' --report DIR"

@@ -23,7 +23,7 @@ from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement, any_com
 from qloracle_conformance.families import MEMBERS, all_checks
 from qloracle_conformance.judging.checks import Check
 from qloracle_conformance.judging.views import View, specified_levels
-from qloracle_conformance.running.known import Known, about, mark
+from qloracle_conformance.running.known import Known, mark
 from qloracle_conformance.running.likely import likely
 from qloracle_conformance.running.selecting import EVERYTHING, Selection
 
@@ -65,10 +65,14 @@ class Run:
     ) -> None:  # fmt: skip
         name = objects.name_of(impl)
         self.judgement = Judgement(name, profile="" if only.narrow else profile)
-        self.known = about(name, known)
+        self.known = [entry for entry in known if entry.implementation in ("", name)]
         self._impl, self._device, self._limit = impl, device, limit
-        self._profile, self._seed, self._dialect, self.only = profile, seed, dialect or {}, only
-        self._searching, self.ended = searching, False
+        self._profile, self.only, self.ended = profile, only, False
+        self._options: dict[str, Any] = {
+            "seed": seed,
+            "declared": dict(dialect or {}),
+            "searching": searching,
+        }
         self._results: dict[str, CheckRun] = {}
 
     def close(self) -> None:
@@ -100,9 +104,8 @@ class Run:
             return None
         try:
             engine = Engine(
-                caller, profile=self._profile, seed=self._seed, declared=dict(self._dialect),
-                only=self.only, second=_second_oracle(self.judgement.name, self._profile),
-                functions=self.only.functions, searching=self._searching,
+                caller, profile=self._profile, only=self.only, functions=self.only.functions,
+                second=_second_oracle(self.judgement.name, self._profile), **self._options,
             )  # fmt: skip
         except UsageError as error:
             self._give_up("ERROR", error)

@@ -16,30 +16,26 @@ from qloracle_conformance.reports.page.markup import (
     tag,
     verbatim,
 )
-from qloracle_conformance.reports.page.subject import Subject
 
-SHOWN = 12  # failures of one implementation that are open from the start
 PROSE = ("because", "looks like", "finding", "wrong")  # what is not written in code
 
 
-def article(subject: Subject, n: int, scripts: Mapping[str, str]) -> Markup:
-    """A failure whole.  Its id lies inside, so that a link to it opens it."""
-    entry = subject.entries[n]
+def article(entry: Entry, place: str, scripts: Mapping[str, str], *, shown: bool) -> Markup:
+    """A failure whole; `place` begins the ids of its scripts."""
     title = tag("h4", status(entry.first["status"]), f" {entry.title}")
     parts = [
         tag("p.rule", prose(failures.statement(entry.first["rule"]))),
-        tag("dl", *(fact(name, text) for name, text in entry.rows)),
+        tag("dl", *(_fact(name, text) for name, text in entry.rows)),
         *_map(entry),
         *_inputs(entry),
-        *_scripts(entry, subject.place(n), scripts),
+        *_scripts(entry, place, scripts),
         *(more(f"Rule {rule} in full", statement(rule)) for rule in failures.rules(entry.checks)),
     ]
     summary = join(title, tag("span.brief", entry.brief))
-    body = tag("div.body", *parts, id=subject.place(n))
-    return tag("article", more(summary, body, shown=n < SHOWN))
+    return tag("article", more(summary, tag("div.body", *parts), shown=shown))
 
 
-def fact(name: str, text: str) -> Markup:
+def _fact(name: str, text: str) -> Markup:
     """A row of what there is to say of a failure."""
     said = text if name in PROSE else tag("code", text)
     return tag(f"div.{name.replace(' ', '-')}", tag("dt", name), tag("dd", said))

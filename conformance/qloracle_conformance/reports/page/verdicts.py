@@ -1,4 +1,4 @@
-"""One implementation's tables: functions with verdict and scope, rules, bounds, known failures."""
+"""One implementation's tables: functions with verdict, scope and rules; bounds; known failures."""
 
 from collections.abc import Sequence
 
@@ -18,43 +18,49 @@ from qloracle_conformance.reports.page.markup import (
     table,
     tag,
 )
-from qloracle_conformance.reports.page.subject import Subject, View
 
 
-def functions(subject: Subject) -> Markup:
-    """Each function with its verdict, its scope, what was compared, and its dialect."""
-    head = ("function", "verdict", counted("comparisons"), counted("cases"), "scope", "dialect")
+def judged(data: Data) -> bool:
+    """False where it could not be loaded: there is only a message to show then."""
+    return bool(data["checks"]) or data["status"] == "OK"
+
+
+def functions(data: Data) -> Markup:
+    """Each function with its verdict, its scope, what was compared, its rules and its dialect."""
+    head = ("function", "verdict", counted("comparisons"), counted("cases"), "scope", "rules",
+            "dialect")  # fmt: skip
     bodies = []
-    offered = [f for f in subject.data["functions"] if f["status"] != "MISSING"]
+    offered = [f for f in data["functions"] if f["status"] != "MISSING"]
     for level in LEVELS:
-        rows = [_function(subject, f) for f in offered if f["level"] == level]
+        rows = [_function(data, f) for f in offered if f["level"] == level]
         if rows:
             bodies.append([group(level, len(head)), *rows])
-    return join(table("Functions by level", head, bodies), missing(subject.missing))
+    absent = [f["name"] for f in data["functions"] if f["status"] == "MISSING"]
+    return join(table("Functions by level", head, bodies), missing(absent))
 
 
-def side_by_side(subjects: Sequence[Subject]) -> Markup:
+def side_by_side(implementations: Sequence[Data]) -> Markup:
     """Two or more implementations beside each other: verdict and dialect of each function."""
-    if len(subjects) < 2:
+    if len(implementations) < 2:
         return Markup()
     rows, absent = [], []
     for name in FUNCTIONS:
-        found = [subject.function(name) for subject in subjects]
-        if any(f and f["status"] != "MISSING" for f in found):
-            pairs = zip(subjects, found, strict=True)
-            rows.append(row(name, *(_beside(subject, function) for subject, function in pairs)))
+        found = [[f for f in data["functions"] if f["name"] == name] for data in implementations]
+        if any(f["status"] != "MISSING" for own in found for f in own):
+            pairs = zip(implementations, found, strict=True)
+            rows.append(row(name, *(_beside(data, own) for data, own in pairs)))
         elif any(found):
             absent.append(name)
-    head = ("function", *(subject.name for subject in subjects))
-    both = join(table("Functions: verdict and dialect", head, [rows]), missing(absent))
-    return tag("section", tag("h2", "Side by side"), both, aria_label="Side by side")
+    names = [link(data["name"], f"#implementation-{n}") for n, data in enumerate(implementations)]
+    both = table("Functions: verdict and dialect", ("function", *names), [rows]), missing(absent)
+    return tag("section", tag("h2", "Side by side"), *both, aria_label="Side by side")
 
 
-def _beside(subject: Subject, function: Data | None) -> Markup:
+def _beside(data: Data, own: Sequence[Data]) -> Markup:
     """A verdict and the dialect it was given under; what did not load has no function to judge."""
-    if not subject.judged:
-        return status(subject.data["status"])
-    return join(status(function["status"]), dialect(function)) if function else Markup()
+    if not judged(data):
+        return status(data["status"])
+    return join(*(join(status(function["status"]), dialect(function)) for function in own))
 
 
 def missing(names: Sequence[str]) -> Markup:
@@ -62,17 +68,20 @@ def missing(names: Sequence[str]) -> Markup:
     return tag("p.level", f"Missing: {', '.join(names)}") if names else Markup()
 
 
-def _function(subject: Subject, function: Data) -> Markup:
-    cases, total = function["cases"], function["cases"] + function["unsupported"]
+def _function(data: Data, function: Data) -> Markup:
+    name, cases = function["name"], function["cases"]
+    total = cases + function["unsupported"]
     few = 0 < function["comparisons"] < function["floor"]
     note = f" (fewer than {function['floor']:,}: too few for a verdict)" if few else ""
+    own = [check for check in data["checks"] if check["function"] == name]
     return row(
-        function["name"],
+        name,
         join(status(function["status"]), note),
         number(function["comparisons"]),
         tag("td.number", f"{cases:,}" if cases == total else f"{cases:,} of {total:,}"),
         tag("p", function["scope"]) if function["scope"] else "",
-        join(dialect(function), *_counts(subject, function["name"])),
+        join(*(tag("p", line) for line in failures.by_rule(data, name))),
+        join(dialect(function), *(tag("p", text) for text in failures.counts(own))),
     )
 
 
@@ -83,46 +92,21 @@ def dialect(function: Data) -> Markup:
     return join(*(tag("p", f"{table} {label}".strip()) for table, label in labels))
 
 
-def _counts(subject: Subject, function: str) -> list[Markup]:
-    checks = [check for check in subject.data["checks"] if check["function"] == function]
-    return [tag("p", text) for text in failures.counts(checks)]
-
-
-def rules(subject: Subject) -> Markup:
-    """Each rule on each function and table."""
-    names = subject.rules
-    bodies: dict[str, list[Markup]] = {}
-    for view in subject.views:
-        bodies.setdefault(view[0], []).append(_view(subject, view, names))
-    title = "Rules by function and table; no word: it does not apply there"
-    return table(title, ("", *names), bodies.values())
-
-
-def _view(subject: Subject, view: View, names: list[str]) -> Markup:
-    function, of = view
-    name = f"[{of}]" if of else function
-    reason = subject.unsupported(view)
-    if reason and all(subject.word(view, rule) == "UNSUPPORTED" for rule in names):
-        words = join(status("UNSUPPORTED"), f" {reason}")
-        return row(name, tag("td", words, colspan=len(names)))
-    return row(name, *(subject.cell(view, rule) for rule in names))
-
-
-def bounds(subject: Subject) -> Markup:
+def bounds(data: Data) -> Markup:
     """The share of its bound that each check needed, passing ones too."""
     rows = [
         row(check["id"], status(check["status"]), *bound_use(float(check["bound_use"])))
-        for check in subject.data["checks"]
+        for check in data["checks"]
         if float(check["bound_use"]) > 0
     ]
     head = ("check", "status", counted("share used"), "0 to 125 %")
     return table("How much of a bound the worst element needed", head, [rows])
 
 
-def known(subject: Subject) -> Markup:
+def known(data: Data) -> Markup:
     """Failures that are tracked somewhere: they are no news."""
     rows = [
         row(c["id"], status("XFAIL"), c["message"], link(c["known"], c["known"]))
-        for c in failures.known(subject.data)
+        for c in failures.known(data)
     ]
     return table("Known failures", ("check", "status", "message", "tracked at"), [rows])

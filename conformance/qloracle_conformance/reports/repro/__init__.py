@@ -49,36 +49,23 @@ def script(judgement: Judgement, check: CheckRun) -> str:
     failure, load = check.failure, loaders.load(judgement)
     if failure is None or not load or failure.mismatch.result == "second oracle":
         return ""  # a second opinion that fails is not the implementation's fault
-    views = [v for v in judgement.views if (v.function, v.table) == (check.function, check.table)]
-    framework = judgement.declared.get("arrays") or "numpy"
+    case, framework = failure.case, judgement.declared.get("arrays") or "numpy"
+    handed = handing.functions(framework, judgement.device, failure)
+    body = [line for item in case.arrays.items() for line in literals.statements(*item)]
     if FUNCTIONS[check.function].tool:
-        return _whole(check, load, [*_inputs(failure.case), *_program(judgement, check, failure)])
-    varied = list(failure.case.arrays) if check.rule == "P2" else _varied(failure.case)
-    body = [
-        *_inputs(failure.case),
-        f"ARRAYS = [{', '.join(varied)}]", "", "",
-        *handing.functions(framework, judgement.device, failure),
-        *_call(failure.case, varied, framework), "", "",
-        *verdicts.main(check, failure, views[0] if views else None, framework),
-    ]  # fmt: skip
-    return _whole(check, load, body)
-
-
-def _whole(check: CheckRun, load: str, body: list[str]) -> str:
-    """A script: what fails, what it needs, its own text, and how the implementation is loaded."""
-    body = [*body, "", "", load + loaders.RUN]
+        body += [*["", ""] * bool(case.arrays), *handed]
+        body += programs.body(check, failure, framework, judgement.offers)
+    else:
+        views = [
+            v for v in judgement.views if (v.function, v.table) == (check.function, check.table)
+        ]
+        varied = list(case.arrays) if check.rule == "P2" else _varied(case)
+        body += [f"ARRAYS = [{', '.join(varied)}]", "", "", *handed]
+        body += [*_call(case, varied, framework), "", ""]
+        body += verdicts.main(check, failure, views[0] if views else None, framework)
+    body += ["", "", load + loaders.RUN]
     own = "\n".join(body).partition("\nADAPTER = ")[0]
     return "\n".join([*_docstring(check), *_head(own), *body])
-
-
-def _program(judgement: Judgement, check: CheckRun, failure: Failure) -> list[str]:
-    """The text for a pager, and how it hands arrays over."""
-    framework = judgement.declared.get("arrays") or "numpy"
-    return [
-        *["", ""] * bool(failure.case.arrays),
-        *handing.functions(framework, judgement.device, failure),
-        *programs.body(check, failure, framework, judgement.offers),
-    ]
 
 
 def _slug(text: str) -> str:
@@ -123,10 +110,6 @@ def _head(text: str) -> list[str]:
     found = [f"import {name}" for name in LIBRARIES if f" {name}." in f" {used}"]
     lines += ["", *sorted([*found, "import numpy as np"]), ""]
     return [*lines, *needed]
-
-
-def _inputs(case: Case) -> list[str]:
-    return [line for item in case.arrays.items() for line in literals.statements(*item)]
 
 
 def _varied(case: Case) -> list[str]:
