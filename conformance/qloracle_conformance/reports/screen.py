@@ -119,7 +119,7 @@ class Screen:
                 yield Row(f"off by {observed}, {ratio} of the bound")
         for finding in entry.findings:
             if finding["declare"]:
-                yield Row(f"if that is meant: {finding['declare']}")
+                yield Row(f"if intended, declare: {finding['declare']}")
         if wrong := failures.wrong(fault.checks):
             yield Row(f"{wrong} values are wrong")
         if fault.consequences:
@@ -284,7 +284,7 @@ def _left_out(rest: Sequence[Fault], written: bool) -> str:
     words = [f"{len(own)} more fault{'s' if len(own) > 1 else ''}"] if own else []
     later = dict.fromkeys(fault.first.first["function"] for fault in rest if fault.after)
     words += [f"what builds on them ({', '.join(later)})"] if later else []
-    where = "the report has them all" if written else "-v, or --report DIR"
+    where = "see the report" if written else "-v prints all, --report DIR writes all"
     return f"and {' and '.join(words)}: {where}"
 
 
@@ -301,7 +301,7 @@ def _dialects(data: Data) -> list[str]:
         if view["label"] and not view["findings"]:
             labels.setdefault(view["label"], []).append(view["function"])
     parts = [f"{', '.join(dict.fromkeys(names))} [{label}]" for label, names in labels.items()]
-    return [f"found and lawful: {'; '.join(parts)}"] if parts else []
+    return [f"lawful differences: {'; '.join(parts)}"] if parts else []
 
 
 def _expected(data: Data) -> list[str]:
