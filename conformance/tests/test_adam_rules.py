@@ -38,7 +38,7 @@ from qloracle_conformance.mutants.matrix import judge, spec_of
 N = 4000
 EPS = 1e-8
 FORMS = {
-    "as the reference": adam_steps.stepper(),
+    "as the reference": adam_steps.Adam().step,
     "fused": adam_lawful.FusedMoments.adam_step,
     "lerp": adam_lawful.MeanByLerp.adam_step,
     "bitsandbytes": adam_lawful.CorrectedRate.adam_step,

@@ -330,7 +330,7 @@ def test_what_changes_as_soon_as_the_line_is_out_is_seen(kernel, tmp_path, monke
     assert waited[0][inner] == (old.st_mtime_ns, old.st_size)
 
 
-@pytest.mark.parametrize("more", [["numpy"], ["--report", "out"], ["--write-known", "known.toml"]])
+@pytest.mark.parametrize("more", [["numpy"], ["--report", "out"], ["--diff", "old.json"]])
 def test_watch_takes_one_implementation_and_writes_nothing(kernel, more):
     code, _, err = command("verify", kernel(RIGHT), "--watch", *more)
     assert code == 2

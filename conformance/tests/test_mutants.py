@@ -13,7 +13,6 @@ from qloracle_conformance.mutants.lora import lawful as lora_lawful
 from qloracle_conformance.mutants.matrix import (
     idle_checks,
     judge,
-    judge_in_child,
     kind_of,
     load_from,
     problems,
@@ -100,7 +99,7 @@ class TestWholeMatrix:
 @pytest.mark.timeout(3600)
 def test_every_mutant_meets_the_same_end_in_a_child_process():
     """The matrix runs in process; a stranger's code runs in a child, some calls ahead."""
-    rows = run_matrix(judging=judge_in_child)
+    rows = run_matrix(child=True)
     assert [f"{row.name}: {row.verdict}" for row in rows if not row.as_expected] == []
 
 

@@ -28,8 +28,8 @@ from qloracle_conformance.families.paging import (
 )
 from qloracle_conformance.families.paging import s12_paging as s12
 from qloracle_conformance.families.paging import s12b_books as s12b
-from qloracle_conformance.families.paging import smaller as smaller_programs
 from qloracle_conformance.families.paging.drafts import Draft
+from qloracle_conformance.families.paging.smaller import _measure, smaller
 from qloracle_conformance.judging.checks import Plan
 from qloracle_conformance.judging.expected import f32
 from qloracle_conformance.judging.views import View
@@ -715,6 +715,6 @@ def test_programs_without_a_sense(program):
 def test_smaller_programs_make_sense_and_are_smaller():
     cases = [next(cases(PLAN)) for cases in inputs.DIRECTED.values()]
     for case in (*cases, counted()):
-        for small, _ in zip(smaller_programs.smaller(case), range(300), strict=False):
+        for small, _ in zip(smaller(case), range(300), strict=False):
             assert plain_arrays.sensible(small)
-            assert smaller_programs._measure(small) < smaller_programs._measure(case)
+            assert _measure(small) < _measure(case)

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from qloracle_conformance.contract.errors import UsageError
+from qloracle_conformance.reports import differences
 from qloracle_conformance.running import known
 from qloracle_conformance.running.verify import verify
 
@@ -151,6 +152,24 @@ class TestKnownFailures:
             known.read(path)
 
 
+def test_the_difference_to_an_older_report(kernel, tmp_path):
+    old = verify([kernel(SWAPPED)], only="S6/quantize_4bit[nf4]/*").to_dict()
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(old))
+    new = verify([kernel("from qloracle import *")], only="S6/quantize_4bit[nf4]/*").to_dict()
+    (line,) = differences.lines(differences.read(path), new)
+    assert line.endswith("S6/quantize_4bit[nf4]/pairs: was FAIL, is PASS")
+    assert differences.lines(new, new) == []
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "no json"])
+def test_a_file_that_is_no_report_is_a_usage_error(tmp_path, text):
+    path = tmp_path / "old.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="not a report"):
+        differences.read(path)
+
+
 def run_command(*arguments, **options):
     command = [sys.executable, "-m", "qloracle_conformance.commands.main", *arguments]
     return subprocess.run(
@@ -167,6 +186,7 @@ def run_command(*arguments, **options):
         (["verify", "numpy", "--dialect", "bnb"], "no dialect preset"),
         (["verify", "numpy", "--seed", "-1"], "--seed"),
         (["verify", "numpy", "--known", "missing.toml"], "missing.toml"),
+        (["verify", "numpy", "--diff", "missing.json"], "missing.json"),
         (["explain", "S99"], "no rule"),
         (["probe", "nothing"], "is no implementation"),
     ],

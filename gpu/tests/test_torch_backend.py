@@ -397,7 +397,7 @@ def test_a_float64_would_be_seen():
 def test_a_table_kept_from_inference_mode_is_an_ordinary_tensor(monkeypatch):
     monkeypatch.setattr(tables, "_SENT", {})
     with torch.inference_mode():
-        sent = tables.thresholds("nf4", torch.device("meta"))
+        sent = tables.table("thresholds", "nf4", torch.device("meta"))
     assert [table is sent for table in tables._SENT.values()] == [True]
     assert not sent.is_inference()
 
@@ -413,7 +413,7 @@ def test_tables_made_in_inference_mode_are_ordinary_tensors(mutant):
 def test_a_fake_table_is_not_kept(monkeypatch):
     monkeypatch.setattr(tables, "_SENT", {})
     with FakeTensorMode(allow_non_fake_inputs=True):
-        assert type(tables.thresholds("nf4", torch.device("meta"))) is not torch.Tensor
+        assert type(tables.table("thresholds", "nf4", torch.device("meta"))) is not torch.Tensor
     assert tables._SENT == {}
 
 

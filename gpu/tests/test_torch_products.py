@@ -223,7 +223,7 @@ def faults_of(backend):
 
 DECODED = "levels.view(rows.stop - rows.start, width)"
 ADDED = "dx += device.product(dy[:, rows], w)"
-ROWS = "dims, **form)\n    dx"
+ROWS = "dims, blocksize, quant_type)\n    dx"
 JOINT = "part = device.product(x, w.T)"
 BIAS = "bias.float().__getitem__"
 FAULTS = {
@@ -240,7 +240,7 @@ FAULTS = {
     "the last scale for the rest": ("absmax[after + whole : after + whole + 1]", "absmax[-1:]"),
     "only the last rows": (ADDED, "dx = dy[:, rows] @ w"),
     "rounded at each chunk": (ADDED, "dx = (dx + dy[:, rows] @ w).bfloat16().float()"),
-    "another type in the gradient": (ROWS, ROWS.replace("form", "(form | {'quant_type': 'fp4'})")),
+    "another type in the gradient": (ROWS, ROWS.replace("quant_type", "'fp4'")),
 }  # fmt: skip
 
 

@@ -170,7 +170,7 @@ class Calls:
         seconds = time.perf_counter() - start
         after = _bits_of(memory)
         changed = tuple(name for name in memory if after[name] != before[name])
-        if FUNCTIONS[case.function].lasting:
+        if not FUNCTIONS[case.function].tool:
             self._keep(call, case.function, result, values)
         return Answer("OK", values, "", changed, seconds, call)
 

@@ -71,6 +71,7 @@ def verify(
     watch: Annotated[bool, Option("--watch", help="Judge again when the file changes.")] = False,
     seed: Annotated[str, Option(help="A number, or 'random'.")] = "0",
     known: Annotated[Path | None, Option(help="File of known failures (TOML).")] = None,
+    diff: Annotated[Path | None, Option(help="Compare with an older report.json.")] = None,
     report: Annotated[Path | None, Option(help="Write report.json, junit.xml, ... here.")] = None,
     device: Device = "",
     write_known: Annotated[Path | None, Option(help="Write all that fails as known.")] = None,
@@ -95,15 +96,15 @@ def verify(
     if write_known and (only or stop_early):
         why = f"--only is {only!r}" if only else "-x ends it early"
         raise UsageError(f"--write-known needs a whole run; {why}")
-    if watch and (report or write_known or len(impl or []) != 1):
-        raise UsageError("--watch takes one IMPL, and no --report or --write-known")
+    if watch and (report or diff or write_known or len(impl or []) != 1):
+        raise UsageError("--watch takes one IMPL, and no --report, --diff or --write-known")
     given = options.read(
         profile=profile, require=require, seed=_seed(seed), dialect=dialect, known=known,
         device=device, limit=limit,
     ) | {"only": only, "stop_early": stop_early, "processes": processes}  # fmt: skip
     if watch:
         raise typer.Exit(command.again_and_again((impl or [])[0], given))
-    code = command.once(impl or [], given, console, errors, report, write_known, verbose)
+    code = command.once(impl or [], given, console, errors, report, diff, write_known, verbose)
     raise typer.Exit(code)
 
 

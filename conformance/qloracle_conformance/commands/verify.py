@@ -13,7 +13,7 @@ from rich.console import Console
 from qloracle_conformance import adapters, reports
 from qloracle_conformance.commands.progress import Progress
 from qloracle_conformance.engine.verdicts import Judgement
-from qloracle_conformance.reports import failures, files, github, repro
+from qloracle_conformance.reports import differences, failures, files, github, repro
 from qloracle_conformance.reports.data import implementation
 from qloracle_conformance.reports.report import Report
 from qloracle_conformance.reports.screen import Screen
@@ -26,13 +26,14 @@ Options = Mapping[str, Any]  # of `running.verify.verify`
 
 def once(
     impls: Sequence[str], options: Options, console: Console, errors: Console, folder: Path | None,
-    known_failures: Path | None, verbose: bool,
+    older: Path | None, known_failures: Path | None, verbose: bool,
 ) -> int:  # fmt: skip
     """Judge, print and write; return the exit code.
 
     impls: none for what is found here.  What is written: the report in a `folder`, and a file of
-    known failures.
+    known failures; `older` is a report to compare with.
     """
+    old = differences.read(older) if older else None
     found, places = impls or running.found_here(), dict[str, github.Places]()
     with github.commands_off():
         screen = Screen(console, len(found), folder, whole=verbose)
@@ -63,6 +64,10 @@ def once(
             screen.say(hint)
         if folder:
             screen.say(f"All of it: {folder / 'report.html'}")
+        if old:
+            changed = differences.lines(old, data) or ["no difference"]
+            for line in ["", "Compared with the older report:", *(f"  {each}" for each in changed)]:
+                screen.say(line)
         if known_failures:
             _write_known(known_failures, result)
     if github.here():

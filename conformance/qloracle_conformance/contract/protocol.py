@@ -5,7 +5,6 @@ process learns from it which arguments are positional and what a result looks li
 `explain` learn the level, the kit the family in whose folder the function's rules stand.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,29 +68,6 @@ class Function:
         options = [k if v is ... else f"{k}={v!r}" for k, v in self.options.items()]
         return f"{self.name}({', '.join([*self.arrays, '*', *options])})"
 
-    @property
-    def lasting(self) -> bool:
-        """Whether its results can be read again later (rule P3): a tool's arrays change."""
-        return not self.tool
-
-
-def element_count(shape: tuple[int, ...]) -> int:
-    """Number of elements of a shape; () is one element.
-
-    >>> element_count(()), element_count((3, 0)), element_count((4, 96))
-    (1, 0, 384)
-    """
-    return math.prod(shape)
-
-
-def block_count(n: int, blocksize: int) -> int:
-    """Blocks that n elements fill, the last one perhaps short.
-
-    >>> block_count(65, 64)
-    2
-    """
-    return -(-n // blocksize)
-
 
 # ---- the forms of results: type and shape, from the arrays and options of a call -----------------
 
@@ -109,34 +85,23 @@ def alike(results: tuple[str, ...], arrays: Arrays, _: Options) -> tuple[ResultF
 
 
 def _coded(results: tuple[str, ...], arrays: Arrays, options: Options) -> tuple[ResultForm, ...]:
-    """Codes, two of them in a byte where they are packed, and an absmax a block."""
-    codes, absmax = results
-    n = arrays["x"].size
+    """Codes, two in a byte where they are packed, an absmax a block; of coded scales an offset."""
+    codes, absmax, *offset = results
+    n = _source(arrays).size
     bytes_ = (n + 1) // 2 if codes == "packed" else n
-    blocks = block_count(n, options["blocksize"])
-    return form(codes, np.uint8, (bytes_,)), form(absmax, np.float32, (blocks,))
+    blocks = -(-n // options["blocksize"])
+    scales = form(absmax, np.float32, (blocks,)), *(form(name, np.float32, ()) for name in offset)
+    return form(codes, np.uint8, (bytes_,)), *scales
 
 
 def _decoded(results: tuple[str, ...], arrays: Arrays, options: Options) -> tuple[ResultForm, ...]:
-    """The type and shape that were asked for, or the shape of x."""
-    shape = options["shape"] if "shape" in options else arrays["x"].shape
-    return (form(results[0], options["dtype"], tuple(shape)),)
+    """The type and shape that were asked for, or float32 in the shape of what is decoded."""
+    shape = options.get("shape", _source(arrays).shape)
+    return (form(results[0], options.get("dtype", np.float32), tuple(shape)),)
 
 
-def _coded_scales(
-    results: tuple[str, ...], arrays: Arrays, options: Options
-) -> tuple[ResultForm, ...]:
-    codes, nested, offset = results
-    n = arrays["absmax"].size
-    return (
-        form(codes, np.uint8, (n,)),
-        form(nested, np.float32, (block_count(n, options["blocksize"]),)),
-        form(offset, np.float32, ()),
-    )
-
-
-def _decoded_scales(results: tuple[str, ...], arrays: Arrays, _: Options) -> tuple[ResultForm, ...]:
-    return (form(results[0], np.float32, arrays["codes"].shape),)
+def _source(arrays: Arrays) -> np.ndarray:
+    return next(arrays[name] for name in ("x", "absmax", "codes") if name in arrays)
 
 
 def _applied(results: tuple[str, ...], arrays: Arrays, options: Options) -> tuple[ResultForm, ...]:
@@ -204,11 +169,11 @@ TABLE = (
     ),
     Function(
         "L1", "nested", "quantize_absmax", ("absmax",), ("codes", "nested_absmax", "offset"),
-        _coded_scales, NESTED, ("zero_block", *SCALING),
+        _coded, NESTED, ("zero_block", *SCALING),
     ),
     Function(
         "L1", "nested", "dequantize_absmax", ("codes", "nested_absmax", "offset"), ("absmax",),
-        _decoded_scales, NESTED, ("map_8bit", "decode"),
+        _decoded, NESTED, ("map_8bit", "decode"),
     ),
     Function(
         "L1", "nested", "quantize_nested", ("x",), ("values",), _decoded,

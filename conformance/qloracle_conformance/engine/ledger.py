@@ -62,7 +62,7 @@ class Ledger:
 
 def rules_of(function: str) -> list[str]:
     """The rules that look at all calls of a function; there is no P3 where nothing lasts."""
-    return [rule for rule in RULES if rule != "P3" or FUNCTIONS[function].lasting]
+    return [rule for rule in RULES if rule != "P3" or not FUNCTIONS[function].tool]
 
 
 def _plainer(case: Case, other: Case) -> bool:

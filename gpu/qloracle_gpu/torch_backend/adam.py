@@ -26,32 +26,15 @@ from torch import Tensor
 from qloracle import arguments as plain
 from qloracle_gpu.operations import adam
 from qloracle_gpu.operations.adam import Constants
-from qloracle_gpu.torch_backend import tables, values
-from qloracle_gpu.torch_backend.blockwise import (
-    dequantize_by,
-    levels_of,
-    quantize_by,
-    thresholds_of,
-)
+from qloracle_gpu.torch_backend import values
+from qloracle_gpu.torch_backend.blockwise import dequantize_by, map_of, quantize_by
 from qloracle_gpu.torch_backend.operators import like, operator
 
 State: TypeAlias = tuple[Tensor, Tensor, Tensor]  # param, m, v
 Coded: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # m and v as codes and scales
 
 
-def _fake_state(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, *_: object) -> State:
-    new: State = like(param, m, v)
-    return new
-
-
-def _fake_coded(
-    param: Tensor, grad: Tensor, mc: Tensor, ms: Tensor, vc: Tensor, vs: Tensor, *_: object
-) -> Coded:
-    new: Coded = like(param, mc, ms, vc, vs)
-    return new
-
-
-@operator(_fake_state)
+@operator(lambda param, grad, m, v, *_: like(param, m, v))
 def adam_step(
     param: Tensor,
     grad: Tensor,
@@ -79,14 +62,13 @@ def adam_step(
     >>> adam_step(p, g, m, v, step=1, lr=1.0, beta1=0.5, beta2=0.5, eps=0.0)
     (tensor([-0.1180]), tensor([1.2500]), tensor([2.5000]))
     """
-    decay = plain.boolean("decoupled_weight_decay", decoupled_weight_decay)
-    k = adam.constants(step, lr, beta1, beta2, eps, weight_decay, decay)
+    k = adam.constants(step, lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay)
     param, grad, m, v = adam.state(values.beside(param), (param, grad, m, v))
     p, m_new, v_new = _update(_flat(param), _flat(grad), _flat(m), _flat(v), k)
     return p.to(param.dtype).view(param.shape), m_new.view(m.shape), v_new.view(v.shape)
 
 
-@operator(_fake_coded)
+@operator(lambda param, grad, mc, ms, vc, vs, *_: like(param, mc, ms, vc, vs))
 def adam_step_8bit(
     param: Tensor,
     grad: Tensor,
@@ -123,8 +105,8 @@ def adam_step_8bit(
     k = adam.constants(step, lr, beta1, beta2, eps, weight_decay)
     here, size = values.beside(param), plain.integer("blocksize", blocksize, least=1)
     old = adam.coded(here, (param, grad, m_codes, m_absmax, v_codes, v_absmax), size)
-    m_levels, m_thresholds = _map("m_codebook", m_codebook, "dynamic", param.device)
-    v_levels, v_thresholds = _map("v_codebook", v_codebook, "unsigned", param.device)
+    m_levels, m_thresholds = map_of(here, "m_codebook", m_codebook, "dynamic")
+    v_levels, v_thresholds = map_of(here, "v_codebook", v_codebook, "unsigned")
     m = dequantize_by(m_levels, old[2], old[3], size, torch.float32, "m_codes")
     v = dequantize_by(v_levels, old[4], old[5], size, torch.float32, "v_codes")
     p, m, v = _update(_flat(old[0]), _flat(old[1]), m, v, k)
@@ -162,19 +144,6 @@ def _root(values: Tensor) -> Tensor:
 
 def _flat(values: Tensor) -> Tensor:
     return values.reshape(-1).float()
-
-
-def _map(
-    name: str, codebook: Tensor | None, dynamic: str, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return levels and thresholds: of the caller's codebook, or of a dynamic map."""
-    if codebook is None:
-        return tables.levels(dynamic, device), tables.thresholds(dynamic, device)
-    here = values.Checked(device)
-    return levels_of(here, name, codebook), thresholds_of(here, name, codebook)
-
-
-# ---- what is checked -----------------------------------------------------------------------------
 
 
 def _not_negative(v: Tensor) -> None:

@@ -13,7 +13,7 @@ The rules are those of `qloracle.blockwise`; here is how tensors carry them out.
 >>> rows = x.view(-1, 2)  # blocks of two
 >>> absmax = rows.abs().amax(dim=1)
 >>> q = (rows / absmax[:, None]).view(-1)
->>> torch.bucketize(q, tables.thresholds("nf4", x.device))
+>>> torch.bucketize(q, table("thresholds", "nf4", x.device))
 tensor([10,  0,  7, 15])
 
 Memory. Large tensors are handled in parts of whole blocks, about PART elements each, so that what
@@ -25,7 +25,7 @@ block is one part, and takes up to 16 bytes for each of its elements.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -35,44 +35,21 @@ from qloracle import arguments as plain
 from qloracle.codebook import QUANT_TYPES
 from qloracle_gpu.devices.on_torch import Tensors
 from qloracle_gpu.operations import arguments as check
-from qloracle_gpu.torch_backend import tables, values
+from qloracle_gpu.torch_backend import values
 from qloracle_gpu.torch_backend.operators import operator
+from qloracle_gpu.torch_backend.tables import table
 
 PART = 1 << 20  # elements handled at a time
 Blocks: TypeAlias = tuple[Tensor, Tensor]  # codes, packed or not, and absmax
 
 
-# ---- what a compiler is told of the results ------------------------------------------------------
+def _fake(n: int, x: Tensor, blocksize: int) -> Blocks:
+    """Return n codes and the scales of x, without numbers."""
+    scales = x.new_empty(-(-x.numel() // blocksize), dtype=torch.float32)
+    return x.new_empty(n, dtype=torch.uint8), scales
 
 
-def _new(beside: Tensor, n: int, dtype: torch.dtype) -> Tensor:
-    return beside.new_empty(n, dtype=dtype)
-
-
-def _fake_codes_4bit(x: Tensor, blocksize: int, _: str) -> Blocks:
-    return _new(x, -(-x.numel() // 2), torch.uint8), _fake_scales(x, blocksize)
-
-
-def _fake_codes(x: Tensor, _: Tensor, blocksize: int) -> Blocks:
-    return _new(x, x.numel(), torch.uint8), _fake_scales(x, blocksize)
-
-
-def _fake_scales(x: Tensor, blocksize: int) -> Tensor:
-    return _new(x, -(-x.numel() // blocksize), torch.float32)
-
-
-def _fake_values_4bit(packed: Tensor, _: Tensor, shape: list[int], *form: Any) -> Tensor:
-    return packed.new_empty(shape, dtype=form[-1])
-
-
-def _fake_values(codes: Tensor, _: Tensor, __: Tensor, shape: list[int], *form: Any) -> Tensor:
-    return codes.new_empty(shape, dtype=form[-1])
-
-
-# ---- the functions -------------------------------------------------------------------------------
-
-
-@operator(_fake_codes_4bit)
+@operator(lambda x, blocksize, _: _fake(-(-x.numel() // 2), x, blocksize))
 def quantize_4bit(
     x: Tensor, *, blocksize: int = 64, quant_type: str = "nf4"
 ) -> tuple[Tensor, Tensor]:
@@ -95,7 +72,7 @@ def quantize_4bit(
     return codes[::2] << 4 | codes[1::2], absmax
 
 
-@operator(_fake_values_4bit)
+@operator(lambda packed, absmax, shape, *form: packed.new_empty(shape, dtype=form[-1]))
 def dequantize_4bit(
     packed: Tensor,
     absmax: Tensor,
@@ -124,13 +101,13 @@ def dequantize_4bit(
     known = check.vector(here, "packed", packed, "uint8", (n + 1) // 2)
     if blocksize % 2:  # two blocks may share a byte
         codes = torch.stack([known >> 4, known & 15], dim=1).view(-1)[:n]
-        levels = tables.levels(quant_type, known.device)
+        levels = table("levels", quant_type, known.device)
         return _decode(levels, codes, absmax, n, blocksize, dtype).view(dims)
-    pairs = tables.pairs(quant_type, known.device)  # 256, each the two levels that a byte names
+    pairs = table("pairs", quant_type, known.device)  # 256, each the two levels that a byte names
     return _decode(pairs, known, absmax, n, blocksize, dtype).view(dims)
 
 
-@operator(_fake_codes)
+@operator(lambda x, codebook, blocksize: _fake(x.numel(), x, blocksize))
 def quantize_blockwise(
     x: Tensor, codebook: Tensor, *, blocksize: int = 256
 ) -> tuple[Tensor, Tensor]:
@@ -146,10 +123,10 @@ def quantize_blockwise(
     ([2, 1, 0], [4.0])
     """
     here, known = values.beside(x), check.floats(Tensors(values.place_of(x)), "x", x)
-    return quantize_by(thresholds_of(here, "codebook", codebook), known, blocksize)
+    return quantize_by(map_of(here, "codebook", codebook)[1], known, blocksize)
 
 
-@operator(_fake_values)
+@operator(lambda codes, absmax, codebook, shape, _, dtype: codes.new_empty(shape, dtype=dtype))
 def dequantize_blockwise(
     codes: Tensor,
     absmax: Tensor,
@@ -170,22 +147,22 @@ def dequantize_blockwise(
     """
     here = values.beside(codes)
     here.array("codes", codes)
-    levels = levels_of(here, "codebook", codebook)
+    levels, _ = map_of(here, "codebook", codebook)
     dims, n = plain.dimensions("shape", shape)
     known = check.vector(here, "codes", codes, "uint8", n)
     return dequantize_by(levels, known, absmax, blocksize, dtype).view(dims)
 
 
-def levels_of(here: Tensors, name: str, codebook: Tensor) -> Tensor:
-    """Return a codebook that was passed in, checked as the reference checks it: in NumPy."""
+def map_of(
+    here: Tensors, name: str, codebook: Tensor | None, dynamic: str = "dynamic"
+) -> tuple[Tensor, Tensor]:
+    """Return levels and thresholds: of a codebook that was passed in, else of a dynamic map."""
+    if codebook is None:
+        return table("levels", dynamic, here.place), table("thresholds", dynamic, here.place)
     known = values.codebook(here, name, codebook)
-    return torch.from_numpy(known).to(codebook.device)
-
-
-def thresholds_of(here: Tensors, name: str, codebook: Tensor) -> Tensor:
-    """Return the thresholds of a codebook that was passed in (S2)."""
-    known = qloracle.thresholds(values.codebook(here, name, codebook))
-    return torch.from_numpy(known).to(codebook.device)
+    both = known, qloracle.thresholds(known)
+    levels, thresholds = (torch.from_numpy(part).to(here.place) for part in both)
+    return levels, thresholds
 
 
 def quantize_by(thresholds: Tensor, x: Tensor, blocksize: int) -> Blocks:
@@ -226,11 +203,11 @@ def _quantize(
 
 def _codes_4bit(q: Tensor, quant_type: str) -> Tensor:
     """Apply S5 to the named types. FP4 is the one whose codes are not in order."""
-    thresholds = tables.thresholds(quant_type, q.device)
+    thresholds = table("thresholds", quant_type, q.device)
     if quant_type != "fp4":
         return _count_below(thresholds, q).to(torch.uint8)
     smaller = _count_below(thresholds, q.abs())  # so ties go toward zero
-    magnitude = tables.fp4_codes(q.device).index_select(0, smaller.view(-1))
+    magnitude = table("codes", "fp4", q.device).index_select(0, smaller.view(-1))
     return magnitude.view_as(q) | (q < 0).to(torch.uint8) << 3
 
 
@@ -240,21 +217,21 @@ def _count_below(thresholds: Tensor, q: Tensor) -> Tensor:
 
 
 def _decode(
-    table: Tensor, stored: Tensor, absmax: Tensor, n: int, blocksize: int, dtype: torch.dtype
+    named: Tensor, stored: Tensor, absmax: Tensor, n: int, blocksize: int, dtype: torch.dtype
 ) -> Tensor:
     """Return level * absmax, rounded to float32 and then once more to dtype (S7), dtype[n].
 
-    An entry of the table holds the levels that one stored byte names: one, or a pair.
+    An entry of `named` holds the levels that one stored byte names: one, or a pair.
     """
     wanted = values.float_type("dtype", dtype)
     step = plain.integer("blocksize", blocksize, least=1)
     scale = check.vector(values.beside(stored), "absmax", absmax, "float32", -(-n // step))
     result = torch.empty(n, dtype=wanted, device=stored.device)
-    parts, named = _parts(result, step), table.itemsize // 4
+    parts, each = _parts(result, step), named.itemsize // 4
     scales = scale.split([len(rows) for rows in parts])
-    codes = stored.split([-(-rows.numel() // named) for rows in parts])
+    codes = stored.split([-(-rows.numel() // each) for rows in parts])
     for rows, own, some in zip(parts, scales, codes, strict=True):
-        levels = table.index_select(0, some.int()).view(torch.float32)[: rows.numel()]
+        levels = named.index_select(0, some.int()).view(torch.float32)[: rows.numel()]
         torch.mul(levels.view(rows.shape), own[:, None], out=rows)
     return result
 

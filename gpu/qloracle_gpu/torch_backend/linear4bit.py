@@ -37,15 +37,12 @@ from qloracle_gpu.operations import arguments as check
 from qloracle_gpu.operations import lora as adapter
 from qloracle_gpu.operations import products
 from qloracle_gpu.operations.products import Chunks, as_matrix, heights
-from qloracle_gpu.torch_backend import tables, values
+from qloracle_gpu.torch_backend import values
 from qloracle_gpu.torch_backend.lora import Gradients
 from qloracle_gpu.torch_backend.operators import boxed, like, operator
+from qloracle_gpu.torch_backend.tables import table
 
-# ---- what a compiler is told, and the gradients --------------------------------------------------
-
-
-def _fake_product(x: Tensor, packed: Tensor, _: Tensor, shape: list[int], *__: object) -> Tensor:
-    return x.new_empty(*x.shape[:-1], shape[0])
+# ---- torch's gradients ---------------------------------------------------------------------------
 
 
 def _keep_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -63,14 +60,6 @@ def _product_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return dx, None, None, None, None, None, dbias
 
 
-def _fake_dx(dy: Tensor, packed: Tensor, _: Tensor, shape: list[int], *__: object) -> Tensor:
-    return dy.new_empty(*dy.shape[:-1], shape[1])
-
-
-def _fake_layer(x: Tensor, p: Tensor, s: Tensor, a: Tensor, b: Tensor, *_: object) -> Tensor:
-    return x.new_empty(*x.shape[:-1], b.shape[0])
-
-
 def _keep_layer(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.shape, ctx.scaling, ctx.blocksize, ctx.quant_type, mask = inputs
     ctx.save_for_backward(*tensors, mask)
@@ -83,56 +72,15 @@ def _layer_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return dx, None, None, da, db, *[None] * 5
 
 
-def _fake_gradients(
-    dy: Tensor, x: Tensor, p: Tensor, s: Tensor, a: Tensor, b: Tensor, *_: object
-) -> Any:
-    return like(x, a, b)
-
-
 # ---- the functions -------------------------------------------------------------------------------
 
 
-def _product_gradients(
-    here: Tensors, dy: Tensor, packed: Tensor, absmax: Tensor, *, shape: Sequence[int], **form: Any
-) -> Tensor:
-    """Return dx; `here` says whether dy is looked at: in torch's own gradients it may be inf."""
-    dims = plain.matrix_shape("shape", shape)
-    known = check.rows(here, "dy", dy, dims[0], f"shape {dims}")
-    chunks = _rows_of(here, packed, absmax, dims, **form)
-    dx: Tensor = products.times(here, chunks, dims[1], as_matrix(known).float())
-    return dx.to(known.dtype).view(*known.shape[:-1], dims[1])
-
-
-def _layer_gradients(
-    here: Tensors,
-    dy: Tensor,
-    x: Tensor,
-    packed: Tensor,
-    absmax: Tensor,
-    a: Tensor,
-    b: Tensor,
-    *,
-    shape: Sequence[int],
-    scaling: float,
-    dropout_mask: Tensor | None,
-    **form: Any,
-) -> Gradients:
-    dims = plain.matrix_shape("shape", shape)
-    layer = adapter.given(here, x, a, b, dropout_mask, dims)
-    known = adapter.output_gradient(here, dy, layer.x, dims)
-    back = partial(products.times, here, _rows_of(here, packed, absmax, dims, **form), dims[1])
-    return adapter.backward(here, known, layer, back, plain.real("scaling", scaling))
-
-
-def _unlooked_dx(dy: Tensor, *tensors: Tensor, **form: Any) -> Tensor:
-    return _product_gradients(Tensors(dy.device), dy, *tensors, **form)
-
-
-def _unlooked_gradients(dy: Tensor, *tensors: Tensor, **form: Any) -> Gradients:
-    return _layer_gradients(Tensors(dy.device), dy, *tensors, **form)
-
-
-@operator(_fake_product, _keep_product, _product_gradient, learns=("x", "bias"))
+@operator(
+    lambda x, packed, absmax, shape, *_: x.new_empty(*x.shape[:-1], shape[0]),
+    _keep_product,
+    _product_gradient,
+    learns=("x", "bias"),
+)
 def matmul_4bit(
     x: Tensor,
     packed: Tensor,
@@ -167,7 +115,10 @@ def matmul_4bit(
     return y.view(*known.shape[:-1], dims[0])
 
 
-@operator(_fake_dx, inside=_unlooked_dx)
+@operator(
+    lambda dy, packed, absmax, shape, *_: dy.new_empty(*dy.shape[:-1], shape[1]),
+    looks=False,
+)
 def matmul_4bit_backward(
     dy: Tensor,
     packed: Tensor,
@@ -189,11 +140,19 @@ def matmul_4bit_backward(
     >>> matmul_4bit_backward(dy, packed, absmax, shape=(2, 3), blocksize=3)
     tensor([20.,  1., 19.])
     """
-    form: dict[str, Any] = {"shape": shape, "blocksize": blocksize, "quant_type": quant_type}
-    return _product_gradients(values.beside(dy), dy, packed, absmax, **form)
+    dims, here = plain.matrix_shape("shape", shape), values.beside(dy)
+    known = check.rows(here, "dy", dy, dims[0], f"shape {dims}")
+    chunks = _rows_of(here, packed, absmax, dims, blocksize, quant_type)
+    dx: Tensor = products.times(here, chunks, dims[1], as_matrix(known).float())
+    return dx.to(known.dtype).view(*known.shape[:-1], dims[1])
 
 
-@operator(_fake_layer, _keep_layer, _layer_gradient, learns=("x", "a", "b"))
+@operator(
+    lambda x, packed, absmax, a, b, *_: x.new_empty(*x.shape[:-1], b.shape[0]),
+    _keep_layer,
+    _layer_gradient,
+    learns=("x", "a", "b"),
+)
 def qlora_forward(
     x: Tensor,
     packed: Tensor,
@@ -223,11 +182,11 @@ def qlora_forward(
     layer = adapter.given(here, x, a, b, dropout_mask, dims)
     chunks = _rows_of(here, packed, absmax, dims, blocksize, quant_type)
     through = partial(products.times_rows, here, chunks, dims[0])
-    y: Tensor = adapter.forward(here, layer, through, plain.real("scaling", scaling))
+    y: Tensor = adapter.forward(here, layer, through, scaling)
     return y
 
 
-@operator(_fake_gradients, inside=_unlooked_gradients)
+@operator(lambda dy, x, packed, absmax, a, b, *_: like(x, a, b), looks=False)
 def qlora_backward(
     dy: Tensor,
     x: Tensor,
@@ -256,9 +215,12 @@ def qlora_backward(
     >>> dx.tolist(), da.tolist(), db.tolist()
     ([6.0, 5.0], [[5.0, 10.0]], [[1.5], [0.0]])
     """
-    weight = {"shape": shape, "blocksize": blocksize, "quant_type": quant_type}
-    form: dict[str, Any] = {**weight, "scaling": scaling, "dropout_mask": dropout_mask}
-    return _layer_gradients(values.beside(x), dy, x, packed, absmax, a, b, **form)
+    dims, here = plain.matrix_shape("shape", shape), values.beside(x)
+    layer = adapter.given(here, x, a, b, dropout_mask, dims)
+    known = adapter.output_gradient(here, dy, layer.x, dims)
+    chunks = _rows_of(here, packed, absmax, dims, blocksize, quant_type)
+    back = partial(products.times, here, chunks, dims[1])
+    return adapter.backward(here, known, layer, back, scaling)
 
 
 def _rows_of(
@@ -303,7 +265,7 @@ def row_chunks(
 def _levels(packed: Tensor, start: int, stop: int, quant_type: str) -> Tensor:
     """Return the levels of the elements start to stop of the flat weight (S6)."""
     some, odd = packed[start // 2 : (stop + 1) // 2], start % 2  # odd: begins with a low nibble
-    pairs = tables.pairs(quant_type, packed.device).index_select(0, some.int())
+    pairs = table("pairs", quant_type, packed.device).index_select(0, some.int())
     return pairs.view(torch.float32)[odd : odd + stop - start]
 
 

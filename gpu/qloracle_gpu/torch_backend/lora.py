@@ -22,16 +22,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from qloracle_gpu.devices.on_torch import Tensors
 from qloracle_gpu.operations import lora
 from qloracle_gpu.torch_backend import values
 from qloracle_gpu.torch_backend.operators import boxed, like, operator
 
-Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor]  # dx, da, db
-
-
-def _fake(x: Tensor, w: Tensor, *_: object) -> Tensor:
-    return torch.empty(*x.shape[:-1], w.shape[0], dtype=x.dtype, device=x.device)
+Gradients: TypeAlias = tuple[torch.Tensor, Tensor, Tensor]  # dx, da, db
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -45,16 +40,13 @@ def _gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return dx, None, da, db, None, None
 
 
-def _fake_gradients(dy: Tensor, x: Tensor, w: Tensor, a: Tensor, b: Tensor, *_: object) -> Any:
-    return like(x, a, b)
-
-
-def _unlooked(dy: Tensor, *tensors: Tensor, **form: Any) -> Gradients:
-    """Return the gradients of what was looked at in the forward pass; dy may be infinite."""
-    return lora.lora_backward(Tensors(dy.device), dy, *tensors, **form)
-
-
-@operator(_fake, _keep, _gradient, learns=("x", "a", "b"), kernels=False)
+@operator(
+    lambda x, w, *_: x.new_empty(*x.shape[:-1], w.shape[0]),
+    _keep,
+    _gradient,
+    learns=("x", "a", "b"),
+    kernels=False,
+)
 def lora_forward(
     x: Tensor,
     w: Tensor,
@@ -83,7 +75,7 @@ def lora_forward(
     return y
 
 
-@operator(_fake_gradients, inside=_unlooked, kernels=False)
+@operator(lambda dy, x, w, a, b, *_: like(x, a, b), looks=False, kernels=False)
 def lora_backward(
     dy: Tensor,
     x: Tensor,

@@ -23,13 +23,8 @@ from torch import Tensor
 
 from qloracle import arguments as plain
 from qloracle_gpu.operations import arguments as check
-from qloracle_gpu.torch_backend import tables, values
-from qloracle_gpu.torch_backend.blockwise import (
-    dequantize_by,
-    levels_of,
-    quantize_by,
-    thresholds_of,
-)
+from qloracle_gpu.torch_backend import values
+from qloracle_gpu.torch_backend.blockwise import dequantize_by, map_of, quantize_by
 from qloracle_gpu.torch_backend.operators import operator
 
 Coded: TypeAlias = tuple[Tensor, Tensor, Tensor]  # codes, nested_absmax and the offset
@@ -39,10 +34,6 @@ def _fake_codes(absmax: Tensor, _: Tensor | None, blocksize: int) -> Coded:
     nb = absmax.numel()
     codes = absmax.new_empty(nb, dtype=torch.uint8)
     return codes, absmax.new_empty(-(-nb // blocksize)), absmax.new_empty(())
-
-
-def _fake_absmax(codes: Tensor, nested_absmax: Tensor, *_: object) -> Tensor:
-    return nested_absmax.new_empty(codes.numel())
 
 
 @operator(_fake_codes)
@@ -63,10 +54,7 @@ def quantize_absmax(
     """
     here = values.beside(absmax)
     known = check.vector(here, "absmax", absmax, "float32")
-    if codebook is None:
-        thresholds = tables.thresholds("dynamic", known.device)
-    else:
-        thresholds = thresholds_of(here, "codebook", codebook)
+    _, thresholds = map_of(here, "codebook", codebook)
     mean = exact_sum(known) / max(known.numel(), 1)
     offset = torch.tensor(mean, dtype=torch.float32, device=known.device)
     r = values.finite("absmax - offset", known - offset)  # nb
@@ -74,7 +62,7 @@ def quantize_absmax(
     return codes, nested_absmax, offset
 
 
-@operator(_fake_absmax)
+@operator(lambda codes, nested_absmax, *_: nested_absmax.new_empty(codes.numel()))
 def dequantize_absmax(
     codes: Tensor,
     nested_absmax: Tensor,
@@ -96,10 +84,7 @@ def dequantize_absmax(
     """
     here = values.beside(codes)
     known = check.vector(here, "codes", codes, "uint8")
-    if codebook is None:
-        levels = tables.levels("dynamic", known.device)
-    else:
-        levels = levels_of(here, "codebook", codebook)
+    levels, _ = map_of(here, "codebook", codebook)
     mean: Tensor = check.scalar(here, "offset", offset)
     groups = -(-known.numel() // plain.integer("blocksize", blocksize, least=1))
     nested = check.vector(here, "nested_absmax", nested_absmax, "float32", groups)

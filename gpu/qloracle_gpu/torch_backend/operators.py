@@ -10,6 +10,7 @@ torch imports its compiler at the first call of any operator, which takes a seco
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import wraps
 from inspect import Parameter, signature
 from typing import Any, TypeVar, cast
@@ -32,15 +33,15 @@ def operator(
     gradient: Function | None = None,
     *,
     learns: Sequence[str] = (),
-    inside: Function | None = None,
+    looks: bool = True,
     kernels: bool = True,
 ) -> Callable[[F], F]:
     """Make a function an operator to those who look at it; `boxed` returns the operator.
 
     It has the function's name, and its arguments, all by position. `fake` returns results of the
     same forms without numbers. `keep` and `gradient` are torch's setup_context and backward, and
-    `learns` names the arguments that get a gradient. `inside` is what the box runs, if not the
-    function itself. CUDA tensors go to the kernels, unless there are none for this function.
+    `learns` names the arguments that get a gradient. Where `looks` is False, values are checked in
+    direct calls only. CUDA tensors go to the kernels, unless there are none for this function.
     """
 
     def made(public: F) -> F:
@@ -49,18 +50,19 @@ def operator(
         positional = [n for n in names if parameters[n].kind is not Parameter.KEYWORD_ONLY]
         defaults = {n: p.default for n, p in parameters.items() if p.default is not Parameter.empty}
 
-        def run(function: Function, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        def run(arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
             first: Any = arguments[0] if arguments else options.get(names[0])
             size = options.get("blocksize", defaults.get("blocksize", ANY_BLOCK))
             if kernels and cuda.takes(first, size):
                 values.float_type("dtype", options.get("dtype", torch.float32))
                 return getattr(cuda.on(first), name)(*arguments, **options)
-            return function(*arguments, **options)
+            return public(*arguments, **options)
 
         def whole(*flat: Any) -> Any:
             count = len(positional)
             options = dict(zip(names[count:], flat[count:], strict=True))
-            return run(inside or public, flat[:count], options)
+            with nullcontext() if looks else values.unlooked():
+                return run(flat[:count], options)
 
         schema = library.infer_schema(public, mutates_args=()).replace("*, ", "")
         schema = re.sub(r"=[^,)]+", "", schema)  # torch leaves out what equals its default
@@ -81,12 +83,12 @@ def operator(
                 return look(arguments, options)
             given = {**dict(zip(positional, arguments, strict=False)), **options}
             if not is_watched(given, learns):
-                return run(public, arguments, options)
+                return run(arguments, options)
             try:
                 return look(arguments, options)
             except RuntimeError:  # torch's own complaint, of a wrong type for one
                 with torch.no_grad():
-                    run(public, arguments, options)
+                    run(arguments, options)
                 raise
 
         vars(call)["box"] = box

@@ -18,6 +18,9 @@ A value can be looked at only where the call can wait for it: see `can_wait`.  O
 kernels are used it is not looked at: see `KERNELS`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.util import find_spec
 
 import torch
@@ -31,6 +34,7 @@ from qloracle_gpu.operations import arguments as check
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 # True where CUDA tensors take the kernels of `qloracle_gpu.kernels`, which CuPy compiles.
 KERNELS = torch.version.cuda is not None and find_spec("cupy") is not None
+_unlooked = ContextVar("unlooked", default=False)
 
 
 def can_wait(values: Tensor) -> bool:
@@ -40,7 +44,17 @@ def can_wait(values: Tensor) -> bool:
 
 def looked_at(values: Tensor) -> bool:
     """Tell whether it is checked that the values are numbers: not where that alone would wait."""
-    return can_wait(values) and not (KERNELS and values.is_cuda)
+    return can_wait(values) and not (KERNELS and values.is_cuda) and not _unlooked.get()
+
+
+@contextmanager
+def unlooked() -> Iterator[None]:
+    """Look at no value within: a gradient that torch itself asks for may be infinite."""
+    token = _unlooked.set(True)
+    try:
+        yield
+    finally:
+        _unlooked.reset(token)
 
 
 class Checked(Tensors):

@@ -85,13 +85,10 @@ def _call(ask: Asker, view: View, param: float, seed: int, state: str, **options
     rng = np.random.default_rng(seed)
     grad, dtype = inputs.sized(rng, (N,), -1, 1), ask.dtype(view)
     start = np.full(N, param, np.float32)
-    if view.function == "adam_step":
-        zero = np.zeros(N, np.float32)
-        old = (zero, zero) if state == "zero" else inputs.old_state(rng, grad)
-        case = inputs.stepped(start, grad, *old, **options)
+    if state == "zero":
+        case = inputs.first(view, start, grad, "", **options)
     else:
-        codes = inputs.fresh(N) if state == "zero" else inputs.random_state(rng, N)
-        case = inputs.coded(start, grad, codes, **options)
+        case = inputs.later(view, rng, start, grad, "", **options)
     return inputs.typed(case, dtype, dtype)
 
 

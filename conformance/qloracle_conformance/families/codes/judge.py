@@ -88,13 +88,9 @@ def compare_codes(
 
 
 def _only_recorded(scale: Float32, blocks: Blocks, dialect: Dialect) -> NDArray[np.bool_]:
-    """A reciprocal of a subnormal may overflow: its codes are recorded, not judged (RULES)."""
-    kinds = dialect["normalisation_full"], dialect["normalisation_partial"]
-    if kinds == ("divide", "divide"):
-        return np.zeros(scale.shape, np.bool_)
-    full = blocks.full
-    inexact = np.where(full, *(kind != "divide" for kind in kinds))
-    approximate = np.where(full, *(kind in BANDS for kind in kinds))
+    """A reciprocal of a subnormal may overflow: its codes are recorded, not judged (S5)."""
+    inexact = expected.by_recipe(blocks, dialect, lambda recipe: recipe != "divide")
+    approximate = expected.by_recipe(blocks, dialect, BANDS.__contains__)
     beyond = inexact & (scale < expected.SMALLEST_NORMAL) | approximate & (scale > 2.0**126)
     return np.asarray(beyond & (scale != 0))
 
@@ -117,10 +113,9 @@ def judge_decoded(case: Case, values: Values, view: View) -> Outcome:
         codes = case.arrays["codes"].reshape(-1)
     levels, scale = view.levels[codes], case.arrays["absmax"][blocks.index]
     correct = expected.product(levels, scale, case.options.get("dtype", "float32"), view.dialect)
-    outcome = exact("values", values[0], correct)
-    if outcome.first is None:
-        return outcome
-    i = outcome.first.index
-    block = f"block {blocks.index[i]} of absmax {show(scale[i])}"
-    reason = f"code {codes[i]}, level {show(levels[i])}, {block}"
-    return replace(outcome, first=replace(outcome.first, reason=reason))
+
+    def why(i: int) -> str:
+        block = f"block {blocks.index[i]} of absmax {show(scale[i])}"
+        return f"code {codes[i]}, level {show(levels[i])}, {block}"
+
+    return exact("values", values[0], correct, why)

@@ -14,6 +14,7 @@ from qloracle_conformance.contract.programs import Part, dtype_of, perform, wher
 
 Array = NDArray[Any]
 
+SIDES = ("host", "device")
 TYPES = (
     "uint8", "float32", "bfloat16", "float16", "float64", "int8", "int32", "int64", "bool",
 )  # fmt: skip

@@ -54,6 +54,7 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.plain_arrays import PlainArrays
 from qloracle_conformance.contract.programs import DONE, LOG, LOGGED, Operation, Part, where
 from qloracle_conformance.families.paging import counted
+from qloracle_conformance.families.paging.drawn import programs_of
 from qloracle_conformance.families.paging.s12_paging import judge_operations
 from qloracle_conformance.judging.checks import Check, no_cases
 from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
@@ -329,7 +330,8 @@ class Books(PlainArrays):
 CHECKS = (
     *(Check("S12b", n, "make_pager", c, judge, (LOGGED,)) for n, c in counted.DIRECTED.items()),
     Check(  # smoke draws programs once, for S12
-        "S12b", "search", "make_pager", no_cases, judge, (LOGGED,), search=counted.search,
-        directed=False, profiles=("standard", "exhaustive"),
+        "S12b", "search", "make_pager", no_cases, judge, (LOGGED,),
+        search=lambda _: programs_of(counted=True), directed=False,
+        profiles=("standard", "exhaustive"),
     ),
 )  # fmt: skip

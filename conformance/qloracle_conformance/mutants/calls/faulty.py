@@ -8,7 +8,7 @@ import numpy as np
 
 import qloracle
 from qloracle_conformance.mutants import parts
-from qloracle_conformance.mutants.parts import Array, Step, decoders, each, encoder, fault, then
+from qloracle_conformance.mutants.parts import Array, Decoder, Encoder, Step, each, fault, then
 
 
 def _racing() -> Step:
@@ -49,7 +49,7 @@ def _remembered(key: Callable[[Array, Array], Any]) -> Step:
 # ---- P1: number, type and shape of what comes back -----------------------------------------------
 AbsmaxFloat64 = fault("P1",
     "The absmax comes back as float64 (bitsandbytes #529: it inherits a default type).",
-    **parts.encoders(peak=lambda x, b: parts.peaks(x, b).astype(np.float64)))
+    **Encoder(peak=lambda x, b: parts.peaks(x, b).astype(np.float64)).both())
 CodesInt64 = fault("P1", "The codes come back as int64, as searchsorted returns them (rule P1).",
     quantize_blockwise=then(qloracle.quantize_blockwise,
         lambda codes, absmax: (codes.astype(np.int64), absmax)))
@@ -62,7 +62,7 @@ PhantomScale = fault("P1",
     quantize_4bit=then(qloracle.quantize_4bit, lambda packed, absmax:
         (packed, np.append(absmax, np.zeros(absmax.size % 2, np.float32)))))
 TypeIgnored = fault("P1", "The result is float32, whatever type was asked for (rule P1).",
-    **decoders(multiply=lambda levels, scale, _: parts.product(levels, scale, np.float32)))
+    **Decoder(multiply=lambda levels, scale, _: parts.product(levels, scale, np.float32)).both())
 RowOfOne = fault("P1",
     "A vector of even length comes back as a matrix of one row (bitsandbytes #2047).",
     dequantize_4bit=then(qloracle.dequantize_4bit, lambda values:
@@ -86,7 +86,7 @@ RacingByte = fault("P4",
     quantize_4bit=_racing())
 SpareNibbleGarbage = fault("P4",
     "The spare nibble holds what lay in memory: the same call gives other bytes (rule P4).",
-    quantize_4bit=encoder(pack=_with_garbage()))
+    quantize_4bit=Encoder(pack=_with_garbage()).four_bit)
 ScalesRemembered = fault("S7",
     "A cache of decoded weights knows bytes and shape, not the scales (reference-kernels #104).",
     dequantize_4bit=_remembered(lambda packed, absmax: packed.tobytes()))

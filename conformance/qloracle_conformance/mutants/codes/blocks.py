@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike
 
 import qloracle
 from qloracle_conformance.mutants import parts
-from qloracle_conformance.mutants.parts import Array, Shape, block_index, decoder, decoders, fault
+from qloracle_conformance.mutants.parts import Array, Decoder, Encoder, Shape, block_index, fault
 
 
 def _restarting_if(applies: Callable[[int, int], Any]) -> parts.Index:
@@ -24,11 +24,6 @@ def _restarting_if(applies: Callable[[int, int], Any]) -> parts.Index:
         return np.asarray(row * (length // blocksize) + column // blocksize)
 
     return index
-
-
-def _ceiled(shape: Shape, blocksize: int) -> Array:
-    row, column, length = parts.rows_and_columns(shape)
-    return np.asarray(row * -(-length // blocksize) + column // blocksize)
 
 
 def _blocks_of_rows(
@@ -67,11 +62,6 @@ def _whole_blocks(x: Array, *, blocksize: int = 64, **options: Any) -> tuple[Arr
     return packed, absmax
 
 
-def _without_512(packed: Array, absmax: Array, *, blocksize: int = 64, **options: Any) -> Array:
-    scale = absmax * np.float32(blocksize != 512)
-    return qloracle.dequantize_4bit(packed, scale, blocksize=blocksize, **options)
-
-
 def _nonempty(x: Array, **options: Any) -> tuple[Array, Array]:
     if not x.size:
         raise RuntimeError("invalid configuration argument")
@@ -88,50 +78,52 @@ def _even(x: Array, **options: Any) -> tuple[Array, Array]:
 # ---- the index of a block ------------------------------------------------------------------------
 RowsOfVectors = fault("S3",
     "The block index restarts at each row if that is a multiple of 16 (bitsandbytes #1828).",
-    dequantize_4bit=decoder(index=_restarting_if(lambda k, b: k % 16 == 0 and k % b)))
+    dequantize_4bit=Decoder(block=_restarting_if(lambda k, b: k % 16 == 0 and k % b)).four_bit)
 RowsOf24 = fault("S3",
     "The block index restarts in one case only: blocks of 128, rows a multiple of 24 (rule S3).",
-    dequantize_4bit=decoder(index=_restarting_if(lambda k, b: b == 128 and k % 24 == 0 and k % b)))
+    dequantize_4bit=Decoder(
+        block=_restarting_if(lambda k, b: b == 128 and k % 24 == 0 and k % b)).four_bit)
 LongRows = fault("S3",
     "The block index restarts at each row longer than a tile of 4,096 (rule S3).",
-    dequantize_4bit=decoder(index=_restarting_if(lambda k, b: k > 4096 and k % b)))
+    dequantize_4bit=Decoder(block=_restarting_if(lambda k, b: k > 4096 and k % b)).four_bit)
 RowsCeiled = fault("S3",
     "Each row is taken to start a block of its own (onnxruntime #29587: a layout per column).",
-    dequantize_4bit=decoder(index=_ceiled))
+    dequantize_4bit=Decoder(block=parts.blocks_of_rows).four_bit)
 BlocksPerRow = fault("S3",
     "The quantizer starts a new block at each row and does not say so (onnxruntime #31152).",
     quantize_4bit=_blocks_of_rows)
 Index16Bit = fault("S3",
     "The block index has 16 bits: block 65,536 is decoded by the scale of block 0 (rule S3).",
-    **decoders(index=lambda shape, blocksize: block_index(shape, blocksize) & 0xFFFF))
+    **Decoder(block=lambda shape, blocksize: block_index(shape, blocksize) & 0xFFFF).both())
 Grid16Bit = fault("S3",
     "A launch has at most 65,536 blocks: the others are scaled by the wrong absmax (rule S3).",
-    **parts.encoders(scale=lambda flat, absmax, blocksize:
-        parts.divided(flat, absmax[np.arange(absmax.size) & 0xFFFF], blocksize)))
+    **Encoder(scale=lambda flat, absmax, blocksize:
+        parts.divided(flat, absmax[np.arange(absmax.size) & 0xFFFF], blocksize)).both())
 BlocksOf4096 = fault("S3",
     "Blocks of 4,096 are sent to the kernel for 2,048 (as in bitsandbytes #1157).",
-    **decoders(index=lambda shape, blocksize: block_index(shape, min(blocksize, 2048))))
+    **Decoder(block=lambda shape, blocksize: block_index(shape, min(blocksize, 2048))).both())
 
 # ---- the end of an array -------------------------------------------------------------------------
 NeighboursScale = fault("S3",
     "A short last block is scaled by the absmax of the block before it (rule S3).",
-    **parts.encoders(scale=_by_the_neighbour))
+    **Encoder(scale=_by_the_neighbour).both())
 TilesOf64 = fault("S3",
     "The grid counts whole tiles of 64, and what is left over is never written (rule S3).",
-    dequantize_4bit=decoder(multiply=_whole_tiles(64)))
+    dequantize_4bit=Decoder(multiply=_whole_tiles(64)).four_bit)
 ShortBlockUncoded = fault("S3",
     "The grid covers whole blocks only: codes and absmax of a short last block stay 0 (S3).",
     quantize_4bit=_whole_blocks)
 LastElementUncoded = fault("S3",
     "The loop ends one element early, and the last code stays 0 (rule S3).",
-    quantize_4bit=parts.encoder(pack=lambda codes:
-        parts.packed_pairs(np.append(codes[:-1], np.zeros_like(codes[-1:])))))
+    quantize_4bit=Encoder(pack=lambda codes:
+        parts.packed_pairs(np.append(codes[:-1], np.zeros_like(codes[-1:])))).four_bit)
 NoTail = fault("S3",
     "Vectors of 16 without a tail: what follows the last one is never decoded (rule S3).",
-    dequantize_blockwise=parts.decoder_8bit(multiply=_whole_tiles(16)))
+    dequantize_blockwise=Decoder(multiply=_whole_tiles(16)).eight_bit)
 NoBlocksOf512 = fault("S3",
     "The dispatch knows no blocks of 512, and the output stays zero (onnxruntime #28551).",
-    dequantize_4bit=_without_512)
+    dequantize_4bit=lambda packed, absmax, *, blocksize=64, **options: qloracle.dequantize_4bit(
+        packed, absmax * np.float32(blocksize != 512), blocksize=blocksize, **options))
 EmptyRefused = fault("S3",
     "An empty array is a launch of no blocks, and that is an error (bitsandbytes on CUDA).",
     quantize_4bit=_nonempty)

@@ -9,7 +9,7 @@ from qloracle_conformance.contract.protocol import LORA
 from qloracle_conformance.mutants import parts
 from qloracle_conformance.mutants.lora import steps
 from qloracle_conformance.mutants.lora.steps import Layer, Lora, as_given, unscaled
-from qloracle_conformance.mutants.parts import Array, Step, each, fault, one_by_one, pooled
+from qloracle_conformance.mutants.parts import Array, each, fault, one_by_one, pooled
 from qloracle_conformance.mutants.products import sums
 from qloracle_conformance.mutants.products.steps import decoded, in_bfloat16, in_float16
 
@@ -48,19 +48,7 @@ def _first_axis(own: Layer) -> Layer:
     return own._replace(masked=masked, h=h, dy=dy, g=g)
 
 
-def _in_half(packed: Array, absmax: Array, rows: Array, **options: Any) -> Array:
-    return in_float16(decoded(packed, absmax, rows, **options))
-
-
 # ---- around the values ---------------------------------------------------------------------------
-
-
-def _widened(function: Step) -> Step:
-    return one_by_one(function, lambda _, part: part.astype(np.float32))
-
-
-def _last_column_dropped(x: Array) -> Array:
-    return np.where(np.arange(x.shape[-1]) < x.shape[-1] - 1, x, np.zeros(1, x.dtype))
 
 
 def _racing() -> sums.Total:
@@ -152,7 +140,8 @@ MeanOverRows = fault("S10", "dA and dB are means over the rows, not sums.",
            db=lambda own: steps.b_gradient(own) / np.float32(len(own.dy))).backward())
 BackwardWeightInFloat16 = fault("S10",
     "The backward pass decodes W into float16, whatever the gradient's type.",
-    qlora_backward=Lora(decode=_in_half).backward()["qlora_backward"])
+    qlora_backward=Lora(decode=lambda *state, **options:
+        in_float16(decoded(*state, **options))).backward()["qlora_backward"])
 
 # ---- narrow arithmetic ---------------------------------------------------------------------------
 
@@ -175,9 +164,10 @@ GradientsAccumulatedInBFloat16 = fault("S10", "dA and dB are summed over the row
 # ---- around the values: P1 to P4 -----------------------------------------------------------------
 
 AllInFloat32 = fault("P1", "Every result is float32, whatever the types of x and A.",
-    **each(_widened, *LORA))
+    **each(lambda function: one_by_one(function, lambda _, part: part.astype(np.float32)), *LORA))
 DropoutInPlace = fault("P2", "The last column of x (of dy, backward) is dropped in place.",
-    **each(parts.spoiling(_last_column_dropped), *LORA))
+    **each(parts.spoiling(lambda x:
+        np.where(np.arange(x.shape[-1]) < x.shape[-1] - 1, x, np.zeros(1, x.dtype))), *LORA))
 OneGradientBuffer = fault("P3",
     "Results live in one buffer for each place and type, which the next call overwrites.",
     **each(pooled, *LORA))

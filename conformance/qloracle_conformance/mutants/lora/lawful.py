@@ -22,11 +22,6 @@ def _dw(own: Layer) -> Array:
     return own.total(own.dy.T, own.masked.T)  # out, in: the gradient of B A
 
 
-def _one_sum(own: Layer) -> Array:
-    rows = np.concatenate([own.x, own.s * own.h], axis=1)
-    return own.total(rows, np.concatenate([own.w, own.b], axis=1))
-
-
 # ---- every step a call of a library, which returns the type of x ---------------------------------
 
 
@@ -70,7 +65,9 @@ ScalingOnB = variant("", "s B is made first, sums from the end.",
 ScalingOnHidden = variant("", "h and g are scaled as soon as they are there; sums as trees.",
     **Lora(hidden=lambda h, own: own.s * h, see=unscaled, total=sums.tree).both())
 BranchAddedOnTheWay = variant("", "One sum holds both: the branch's products follow those of x W'.",
-    **Lora(y=_one_sum, total=sums.in_order).forward())
+    **Lora(total=sums.in_order, y=lambda own: own.total(
+        np.concatenate([own.x, own.s * own.h], axis=1),
+        np.concatenate([own.w, own.b], axis=1))).forward())
 AdapterMultipliedFirst = variant("", "B A is made first: the three matrices in the other order.",
     **Lora(
         y=lambda own: own.total(own.x, own.w) + own.s * own.total(own.masked, _ba(own)),

@@ -40,10 +40,6 @@ def _read_on(matrix: Array, fill: float) -> Array:
     return np.asarray(memory[places])
 
 
-def _masked(rows: Array) -> Array:
-    return np.pad(rows, ((0, 0), (0, -rows.shape[1] % TILE)))
-
-
 def _transposed(packed: Array, absmax: Array, rows: Array, **options: Any) -> Array:
     w = steps.decoded(packed, absmax, rows, **options)
     return w.reshape(w.shape[::-1]).T
@@ -62,11 +58,6 @@ def _scale_of_the_neighbour(shape: tuple[int, ...], blocksize: int) -> Array:
     return np.asarray(row * length // blocksize + column // blocksize)
 
 
-def _blocks_by_the_row(shape: tuple[int, ...], blocksize: int) -> Array:
-    row, column, length = rows_and_columns(shape)
-    return np.asarray(row * -(-length // blocksize) + column // blocksize)
-
-
 def _odd_column_swapped(packed: Array, shape: tuple[int, ...]) -> Array:
     nibbles = parts.unpacked(packed, (2 * packed.size,))
     places = np.arange(np.prod(shape))
@@ -78,16 +69,6 @@ def _last_rows_unwritten(rows: Array, matrix: Array) -> Array:
     y = sums.blas(rows, matrix)
     y[len(y) // 32 * 32 if len(y) > 32 else len(y) :] = 0
     return y
-
-
-def _summed_over_rows(rows: Array, matrix: Array) -> Array:
-    total = sums.blas(rows, matrix)
-    return np.broadcast_to(total.sum(axis=0), total.shape)
-
-
-def _dense(tensor: Any) -> Any:
-    expanded = 0 in tensor.stride()  # then there is not so much memory
-    return tensor if expanded else forms.from_memory(tensor, tensor.storage_offset())
 
 
 # fmt: off
@@ -107,7 +88,8 @@ FirstProductTwice = fault("S9", "The sum starts with the first product, and so d
 TailUnmasked = fault("S9", "The last tile reads on: the next row's x meets the next row's weights.",
     **Linear(total=lambda x, w: sums.blas(_read_on(x, 0), _read_on(w, 0))).both())
 TailTimesPoison = fault("S9", "x is masked beyond K and W is not: 0 times what lies there, a NaN.",
-    **Linear(total=lambda x, w: sums.blas(_masked(x), _read_on(w, np.nan))).both())
+    **Linear(total=lambda x, w:
+        sums.blas(np.pad(x, ((0, 0), (0, -x.shape[1] % TILE))), _read_on(w, np.nan))).both())
 
 # ---- narrow arithmetic ---------------------------------------------------------------------------
 
@@ -147,9 +129,9 @@ ExactWeightsForOneRow = fault("S9",
     **Linear(decode=_by_rows(steps.decoded, steps.in_type_of_rows)).both())
 ScaleOfTheNeighbour = fault("S9",
     "A row's block index is that of its start and so many whole blocks: off at ragged edges.",
-    **Linear(decode=steps.weights(index=_scale_of_the_neighbour)).both())
+    **Linear(decode=steps.weights(block=_scale_of_the_neighbour)).both())
 BlocksByTheRow = fault("S9", "Each row of W is taken to start a new block, undeclared.",
-    **Linear(decode=steps.weights(index=_blocks_by_the_row)).both())
+    **Linear(decode=steps.weights(block=parts.blocks_of_rows)).both())
 OddColumnSwapped = fault("S9", "In the last column of an odd K the byte's other nibble is read.",
     **Linear(decode=steps.weights(unpack=_odd_column_swapped)).both())
 WeightsInFloat16Backward = fault("S9",
@@ -168,7 +150,8 @@ LastRowsNeverWritten = fault("S9",
     **Linear(total=_last_rows_unwritten).both())
 GradientSummedOverRows = fault("S9",
     "Every row of dx is the sum over all rows, like a bias gradient.",
-    **Linear(total=_summed_over_rows).backward())
+    **Linear(total=lambda dy, w:
+        np.broadcast_to(sums.blas(dy, w).sum(axis=0), (len(dy), len(w)))).backward())
 BiasLostForOneRow = fault("S9", "The kernel for a single row ignores the bias.",
     **Linear(add=lambda y, bias, x: biased(y, None if len(y) == 1 else bias, x)).forward())
 BiasInBFloat16 = fault("S9", "The bias is rounded to bfloat16, whatever the type of x.",
@@ -201,4 +184,5 @@ AtomicSums = fault("P4",
     **Linear(total=sums.taking_turns(
         sums.in_order, sums.chunks, sums.from_the_end, sums.tree, sums.blas)).both())
 RowsReadAsDense = fault("P5", "The kernel reads x, bytes and scales as if they were contiguous.",
-    {"arrays": "torch"}, matmul_4bit=forms.kernel("matmul_4bit", _dense))
+    {"arrays": "torch"}, matmul_4bit=forms.kernel("matmul_4bit", lambda t:
+        t if 0 in t.stride() else forms.from_memory(t, t.storage_offset())))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import qloracle
-from qloracle_conformance.mutants.parts import BFLOAT16, Array, Step, decoder, rounded
+from qloracle_conformance.mutants.parts import BFLOAT16, Array, Decoder, Step, rounded
 from qloracle_conformance.mutants.products import sums
 from qloracle_conformance.mutants.products.sums import Total
 
@@ -35,16 +35,16 @@ def in_type_of_rows(packed: Array, absmax: Array, rows: Array, **options: Any) -
 
 def factors_in_type_of_rows(packed: Array, absmax: Array, rows: Array, **options: Any) -> Array:
     """Level and scale rounded to the type of x, multiplied, and rounded again."""
-    decode = decoder(
+    decode = Decoder(
         levels=lambda kind: rounded(qloracle.codebook(kind), rows.dtype),
         multiply=lambda a, b, _: rounded(a * rounded(b, rows.dtype), rows.dtype),
-    )
+    ).four_bit
     return np.asarray(decode(packed, absmax, **options))
 
 
 def weights(**steps: Step) -> Decode:
     """A decoding step from the steps of a decoder."""
-    decode = decoder(**steps)
+    decode = Decoder(**steps).four_bit
     return lambda packed, absmax, rows, **options: decode(packed, absmax, **options)
 
 
