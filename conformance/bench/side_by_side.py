@@ -13,7 +13,6 @@ that judges a file with the same imports and no function.  Both start the same t
 the first thing they do is to import all that the first run has ever imported.
 """
 
-import argparse
 import os
 import resource
 import statistics
@@ -24,7 +23,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+import typer
+from typer import Argument, Option
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("reference", "gpu", "conformance")
@@ -84,24 +86,19 @@ class Times(NamedTuple):
     cpu: float
 
 
-def main() -> None:
-    """Measure, and print the table row by row."""
-    options = _options()
-    names = options.only or [name for name in COMMANDS if name not in LONG]
-    with _old(options.commit) as old:
-        print(f"`qloracle` at {options.commit} and now, median of {options.runs}, seconds\n")
+def main(
+    commit: Annotated[str, Argument(help="The old commit, such as 708538e.")],
+    only: Annotated[list[str], Option(help="This command alone; repeatable.")] = [],  # noqa: B006
+    runs: Annotated[int, Option(help="Measured runs of each command.")] = 5,
+) -> None:
+    """Time the kit at an old commit and in this checkout, and print the table row by row."""
+    names = only or [name for name in COMMANDS if name not in LONG]
+    with _old(commit) as old:
+        print(f"`qloracle` at {commit} and now, median of {runs}, seconds\n")
         print("| command | wall, old | wall, now | ratio | CPU, old | CPU, now | ratio |")
         print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
         for name in names:
-            print(_row(name, *_measured(name, old, options.runs)), flush=True)
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("commit", help="the old commit, such as 708538e")
-    parser.add_argument("--only", action="append", choices=COMMANDS, help="this command alone")
-    parser.add_argument("--runs", type=int, default=5, help="measured runs of each command")
-    return parser.parse_args()
+            print(_row(name, *_measured(name, old, runs)), flush=True)
 
 
 @contextmanager
@@ -172,4 +169,4 @@ def _row(name: str, before: Sequence[Times], now: Sequence[Times]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -23,7 +23,7 @@ from qloracle_conformance.judging.compare import Mismatch
 from qloracle_conformance.judging.text import show, value_of
 from qloracle_conformance.judging.views import View
 from qloracle_conformance.reports import files, repro
-from qloracle_conformance.reports.repro import literals, loaders, verdicts
+from qloracle_conformance.reports.repro import comparing, literals, loaders
 from qloracle_conformance.running.verify import verify
 
 RUN = """
@@ -334,7 +334,7 @@ def test_a_crash_is_no_zero(tried):
 
 
 def test_a_hang_ends(tried, monkeypatch):
-    monkeypatch.setattr(verdicts, "LIMIT", 1)
+    monkeypatch.setattr(comparing, "LIMIT", 1)
     check = failed(NF4_VIEW, Mismatch("call", 0, "no answer", "a result"), status="TIMEOUT")
     code, text = tried(NF4_VIEW, check, "import time; time.sleep(30)")
     assert (code, "in quantize_4bit" in text) == (1, True), text

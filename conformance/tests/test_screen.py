@@ -114,7 +114,7 @@ def test_a_run_has_forty_lines_of_failures_at_most(report, implementations, faul
 def test_what_is_left_out_is_counted(report):
     text = shown(many(report, 1, 60))
     listed = text.count("\n  FAIL")
-    assert f"and {60 - listed} more faults: -v, or --report DIR" in " ".join(text.split())
+    assert f"and {60 - listed} more faults: -v prints all, --report DIR" in " ".join(text.split())
 
 
 def test_the_first_takes_no_more_than_its_share(report):

@@ -5,9 +5,10 @@ holds what came of it.  Nothing is ever turned from skipped into passed.
 """
 
 import contextlib
+import itertools
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -31,12 +32,17 @@ from qloracle_conformance.judging.checks import Check, Plan
 from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
 from qloracle_conformance.judging.views import View
 
-NO_LEVELS = np.zeros(0, np.float32)  # of a view of which nothing but the name is asked
 TROUBLES = 2  # crashes or time-outs of one function after which it is left alone
 # Examples that Hypothesis draws a check.  Smoke draws only where a test run asks for it (pytest's
 # plugin, `conformance_tests`), and not in the loop of edit and run: no fault is known that only a
 # drawn case has found, neither among the mutants nor among the kernels that were judged.
 EXAMPLES = {"smoke": 60, "standard": 1000, "exhaustive": 10_000}
+
+
+def bare_views(functions: Iterable[str]) -> list[View]:
+    """Functions on each of their tables, of which nothing but the name is asked: none is probed."""
+    none = np.zeros(0, np.float32)
+    return [View(name, table, {}, none) for name in functions for table in MEMBERS[name].tables]
 
 
 class Engine:
@@ -126,8 +132,8 @@ class Engine:
         """Whether any check of a function is asked for."""
         if function not in self.functions:
             return False
-        views = [View(function, table, {}, NO_LEVELS) for table in MEMBERS[function].tables]
-        checks = (c.id(view) for c in all_checks() for view in views if self.fits(c, view))
+        pairs = itertools.product(all_checks(), bare_views([function]))
+        checks = (check.id(view) for check, view in pairs if self.fits(check, view))
         return any(map(self._only, (*checks, *(f"{rule}/{function}" for rule in ledgers.RULES))))
 
     def planned(self) -> list[tuple[Check, View]]:

@@ -12,7 +12,7 @@ from importlib.resources import files
 from qloracle_conformance.engine.verdicts import level_lines
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.failures import Data
-from qloracle_conformance.reports.page import failure, verdicts
+from qloracle_conformance.reports.page import failure, tables
 from qloracle_conformance.reports.page.markup import Markup, status, tag
 
 SHOWN = 12  # failures of one implementation that are open from the start
@@ -24,7 +24,7 @@ def text(report: Data, scripts: Mapping[str, str] = {}) -> str:
     sections = [
         _implementation(data, f"implementation-{n}", scripts) for n, data in enumerate(found)
     ]
-    main = tag("main", verdicts.side_by_side(found), *sections)
+    main = tag("main", tables.side_by_side(found), *sections)
     body = tag("body", _opening(report), main, _foot(report), tag("script", _part("page.js")))
     return f"<!DOCTYPE html>\n{tag('html', _head(report), body, lang='en')}\n"
 
@@ -72,7 +72,7 @@ def _implementation(data: Data, place: str, scripts: Mapping[str, str]) -> Marku
     """Its verdict, its failures, causes first, and its tables."""
     title = tag("h2", status(data["verdict"]), f" {data['name']}")
     lines = [", ".join(failures.versions(data)), failures.times(data)]
-    if verdicts.judged(data):
+    if tables.judged(data):
         lines = [*(line for line, _ in level_lines(data["levels"])), *lines]
     parts = [title, tag("p.message", data["message"]) if data["message"] else ""]
     parts += [tag("p.level", line) for line in lines if line]
@@ -81,8 +81,8 @@ def _implementation(data: Data, place: str, scripts: Mapping[str, str]) -> Marku
         parts.append(tag("h3", f"{len(entries)} failure{'s' if len(entries) > 1 else ''}"))
     for n, entry in enumerate(entries):
         parts.append(failure.article(entry, f"{place}-{n}", scripts, shown=n < SHOWN))
-    parts += [verdicts.functions(data)] if verdicts.judged(data) else []
-    parts += [verdicts.bounds(data), verdicts.known(data)]
+    parts += [tables.functions(data)] if tables.judged(data) else []
+    parts += [tables.bounds(data), tables.known(data)]
     return tag("section", *parts, id=place, aria_label=data["name"])
 
 

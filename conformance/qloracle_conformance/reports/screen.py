@@ -9,7 +9,6 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
 from rich.text import Text
@@ -28,14 +27,6 @@ INDENT = 8
 WIDE = 20  # columns of a name in the table
 
 Likely = Callable[[str], Sequence[str]]  # a check id: stories of faults that give the same results
-
-
-class Row(NamedTuple):
-    """A line of a fault, before it is wrapped."""
-
-    text: str
-    style: str = ""
-    indent: int = INDENT
 
 
 class Screen:
@@ -89,47 +80,47 @@ class Screen:
         """Print faults while there are lines: whole, then by their first line, then by number."""
         used, shown = 0, 0
         for fault in found:
-            rows = list(self._rows(fault))
-            space = budget - used - (len(found) - shown > 1)
-            if sum(map(self._height, rows)) + 1 > space:
-                rows = rows[:1]
-            if self._height(rows[0]) > space:
+            first, *rest = self._rows(fault)
+            height, space = self._height(first, 2), budget - used - (len(found) - shown > 1)
+            if height + sum(map(self._height, rest)) + 1 > space:
+                rest = []
+            if height > space:
                 break
-            used += sum(map(self._print, rows))
-            for story in likely(fault.first.first["id"])[:1] if rows[1:] else ():
-                used += self._print(Row(f"looks like: {story}"))
+            used += self._print(first, "bold red", 2) + sum(map(self._print, rest))
+            for story in likely(fault.first.first["id"])[:1] if rest else ():
+                used += self._print(f"looks like: {story}")
             shown += 1
         if found[shown:] and used < budget:
-            used += self._print(Row(_left_out(found[shown:], bool(self._folder)), "red", 2))
+            used += self._print(_left_out(found[shown:], bool(self._folder)), "red", 2)
         return used
 
-    def _rows(self, fault: Fault) -> Iterator[Row]:
+    def _rows(self, fault: Fault) -> Iterator[str]:
         """A fault in lines: what is wrong, the call, why, how far it goes, how to reproduce it."""
         entry, check = fault.first, fault.first.first
         title = f"{failures.view(fault.checks)}: {_decimal(entry.brief)}"
         rules = " ".join(failures.rules(fault.checks))
-        yield Row(f"{check['status']:<6}{title}   {rules}", "bold red", 2)
+        yield f"{check['status']:<6}{title}   {rules}"
         failure = check["failure"]
         if failure is not None:
-            yield Row(_short(failure["call"]))
+            yield _short(failure["call"])
             if failure["reason"]:
-                yield Row(f"because {_short(_decimal(failure['reason']))}")
+                yield f"because {_short(_decimal(failure['reason']))}"
             if failure["bound"]:
                 observed, ratio = (failures.number(failure[name]) for name in ("observed", "ratio"))
-                yield Row(f"off by {observed}, {ratio} of the bound")
+                yield f"off by {observed}, {ratio} of the bound"
         for finding in entry.findings:
             if finding["declare"]:
-                yield Row(f"if that is meant: {finding['declare']}")
+                yield f"if intended, declare: {finding['declare']}"
         if wrong := failures.wrong(fault.checks):
-            yield Row(f"{wrong} values are wrong")
+            yield f"{wrong} values are wrong"
         if fault.consequences:
             later = (check for entry in fault.consequences for check in entry.checks)
             names = dict.fromkeys(f"{c['rule']} {c['function']}" for c in later)
-            yield Row(f"because of it: {', '.join(names)}")
+            yield f"because of it: {', '.join(names)}"
         if fault.after:
-            yield Row(f"it builds on {fault.after}, which fails too")
+            yield f"it builds on {fault.after}, which fails too"
         for path in self._paths(entry)[:1]:
-            yield Row(f"reproduce with NumPy alone: {path}")
+            yield f"reproduce with NumPy alone: {path}"
 
     def _paths(self, entry: Entry) -> list[Path]:
         """The scripts of an entry, seen from the current folder if they lie in it."""
@@ -137,12 +128,12 @@ class Screen:
         here = Path.cwd()
         return [p.relative_to(here) if p.is_relative_to(here) else p for p in paths]
 
-    def _height(self, row: Row) -> int:
-        return len(textwrap.wrap(row.text, self._width - row.indent, break_on_hyphens=False)) or 1
+    def _height(self, text: str, indent: int = INDENT) -> int:
+        return len(textwrap.wrap(text, self._width - indent, break_on_hyphens=False)) or 1
 
-    def _print(self, row: Row) -> int:
-        self._line(row.text, row.style, indent=row.indent, hang=2)
-        return self._height(row)
+    def _print(self, text: str, style: str = "", indent: int = INDENT) -> int:
+        self._line(text, style, indent=indent, hang=2)
+        return self._height(text, indent)
 
     # ---- everything (`-v`) ---------------------------------------------------------------------
 
@@ -284,7 +275,7 @@ def _left_out(rest: Sequence[Fault], written: bool) -> str:
     words = [f"{len(own)} more fault{'s' if len(own) > 1 else ''}"] if own else []
     later = dict.fromkeys(fault.first.first["function"] for fault in rest if fault.after)
     words += [f"what builds on them ({', '.join(later)})"] if later else []
-    where = "the report has them all" if written else "-v, or --report DIR"
+    where = "see the report" if written else "-v prints all, --report DIR writes all"
     return f"and {' and '.join(words)}: {where}"
 
 
@@ -301,7 +292,7 @@ def _dialects(data: Data) -> list[str]:
         if view["label"] and not view["findings"]:
             labels.setdefault(view["label"], []).append(view["function"])
     parts = [f"{', '.join(dict.fromkeys(names))} [{label}]" for label, names in labels.items()]
-    return [f"found and lawful: {'; '.join(parts)}"] if parts else []
+    return [f"lawful differences: {'; '.join(parts)}"] if parts else []
 
 
 def _expected(data: Data) -> list[str]:

@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 from qloracle_conformance.calling import objects, opening
 from qloracle_conformance.calling.callers import Caller
 from qloracle_conformance.contract.errors import CannotRun, LoadError, UsageError
-from qloracle_conformance.engine import Engine, ledger
+from qloracle_conformance.engine import Engine, bare_views, ledger
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement, any_compared
 from qloracle_conformance.families import MEMBERS, all_checks
 from qloracle_conformance.judging.checks import Check
-from qloracle_conformance.judging.views import View, specified_levels
 from qloracle_conformance.running.known import Known, mark
 from qloracle_conformance.running.likely import likely
 from qloracle_conformance.running.selecting import EVERYTHING, Selection
@@ -211,12 +210,7 @@ class Run:
         engine = self.engine
         if engine is None:
             return {}
-        views = [
-            View(function, table, {}, specified_levels(table))
-            for function, member in MEMBERS.items()
-            if function in engine.caller.offers
-            for table in member.tables
-        ]
+        views = bare_views(name for name in MEMBERS if name in engine.caller.offers)
         fitting = ((c, view) for c in all_checks() for view in views if engine.fits(c, view))
         return {check.id(view): (check, view.name) for check, view in fitting}
 

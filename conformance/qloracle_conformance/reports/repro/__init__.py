@@ -13,7 +13,7 @@ from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement
 from qloracle_conformance.reports.failures import statement
-from qloracle_conformance.reports.repro import handing, literals, loaders, programs, verdicts
+from qloracle_conformance.reports.repro import comparing, handing, literals, loaders, programs
 from qloracle_conformance.reports.repro.literals import wrapped
 
 FAILED = (*BAD, *BROKEN, "XFAIL")
@@ -62,7 +62,7 @@ def script(judgement: Judgement, check: CheckRun) -> str:
         varied = list(case.arrays) if check.rule == "P2" else _varied(case)
         body += [f"ARRAYS = [{', '.join(varied)}]", "", "", *handed]
         body += [*_call(case, varied, framework), "", ""]
-        body += verdicts.main(check, failure, views[0] if views else None, framework)
+        body += comparing.main(check, failure, views[0] if views else None, framework)
     body += ["", "", load + loaders.RUN]
     own = "\n".join(body).partition("\nADAPTER = ")[0]
     return "\n".join([*_docstring(check), *_head(own), *body])
