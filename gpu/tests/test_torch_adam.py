@@ -180,7 +180,7 @@ FAULTS = {
     "lr joined early": (UPDATE, "p * k.kept.item() - m / c1 * k.lr.item() / denominator", ALL),
     "the other decay": ("if decoupled else", "if not decoupled else", ALL),
     "no decay in 8 bits": (IN_8_BITS, IN_8_BITS.replace("weight_decay", "0.0"), IN_8),
-    "m by the map of v": ('m_codebook, "dynamic"', 'm_codebook, "unsigned"', IN_8),
+    "m by the map of v": ('"dynamic", here, "m_', '"unsigned", here, "m_', IN_8),
     "m coded as v": ("quantize_by(v_thresholds, v,", "quantize_by(v_thresholds, m,", IN_8),
     "p rounded twice": (NEW_P, NEW_P.replace("p.to", "p.half().to"), IN_32),
     "v in bfloat16": ("v_new.view(v.shape)", "v_new.bfloat16().float().view(v.shape)", IN_32),

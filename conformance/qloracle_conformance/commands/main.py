@@ -76,8 +76,8 @@ def verify(
     device: Device = "",
     write_known: Annotated[Path | None, Option(help="Write all that fails as known.")] = None,
     processes: Annotated[
-        int, Option("--processes", "-n", min=1, help="Functions judged at once.")
-    ] = 1,
+        int | None, Option("--processes", "-n", min=1, help="Processes that judge; none: as fits.")
+    ] = None,
     limit: Annotated[float, Option(help="Seconds that a call may take.")] = opening.LIMIT,
     spec: Annotated[str, Option(help="Version of the specification.")] = qloracle.SPEC_VERSION,
 ) -> None:

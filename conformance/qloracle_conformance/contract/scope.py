@@ -148,5 +148,5 @@ def _outside(case: Case, key: str, allowed: Any) -> str:
         case "views":
             fits, words = case.form not in VIEWS or case.form in allowed, f"{case.form} views"
         case _:  # sign
-            fits, words = (first >= 0).all(), "negative input"
+            fits, words = bool((first >= 0).all()), "negative input"
     return "" if fits else words

@@ -113,7 +113,7 @@ def scaled(x: NDArray[Any], absmax: Float32, blocks: Blocks, dialect: Dialect) -
 def by_recipe(blocks: Blocks, dialect: Dialect, told: Callable[[str], Any]) -> NDArray[Any]:
     """What the normalisation of each element's block tells: full and short ones may differ."""
     full, partial = dialect["normalisation_full"], dialect["normalisation_partial"]
-    return np.where(blocks.full, told(full), told(partial))
+    return np.asarray(np.where(blocks.full, told(full), told(partial)))
 
 
 @dataclass(frozen=True, eq=False)

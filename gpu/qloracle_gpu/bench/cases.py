@@ -21,7 +21,7 @@ SIDE = 16384  # of the matrix that is coded: 2^28 elements
 MATRICES = {8: (4096, 4096), 33: (8192, 8192), 67: (8192, 16384), 256: (8192, 65536)}  # by MB
 ROWS = (1, 2, 4, 8, 16)
 PARAMETERS = 1 << 27
-SMALL = [(16, 4096), (4096, 16)] * 112  # the adapters of a model of 32 layers, seven a layer
+SMALL: list[tuple[int, ...]] = [(16, 4096), (4096, 16)] * 112  # adapters: 32 layers, seven in each
 STEP: Mapping[str, Any] = {"step": 10, "lr": 1e-3, "weight_decay": 0.01}
 MACHINE = CupyDevice()
 
@@ -52,9 +52,9 @@ def cases() -> dict[str, Prepared]:
         "quantize bfloat16": partial(quantize, "bfloat16", 2),
         "lora r = 16": lora,
         "adam float32": adam,
+        "adam 8 bits": partial(adam_8bit, "adam 8 bits", [(PARAMETERS,)]),
+        "adam, small tensors": partial(adam_8bit, "adam, small tensors", SMALL),
     }
-    steps = {"adam 8 bits": [(PARAMETERS,)], "adam, small tensors": SMALL}
-    found |= {name: partial(adam_8bit, name, shapes) for name, shapes in steps.items()}
     products = {
         f"product {size} MB, M = {m}": partial(product, size, m) for size in MATRICES for m in ROWS
     }

@@ -27,7 +27,7 @@ from qloracle import arguments as plain
 from qloracle_gpu.operations import adam
 from qloracle_gpu.operations.adam import Constants
 from qloracle_gpu.torch_backend import values
-from qloracle_gpu.torch_backend.blockwise import dequantize_by, map_of, quantize_by
+from qloracle_gpu.torch_backend.blockwise import dequantize_by, map_or, quantize_by
 from qloracle_gpu.torch_backend.operators import like, operator
 
 State: TypeAlias = tuple[Tensor, Tensor, Tensor]  # param, m, v
@@ -105,8 +105,8 @@ def adam_step_8bit(
     k = adam.constants(step, lr, beta1, beta2, eps, weight_decay)
     here, size = values.beside(param), plain.integer("blocksize", blocksize, least=1)
     old = adam.coded(here, (param, grad, m_codes, m_absmax, v_codes, v_absmax), size)
-    m_levels, m_thresholds = map_of(here, "m_codebook", m_codebook, "dynamic")
-    v_levels, v_thresholds = map_of(here, "v_codebook", v_codebook, "unsigned")
+    m_levels, m_thresholds = map_or("dynamic", here, "m_codebook", m_codebook)
+    v_levels, v_thresholds = map_or("unsigned", here, "v_codebook", v_codebook)
     m = dequantize_by(m_levels, old[2], old[3], size, torch.float32, "m_codes")
     v = dequantize_by(v_levels, old[4], old[5], size, torch.float32, "v_codes")
     p, m, v = _update(_flat(old[0]), _flat(old[1]), m, v, k)

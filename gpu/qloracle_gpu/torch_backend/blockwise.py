@@ -153,12 +153,17 @@ def dequantize_blockwise(
     return dequantize_by(levels, known, absmax, blocksize, dtype).view(dims)
 
 
-def map_of(
-    here: Tensors, name: str, codebook: Tensor | None, dynamic: str = "dynamic"
+def map_or(
+    dynamic: str, here: Tensors, name: str, codebook: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return levels and thresholds: of a codebook that was passed in, else of a dynamic map."""
-    if codebook is None:
-        return table("levels", dynamic, here.place), table("thresholds", dynamic, here.place)
+    if codebook is not None:
+        return map_of(here, name, codebook)
+    return table("levels", dynamic, here.place), table("thresholds", dynamic, here.place)
+
+
+def map_of(here: Tensors, name: str, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """Return levels and thresholds of a codebook that was passed in."""
     known = values.codebook(here, name, codebook)
     both = known, qloracle.thresholds(known)
     levels, thresholds = (torch.from_numpy(part).to(here.place) for part in both)

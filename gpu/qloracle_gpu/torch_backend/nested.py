@@ -24,7 +24,7 @@ from torch import Tensor
 from qloracle import arguments as plain
 from qloracle_gpu.operations import arguments as check
 from qloracle_gpu.torch_backend import values
-from qloracle_gpu.torch_backend.blockwise import dequantize_by, map_of, quantize_by
+from qloracle_gpu.torch_backend.blockwise import dequantize_by, map_or, quantize_by
 from qloracle_gpu.torch_backend.operators import operator
 
 Coded: TypeAlias = tuple[Tensor, Tensor, Tensor]  # codes, nested_absmax and the offset
@@ -54,7 +54,7 @@ def quantize_absmax(
     """
     here = values.beside(absmax)
     known = check.vector(here, "absmax", absmax, "float32")
-    _, thresholds = map_of(here, "codebook", codebook)
+    _, thresholds = map_or("dynamic", here, "codebook", codebook)
     mean = exact_sum(known) / max(known.numel(), 1)
     offset = torch.tensor(mean, dtype=torch.float32, device=known.device)
     r = values.finite("absmax - offset", known - offset)  # nb
@@ -84,7 +84,7 @@ def dequantize_absmax(
     """
     here = values.beside(codes)
     known = check.vector(here, "codes", codes, "uint8")
-    levels, _ = map_of(here, "codebook", codebook)
+    levels, _ = map_or("dynamic", here, "codebook", codebook)
     mean: Tensor = check.scalar(here, "offset", offset)
     groups = -(-known.numel() // plain.integer("blocksize", blocksize, least=1))
     nested = check.vector(here, "nested_absmax", nested_absmax, "float32", groups)

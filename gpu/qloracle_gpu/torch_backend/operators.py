@@ -27,6 +27,59 @@ Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
 
 
+class Operator:
+    """A function of the protocol, by its own signature, and the box that runs it."""
+
+    def __init__(self, public: Function, learns: Sequence[str], looks: bool, kernels: bool) -> None:
+        parameters = signature(public).parameters.values()
+        self.public, self.name, self.names = public, public.__name__, [p.name for p in parameters]
+        self.positional = [p.name for p in parameters if p.kind is not Parameter.KEYWORD_ONLY]
+        self.defaults = {p.name: p.default for p in parameters if p.default is not Parameter.empty}
+        self.learns, self.looks, self.kernels = learns, looks, kernels
+        schema = library.infer_schema(public, mutates_args=()).replace("*, ", "")
+        schema = re.sub(r"=[^,)]+", "", schema)  # torch leaves out what equals its default
+        name = f"qloracle::{self.name}"
+        self.box = library.custom_op(name, self.within, mutates_args=(), schema=schema)
+
+    def call(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Call the box for those who look at it, else what is in it."""
+        if torch.compiler.is_compiling():
+            return self.seen(arguments, options)
+        given = {**dict(zip(self.positional, arguments, strict=False)), **options}
+        if not is_watched(given, self.learns):
+            return self.run(arguments, options)
+        try:
+            return self.seen(arguments, options)
+        except RuntimeError:  # torch's own complaint, of a wrong type for one
+            with torch.no_grad():
+                self.run(arguments, options)
+            raise
+
+    def seen(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Call the box, with all arguments by position; only those that learn have a gradient."""
+        positional = dict(zip(self.positional, arguments, strict=False))
+        given = {**self.defaults, **positional, **options}
+        if len(arguments) > len(self.positional) or sorted(given) != sorted(self.names):
+            return self.public(*arguments, **options)  # which says what is missing or unknown
+        return self.box(*(given[n] if n in self.learns else _cut(given[n]) for n in self.names))
+
+    def within(self, *flat: Any) -> Any:
+        """Run what is in the box."""
+        count = len(self.positional)
+        options = dict(zip(self.names[count:], flat[count:], strict=True))
+        with nullcontext() if self.looks else values.unlooked():
+            return self.run(flat[:count], options)
+
+    def run(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Run the kernels, or the function as it is written."""
+        first: Any = arguments[0] if arguments else options.get(self.names[0])
+        size = options.get("blocksize", self.defaults.get("blocksize", ANY_BLOCK))
+        if self.kernels and cuda.takes(first, size):
+            values.float_type("dtype", options.get("dtype", torch.float32))
+            return getattr(cuda.on(first), self.name)(*arguments, **options)
+        return self.public(*arguments, **options)
+
+
 def operator(
     fake: Function,
     keep: Function | None = None,
@@ -45,53 +98,16 @@ def operator(
     """
 
     def made(public: F) -> F:
-        name, parameters = public.__name__, signature(public).parameters
-        names = [*parameters]
-        positional = [n for n in names if parameters[n].kind is not Parameter.KEYWORD_ONLY]
-        defaults = {n: p.default for n, p in parameters.items() if p.default is not Parameter.empty}
-
-        def run(arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-            first: Any = arguments[0] if arguments else options.get(names[0])
-            size = options.get("blocksize", defaults.get("blocksize", ANY_BLOCK))
-            if kernels and cuda.takes(first, size):
-                values.float_type("dtype", options.get("dtype", torch.float32))
-                return getattr(cuda.on(first), name)(*arguments, **options)
-            return public(*arguments, **options)
-
-        def whole(*flat: Any) -> Any:
-            count = len(positional)
-            options = dict(zip(names[count:], flat[count:], strict=True))
-            with nullcontext() if looks else values.unlooked():
-                return run(flat[:count], options)
-
-        schema = library.infer_schema(public, mutates_args=()).replace("*, ", "")
-        schema = re.sub(r"=[^,)]+", "", schema)  # torch leaves out what equals its default
-        box = library.custom_op(f"qloracle::{name}", whole, mutates_args=(), schema=schema)
-        box.register_fake(fake)
+        own = Operator(public, learns, looks, kernels)
+        own.box.register_fake(fake)
         if gradient is not None:
-            box.register_autograd(gradient, setup_context=keep)
-
-        def look(arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-            given = {**defaults, **dict(zip(positional, arguments, strict=False)), **options}
-            if len(arguments) > len(positional) or sorted(given) != sorted(names):
-                return public(*arguments, **options)  # which says what is missing or unknown
-            return box(*(given[n] if n in learns else _cut(given[n]) for n in names))
+            own.box.register_autograd(gradient, setup_context=keep)
 
         @wraps(public)
         def call(*arguments: Any, **options: Any) -> Any:
-            if torch.compiler.is_compiling():
-                return look(arguments, options)
-            given = {**dict(zip(positional, arguments, strict=False)), **options}
-            if not is_watched(given, learns):
-                return run(arguments, options)
-            try:
-                return look(arguments, options)
-            except RuntimeError:  # torch's own complaint, of a wrong type for one
-                with torch.no_grad():
-                    run(arguments, options)
-                raise
+            return own.call(arguments, options)
 
-        vars(call)["box"] = box
+        vars(call)["box"] = own.box
         return cast("F", call)
 
     return made

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import qloracle
 from qloracle_conformance.contract.cases import Arrays, Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.judging.asking import Asker
@@ -131,16 +130,6 @@ def ordinary_8bit(
     param = np.asarray(rng.normal(0, 1, shape), np.float32)
     sizes = {} if blocksize == 256 else {"blocksize": blocksize}
     return coded(param, grad, state, note, **sizes, **options)
-
-
-def maps_passed_in() -> tuple[tuple[Float32, Float32], ...]:
-    """Pairs of maps for m and v that a caller may pass in: coarse ones, of other sizes."""
-    few, squares = np.array([-1, -0.25, 0, 0.5, 1], "f4"), np.linspace(0, 1, 16, dtype="f4") ** 2
-    return (
-        (qloracle.nf4_codebook(), squares),
-        (few, np.array([0, 0.25, 1], np.float32)),
-        (qloracle.dynamic_codebook(), qloracle.dynamic_codebook()),
-    )
 
 
 # ---- for both kinds of state ---------------------------------------------------------------------

@@ -128,7 +128,9 @@ def judge_step(case: Case, values: Values, view: View) -> Outcome:
     return judge_moved(case, param, (bounds.known(m), bounds.known(v)), view)
 
 
-def judge_moved(case: Case, param: NDArray[Any], new: tuple[Bounded, ...], view: View) -> Outcome:
+def judge_moved(
+    case: Case, param: NDArray[Any], new: tuple[Bounded, Bounded], view: View
+) -> Outcome:
     """p' from m' and v', which are known or lie within bounds."""
     if not case.arrays["param"].size:
         return NOTHING

@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import qloracle
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.adam import bounds, inputs
 from qloracle_conformance.families.adam.inputs import BETAS, coded, fresh, ordinary_8bit, sized
@@ -109,7 +110,10 @@ def blocks(plan: Plan) -> Iterator[Case]:
 def maps(plan: Plan) -> Iterator[Case]:
     """Maps passed in: coarse ones of other sizes, and the signed map for both."""
     rng = plan.rng
-    for m_map, v_map in inputs.maps_passed_in():
+    few, squares = f32(-1, -0.25, 0, 0.5, 1), np.linspace(0, 1, 16, dtype=np.float32) ** 2
+    signed = qloracle.dynamic_codebook()
+    pairs = ((qloracle.nf4_codebook(), squares), (few, f32(0, 0.25, 1)), (signed, signed))
+    for m_map, v_map in pairs:
         case = ordinary_8bit(rng, (600,), f"maps of {m_map.size} and {v_map.size}", step=4)
         yield case.with_arrays(
             m_codes=rng.integers(0, m_map.size, 600).astype(np.uint8),
@@ -171,13 +175,13 @@ def judge_codes(
 def judge_step(case: Case, values: Values, view: View) -> Outcome:
     """p', from the intervals of m' and v', or from what the returned codes say."""
     if view.dialect["state_used"] == "exact":
-        new = tuple(bounds.moments(case, view.dialect).values())
+        m, v = bounds.moments(case, view.dialect).values()
     elif [value.size for value in values[1:]] != [case.arrays[name].size for name in STATE]:
         return NOTHING
     else:
         decoded = (bounds.decoded(case, k, values[i], values[j]) for k, (i, j) in RESULTS.items())
-        new = tuple(map(bounds.known, decoded))
-    return judge_moved(case, values[0], new, view)
+        m, v = map(bounds.known, decoded)
+    return judge_moved(case, values[0], (m, v), view)
 
 
 def judge_all(case: Case, values: Values, view: View) -> Outcome:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.cases import Arrays, Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.codes import values
 from qloracle_conformance.judging import expected
@@ -25,7 +25,11 @@ def codes_case(
     codes: NDArray[np.uint8], scale: Float32, offset: float, note: str = "", blocksize: int = 256
 ) -> Case:
     """A call of `dequantize_absmax`."""
-    arrays = {"codes": codes, "nested_absmax": scale, "offset": np.array(offset, np.float32)}
+    arrays: Arrays = {
+        "codes": codes,
+        "nested_absmax": scale,
+        "offset": np.array(offset, np.float32),
+    }
     return Case("dequantize_absmax", arrays, {"blocksize": blocksize}, note)
 
 

@@ -139,9 +139,9 @@ def judge_scales(case: Case, values: Values, view: View) -> Outcome:
     if found.first is None or found.where is None:
         return found
     i = int(lead[found.first.index])
-    shown = {"got": show(got[i]), "expected": show(x[i].astype(np.float32))}
-    where = compare.Wrong("values", x.size, lead[found.where.at])
-    return replace(found, first=replace(found.first, index=i, **shown), where=where)
+    due = show(x[i].astype(np.float32))
+    first = replace(found.first, index=i, got=show(got[i]), expected=due)
+    return replace(found, first=first, where=compare.Wrong("values", x.size, lead[found.where.at]))
 
 
 def judge_blocks(case: Case, values: Values, view: View) -> Outcome:

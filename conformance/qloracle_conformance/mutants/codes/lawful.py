@@ -13,7 +13,7 @@ import qloracle
 from qloracle_conformance.judging import expected
 from qloracle_conformance.mutants import parts
 from qloracle_conformance.mutants.codes import blocks, codes, tables
-from qloracle_conformance.mutants.codes.steps import by_inverse, fp4_encoder, nf4_encoder, only_for
+from qloracle_conformance.mutants.codes.steps import by_inverse, fp4_encoder, in_nf4, only_for
 from qloracle_conformance.mutants.parts import NF4, Array, Decoder, Encoder, divided, then, variant
 
 _flushed = partial(expected.flush, how="flushed")  # subnormals to zeros, as hardware flushes
@@ -125,7 +125,8 @@ LiteralThresholds = variant("thresholds: literal",
     quantize_4bit=Encoder(thresholds=literal).four_bit)
 Nearest = variant("thresholds: nearest",
     "argmin of float32 distances: another answer at 6 of the 15 midpoints (web-rwkv, torchao).",
-    quantize_4bit=nf4_encoder(lambda q: np.abs(q[:, None] - NF4).argmin(axis=1)))
+    quantize_4bit=Encoder(
+        rank=in_nf4(lambda q: np.abs(q[:, None] - NF4).argmin(axis=1))).four_bit)
 CudaFP4 = variant("thresholds: cuda",
     "FP4 by the decimals in bitsandbytes' CUDA source, up to 14 ulp from the midpoints.",
     quantize_4bit=Encoder(thresholds=cuda_fp4).four_bit)

@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike
 
 import qloracle
 from qloracle_conformance.mutants import parts
-from qloracle_conformance.mutants.parts import Array, Levels, Multiply, Scale, Step, divided, peaks
+from qloracle_conformance.mutants.parts import Array, Levels, Multiply, Scale, Step
 
 
 def levels_with(**tables: Array) -> Levels:
@@ -33,16 +33,9 @@ def by_inverse(inverse: Callable[[Array], Array]) -> Scale:
     return scale
 
 
-def nf4_encoder(code: Callable[[Array], Array]) -> Step:
-    """Build a quantizer of NF4 alone out of the step from q to codes."""
-
-    def quantize_4bit(x: Array, *, blocksize: int = 64) -> tuple[Array, Array]:
-        flat = parts.widened(x)
-        absmax = peaks(flat, blocksize)
-        q = divided(flat, absmax, blocksize)
-        return parts.packed_pairs(code(q).astype(np.uint8)), absmax
-
-    return quantize_4bit
+def in_nf4(code: Callable[[Array], Array]) -> parts.Count:
+    """NF4's codes found in another way; FP4's as ever."""
+    return lambda q, thresholds: code(q) if thresholds.size == 15 else parts.counted(q, thresholds)
 
 
 def fp4_encoder(quantize_fp4: Step) -> Step:

@@ -5,7 +5,7 @@ import numpy as np
 import qloracle
 from qloracle_conformance.mutants import parts
 from qloracle_conformance.mutants.codes import steps
-from qloracle_conformance.mutants.codes.steps import levels_with, nf4_encoder, with_entry
+from qloracle_conformance.mutants.codes.steps import in_nf4, levels_with, with_entry
 from qloracle_conformance.mutants.parts import NF4, Array, Decoder, Encoder, counted, fault
 
 FP4 = qloracle.fp4_codebook()
@@ -88,11 +88,11 @@ ThresholdOff = fault("S2",
     "One threshold lies 0.005 too high; 95 % of the codes still match (rule S2).",
     quantize_4bit=Encoder(thresholds=_moved(10, lambda right: right + 0.005)).four_bit)
 Float16Distances = fault("S2", "The nearest level is found by distances in float16 (rule S2).",
-    quantize_4bit=nf4_encoder(
-        lambda q: np.abs(np.subtract.outer(q, NF4, dtype=np.float16)).argmin(axis=1)))
+    quantize_4bit=Encoder(rank=in_nf4(
+        lambda q: np.abs(np.subtract.outer(q, NF4, dtype=np.float16)).argmin(axis=1))).four_bit)
 MirroredThresholds = fault("S2",
     "Negative values take the mirrored code of their magnitude; NF4 is not symmetric (rule S2).",
-    quantize_4bit=nf4_encoder(_mirrored))
+    quantize_4bit=Encoder(rank=in_nf4(_mirrored)).four_bit)
 FP4WithoutSign = fault("S5", "FP4's sign bit is never set (rule S5).",
     quantize_4bit=steps.fp4_encoder(parts.then(qloracle.quantize_4bit,
         lambda packed, absmax: (packed & np.uint8(0x77), absmax))))
