@@ -301,12 +301,12 @@ def test_ctrl_c_ends_every_process_and_leaves_a_partial_report(tmp_path):
         dequantize_4bit = q.dequantize_4bit
         def slow(name):
             def function(x, *arguments, **options):
-                if x.size > 10_000:  # none of the probe
+                if x.size > 2_000:  # none of the probe
                     pathlib.Path({str(hang)!r}, name).touch()
                     time.sleep(300)
                 return getattr(q, name)(x, *arguments, **options)
             return function
-        quantize_4bit, dequantize_blockwise = slow("quantize_4bit"), slow("dequantize_blockwise")
+        quantize_4bit, quantize_absmax = slow("quantize_4bit"), slow("quantize_absmax")
     """)
     )
     command = [sys.executable, "-m", "qloracle_conformance.commands.main", "verify",

@@ -40,8 +40,9 @@ def judge(job: Job, send: Callable[[Word], None]) -> None:
         return lambda *said: send((event, said))
 
     def checked(name: str, planned: int, check: CheckRun | None) -> None:
-        if check is None:
-            send(("probed", (run.judgement.views,)))
+        if check is None:  # other functions were probed for these
+            own = [view for view in run.judgement.views if view.function in job.only.functions]
+            send(("probed", (own,)))
         send(("checked", (name, planned, check)))
 
     with warnings.catch_warnings():
