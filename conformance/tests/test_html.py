@@ -232,6 +232,13 @@ def test_only_two_or_more_stand_side_by_side(page, calm):
     assert "Side by side" not in html.text(calm)
 
 
+def test_a_counterexample_comes_before_whatever_passed(report, calm, scripts):
+    passing = {**calm["implementations"][0], "verdict": "PASS", "name": "right"}
+    both = html.text({**report, "implementations": [passing, *report["implementations"]]}, scripts)
+    order = [both.index(text) for text in ("<dt>expected</dt>", 'aria-label="right"', "Side by")]
+    assert order == sorted(order)
+
+
 def test_a_link_leads_to_the_web_or_stays_text(page):
     assert '<a href="https://tracker/1" rel="noreferrer">https://tracker/1</a>' in page
     assert "<td>javascript:alert(1)</td>" in page

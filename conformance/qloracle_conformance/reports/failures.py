@@ -51,12 +51,11 @@ def versions(implementation: Data) -> list[str]:
 
 def times(implementation: Data) -> str:
     """How long an implementation took."""
-    judged, imported, compiled = (
-        f"{implementation[name]:.1f} s"
-        for name in ("seconds", "import_seconds", "compile_seconds")
-    )  # fmt: skip
-    apart = f"{imported} of import and {compiled} of first-call compilation"
-    return f"judged in {judged}, not counting {apart}"
+    apart = {"import": "import_seconds", "first-call compilation": "compile_seconds"}
+    spent = [f"{implementation[key]:.1f} s of {what}" for what, key in apart.items()]
+    others = [text for text in spent if not text.startswith("0.0 ")]
+    beside = f", not counting {' and '.join(others)}" if others else ""
+    return f"judged in {implementation['seconds']:.1f} s{beside}"
 
 
 def counts(checks: Iterable[Check]) -> list[str]:

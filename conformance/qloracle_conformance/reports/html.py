@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from importlib.resources import files
 
-from qloracle_conformance.engine.verdicts import level_lines
+from qloracle_conformance.engine.verdicts import BAD, BROKEN, level_lines
 from qloracle_conformance.reports import failures
 from qloracle_conformance.reports.failures import Data
 from qloracle_conformance.reports.page import failure, tables
@@ -20,11 +20,11 @@ SHOWN = 12  # failures of one implementation that are open from the start
 
 def text(report: Data, scripts: Mapping[str, str] = {}) -> str:
     """The report as one HTML file; `scripts` are the repro scripts by their path."""
-    found = report["implementations"]
+    found = sorted(report["implementations"], key=lambda data: data["verdict"] not in BAD + BROKEN)
     sections = [
         _implementation(data, f"implementation-{n}", scripts) for n, data in enumerate(found)
     ]
-    main = tag("main", tables.side_by_side(found), *sections)
+    main = tag("main", *sections, tables.side_by_side(found))
     body = tag("body", _opening(report), main, _foot(report), tag("script", _part("page.js")))
     return f"<!DOCTYPE html>\n{tag('html', _head(report), body, lang='en')}\n"
 
