@@ -45,7 +45,7 @@ def run(only: str = "", tell: Tell = print) -> dict[str, Any]:
     wanted = {name: check for name, check in checks.CHECKS.items() if only in name}
     results = checks.run(wanted)
     clock = gpu.EventClock()
-    roofs = gpu.Roofs(clock).speeds
+    roofs = gpu.roofs(clock)
     chosen = {name: case for name, case in cases.cases().items() if only in name}
     return report(gpu.machine(), roofs, timed(chosen, clock, roofs, tell, gpu.let_go), results)
 

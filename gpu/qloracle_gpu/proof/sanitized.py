@@ -13,10 +13,8 @@ GCC 12's ThreadSanitizer wants addresses that are not randomized; hence the proc
 """
 
 import argparse
-import importlib
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -42,8 +40,6 @@ SETTINGS = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }
-EXERCISE = "qloracle_gpu.proof.exercise:exercise"
-CHILD = "import sys; from qloracle_gpu.proof.sanitized import call; call(*sys.argv[1:])"
 
 _BEGIN = re.compile(
     r"(?:ERROR|WARNING): (?:Address|Thread)Sanitizer: ([\w -]+?)(?: on | \(|$)"
@@ -91,16 +87,16 @@ def unavailable(flavour: Sanitizer) -> str:
     return ""
 
 
-def run(flavour: Sanitizer, function: str, *arguments: str, timeout: float = 600) -> Result:
-    """Call function(flavour, *arguments) in a process under a sanitizer.
+def run(flavour: Sanitizer, *command: str, timeout: float = 600) -> Result:
+    """Run Python with a command, a script or `-m` and a module, in a process under a sanitizer.
 
-    `function` is "package.module:name" or "path/file.py:name"; what it launches runs on
-    Host(source, flavour). RuntimeError where the sanitizer is not there.
+    What it launches must run on Host(source, flavour). RuntimeError where the sanitizer is not
+    there.
     """
     reason = unavailable(flavour)
     if reason:
         raise RuntimeError(reason)
-    python = [sys.executable, "-c", CHILD, function, flavour, *arguments]
+    python = [sys.executable, *command]
     preload = " ".join(str(_beside_compiler(name)) for name in PRELOADED[flavour])
     done = subprocess.run(
         ["setarch", "-R", *python] if flavour == "thread" else python,
@@ -112,15 +108,6 @@ def run(flavour: Sanitizer, function: str, *arguments: str, timeout: float = 600
         check=False,
     )
     return Result(done.returncode, done.stdout, tuple(findings(done.stdout)))
-
-
-def call(function: str, *arguments: str) -> None:
-    """Call a function by its name; what `run` has done in its process."""
-    place, _, name = function.rpartition(":")
-    if place.endswith(".py"):
-        runpy.run_path(place)[name](*arguments)
-    else:
-        getattr(importlib.import_module(place), name)(*arguments)
 
 
 def findings(text: str) -> Iterator[Finding]:
@@ -173,7 +160,7 @@ def _report(flavour: Sanitizer) -> int:
     if reason:
         print(f"{flavour}: {reason}")
         return 3
-    result = run(flavour, EXERCISE)
+    result = run(flavour, "-m", "qloracle_gpu.proof.exercise", flavour)
     if result.clean:
         print(f"{flavour}: clean, {result.text.count(chr(10))} calls")
         return 0

@@ -33,8 +33,9 @@ import numpy as np
 
 from qloracle import arguments as check
 from qloracle.arguments import Array
+from qloracle.paging.pager import check_capacity
 from qloracle_gpu.managed import memory as managed
-from qloracle_gpu.managed.pager import Pager, check_capacity
+from qloracle_gpu.managed.pager import Pager
 from qloracle_gpu.managed.standin.runtimes import Counters, Device, runtime, unavailable
 
 PAGE_BYTES = 2**16

@@ -2,7 +2,7 @@
 
     python -m qloracle_gpu.proof.faults.attempt RUNNER NAME
 
-prints a line `verdict: KIND: detail`.  The sanitizers call `attempt` in a process that they watch.
+prints a line `verdict: KIND: detail`.  A sanitizer runs it in a process that it watches.
 """
 
 import sys

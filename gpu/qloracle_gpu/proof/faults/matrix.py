@@ -81,26 +81,25 @@ def run_matrix(
 
 
 def look(runner: str, fault: Fault) -> Verdict:
-    """Try a fault on a runner, in a process of its own."""
+    """Try a fault on a runner, in a process of its own.
+
+    What a sanitizer reports goes before what the values say, and a race before all.
+    """
     if runner not in CASES[fault.case].runners:
         return Verdict("not tried")
+    command = "-m", "qloracle_gpu.proof.faults.attempt", runner, fault.name
     try:
-        if runner in ("address", "thread"):
-            return _sanitized("address" if runner == "address" else "thread", fault)
-        command = [sys.executable, "-m", "qloracle_gpu.proof.faults.attempt", runner, fault.name]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=SECONDS)
+        for flavour in sanitized.SANITIZERS:
+            if runner == flavour:
+                result = sanitized.run(flavour, *command, timeout=SECONDS)
+                for finding in sorted(result.findings, key=lambda each: "race" not in each.kind):
+                    return Verdict("race" if "race" in finding.kind else "error", str(finding))
+                return _said(result.text, result.exit_code)
+        python = [sys.executable, *command]
+        done = subprocess.run(python, check=False, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return Verdict("error", f"no end after {SECONDS} seconds")
     return _said(done.stdout + done.stderr, done.returncode)
-
-
-def _sanitized(flavour: sanitized.Sanitizer, fault: Fault) -> Verdict:
-    """What a sanitizer reports goes before what the values say, and a race before all."""
-    function = "qloracle_gpu.proof.faults.attempt:attempt"
-    result = sanitized.run(flavour, function, fault.name, timeout=SECONDS)
-    for finding in sorted(result.findings, key=lambda finding: "race" not in finding.kind):
-        return Verdict("race" if "race" in finding.kind else "error", str(finding))
-    return _said(result.text, result.exit_code)
 
 
 def _said(text: str, exit_code: int) -> Verdict:
