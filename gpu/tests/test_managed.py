@@ -832,7 +832,7 @@ def test_other_systems_are_named(monkeypatch, this_machine):
     monkeypatch.setattr(capability.platform, "release", lambda: "5.10.104-tegra")
     monkeypatch.setattr(capability, "Path", lambda path: SimpleNamespace(exists=lambda: True))
     assert "as on all of Tegra" in capability.query().reason
-    monkeypatch.setattr(cuda, "_names", tuple)
+    monkeypatch.setattr(cuda, "NAMES", ())
     assert "only with page retry (XNACK)" in ask_machine()
     monkeypatch.undo()
     monkeypatch.setattr(capability.sys, "platform", "darwin")
@@ -847,13 +847,13 @@ def test_the_runtime_that_suits_the_driver_is_taken(monkeypatch, answers, versio
     libraries = dict(zip(("13", "12"), (Library(13000), Library(12080)), strict=True))
     for library_, code in zip(libraries.values(), answers, strict=True):
         library_.cudaGetDeviceCount = lambda pointer, code=code: code
-    monkeypatch.setattr(cuda, "_names", lambda: tuple(libraries))
+    monkeypatch.setattr(cuda, "NAMES", tuple(libraries))
     monkeypatch.setattr(cuda.ctypes, "CDLL", libraries.get)
     assert cuda.load().version == version
 
 
 def test_a_machine_without_the_runtime_says_so(monkeypatch):
-    monkeypatch.setattr(cuda, "_names", lambda: ("libnobody.so.1",))
+    monkeypatch.setattr(cuda, "NAMES", ("libnobody.so.1",))
     assert ask_machine() == "no CUDA runtime was found (libnobody.so.1)"
 
 

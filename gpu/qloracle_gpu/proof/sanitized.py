@@ -20,12 +20,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from qloracle_gpu.devices.gcc import build
-
-Sanitizer = Literal["address", "thread"]
-SANITIZERS: tuple[Sanitizer, ...] = ("address", "thread")
 
 FOUND = 66  # exit code of a process in which a sanitizer found something
 # The C++ runtime must be there when a sanitizer looks for what it replaces.
@@ -33,6 +30,7 @@ PRELOADED = {
     "address": ("libasan.so", "libubsan.so", "libstdc++.so"),
     "thread": ("libtsan.so", "libstdc++.so"),
 }
+SANITIZERS = tuple(PRELOADED)
 SETTINGS = {
     "ASAN_OPTIONS": f"exitcode={FOUND}:detect_leaks=0",  # Python frees little at its end
     "UBSAN_OPTIONS": f"exitcode={FOUND}:print_stacktrace=1",
@@ -74,7 +72,7 @@ class Result(NamedTuple):
         return self.exit_code == 0 and not self.findings
 
 
-def unavailable(flavour: Sanitizer) -> str:
+def unavailable(flavour: str) -> str:
     """Return in one line why a sanitizer cannot be used here, or ''."""
     reason = build.unavailable()
     if reason:
@@ -87,7 +85,7 @@ def unavailable(flavour: Sanitizer) -> str:
     return ""
 
 
-def run(flavour: Sanitizer, *command: str, timeout: float = 600) -> Result:
+def run(flavour: str, *command: str, timeout: float = 600) -> Result:
     """Run Python with a command, a script or `-m` and a module, in a process under a sanitizer.
 
     What it launches must run on Host(source, flavour). RuntimeError where the sanitizer is not
@@ -155,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return max(_report(flavour) for flavour in ((chosen,) if chosen else SANITIZERS))
 
 
-def _report(flavour: Sanitizer) -> int:
+def _report(flavour: str) -> int:
     reason = unavailable(flavour)
     if reason:
         print(f"{flavour}: {reason}")

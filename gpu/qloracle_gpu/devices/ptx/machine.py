@@ -17,7 +17,7 @@ from qloracle_gpu.devices.ptx.parse import Module, parse
 class Ptx(OnNumPy):
     """A machine that runs the PTX of a CUDA text, compute_`arch`; the kernels' own by default.
 
-    It is compiled at the first launch: compiling.NoCompiler, or CompileError if it does not compile.
+    The first launch compiles it: compiling.NoCompiler, or CompileError for a text that does not.
     """
 
     def __init__(self, source: str | None = None, arch: int = 90, options: Sequence[str] = ()):
