@@ -4,11 +4,10 @@ import re
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
-# On NumPy's arrays: what imports no torch takes half the time (`test_four_roads` has one on torch's).
+# On NumPy's arrays: torch takes a second to import (`test_four_roads` has the same on its tensors).
 RIGHT = """
 import math, qloracle, numpy as np
 NF4 = qloracle.nf4_codebook()
