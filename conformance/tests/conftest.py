@@ -1,4 +1,6 @@
-"""Repro scripts are run where nothing of ours can be imported, each in a process of its own.
+"""The command in this process, and repro scripts in processes of their own.
+
+Repro scripts are run where nothing of ours can be imported, each in a process of its own.
 
 The processes are forks of one that has imported the framework and nothing else: torch alone takes
 longer to import than a script to run.
@@ -12,6 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from qloracle_conformance.commands import main
 
 FORKS = r"""
 import importlib, json, os, runpy, sys, traceback
@@ -49,6 +53,19 @@ sys.stdout.flush()
 os._exit(code)  # to tidy up after torch takes longer than the script
 """
 OURS = "qloracle,qloracle_conformance,qloracle_gpu"
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """`command("verify", ...)` gives the exit code, the output and what goes to stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["qloracle", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main.main()
+        return end.value.code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

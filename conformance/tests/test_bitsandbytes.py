@@ -134,7 +134,7 @@ def test_failures_are_those_of_the_library_itself(checks):
 
 
 def test_its_preset_is_contradicted_by_nothing():
-    """But for one field that is made wrong: the others are right, and the probe finds this one's."""
+    """One field is made wrong: the others are right, and the probe finds this one's."""
     declared = presets.preset("bnb-default")
     assert declared["normalisation"] == ["reciprocal", "divide"]
     wrong = declared | {"normalisation": "divide"}

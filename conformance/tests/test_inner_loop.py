@@ -47,14 +47,6 @@ def kernel(tmp_path):
     return write
 
 
-def command(*arguments, **options):
-    done = subprocess.run(
-        [sys.executable, "-m", "qloracle_conformance.commands.main", *arguments],
-        capture_output=True, text=True, check=False, timeout=200, **options,
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
-
-
 # ---- stop at the first failure -------------------------------------------------------------------
 
 
@@ -80,7 +72,7 @@ def test_an_expected_failure_does_not_end_it(kernel):
     assert (report.exit_code, report.judgements[0].stopped) == (0, False)
 
 
-def test_the_command_says_that_it_stopped(kernel):
+def test_the_command_says_that_it_stopped(command, kernel):
     code, out, _ = command("verify", kernel(WRONG), "--only", "S8", "-x")
     assert code == 1
     assert "stopped at the first failure; what was not run is not judged" in out
@@ -112,7 +104,7 @@ def test_only_and_ops_and_limit_from_python():
             verify_object(qloracle, **wrong)
 
 
-def test_a_selection_that_matches_nothing_is_a_usage_error():
+def test_a_selection_that_matches_nothing_is_a_usage_error(command):
     code, _, err = command("verify", "numpy", "--only", "S5,quantise_4bit")
     assert code == 2
     assert "only 'quantise_4bit' matches nothing (quantize_4bit?); allowed" in err
@@ -331,7 +323,7 @@ def test_what_changes_as_soon_as_the_line_is_out_is_seen(kernel, tmp_path, monke
 
 
 @pytest.mark.parametrize("more", [["numpy"], ["--report", "out"], ["--diff", "old.json"]])
-def test_watch_takes_one_implementation_and_writes_nothing(kernel, more):
+def test_watch_takes_one_implementation_and_writes_nothing(command, kernel, more):
     code, _, err = command("verify", kernel(RIGHT), "--watch", *more)
     assert code == 2
     assert "--watch takes one IMPL" in err

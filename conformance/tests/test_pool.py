@@ -268,13 +268,10 @@ def test_a_process_that_is_killed_surfaces(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", ""])
-def test_no_processes_are_a_usage_error(text):
-    done = subprocess.run(
-        [sys.executable, "-m", "qloracle_conformance.commands.main", "verify", "numpy", "-n", text],
-        check=False, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert f"--processes is {text!r}; allowed: a whole number from 1" in done.stderr
+def test_no_processes_are_a_usage_error(command, text):
+    code, _, err = command("verify", "numpy", "-n", text)
+    assert code == 2
+    assert f"--processes is {text!r}; allowed: a whole number from 1" in err
 
 
 def test_no_processes_from_python():
