@@ -1,11 +1,17 @@
 """The tests' own settings, for what `pyproject.toml` cannot say."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 # Whoever names a package of this folder in a run of his own loads this file, too.
 HERE = Path(__file__).parent
+
+# Threads of torch and of OpenBLAS sleep while they wait: with as many test processes as cores they
+# would take the cores from each other, spinning.  Read where the libraries are loaded, after this.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 
 @pytest.hookimpl(optionalhook=True)
