@@ -7,9 +7,12 @@ Both run with this interpreter and its packages.  The same command alternates be
 unmeasured and then so many times; the table gives the medians of wall-clock and of CPU seconds
 (user and system, of the command and all its children).  On a machine that does other work at the
 same time, judge by CPU.
+
+"Without start and imports" is the difference of two runs: one that judges the failing file, and one
+that judges a file with the same imports and no function.  Both start the same two processes, and
+the first thing they do is to import all that the first run has ever imported.
 """
 
-import argparse
 import os
 import resource
 import statistics
@@ -20,7 +23,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+import typer
+from typer import Argument, Option
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("reference", "gpu", "conformance")
@@ -43,12 +49,30 @@ def dequantize_4bit(packed, absmax, *, shape, blocksize=64, quant_type="nf4", dt
         return values.astype(dtype).reshape(shape)
 '''
 
+IDLE = f"{FAILING.partition('def ')[0]}qloracle.codebook('nf4')\n"  # it offers nothing
+
+# Starts the kit: what it imports is noted in the first run, and imported at once in later ones.
+START = """\
+import atexit, contextlib, importlib, pathlib, runpy, sys
+module, noted = sys.argv[1], pathlib.Path(sys.argv[2])
+del sys.argv[1:3]
+if noted.exists():
+    for name in noted.read_text().split():
+        with contextlib.suppress(Exception):  # what a module has made up cannot be imported
+            importlib.import_module(name)
+else:
+    atexit.register(lambda: noted.write_text(" ".join(sys.modules)))
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+ALONE = "a failing file, without start and imports"
 COMMANDS: Mapping[str, Sequence[str]] = {
     "numpy": ("verify", "numpy"),
     "torch": ("verify", "torch"),
     "bitsandbytes": ("verify", "bitsandbytes"),
     "nothing named": ("verify",),
-    "a failing file": ("verify", "FAILING"),
+    "a failing file": ("verify", "failing.py"),
+    ALONE: ("verify", "failing.py"),
     "--only S7, one function": ("verify", "numpy", "--only", "S7/dequantize_4bit*"),
     "pytest -n 2": ("-m", "pytest", "-q", "-n", "2"),  # on request: it takes long
 }
@@ -62,24 +86,19 @@ class Times(NamedTuple):
     cpu: float
 
 
-def main() -> None:
-    """Measure, and print the table row by row."""
-    options = _options()
-    names = options.only or [name for name in COMMANDS if name not in LONG]
-    with _old(options.commit) as old:
-        print(f"`qloracle` at {options.commit} and now, median of {options.runs}, seconds\n")
+def main(
+    commit: Annotated[str, Argument(help="The old commit, such as 708538e.")],
+    only: Annotated[list[str], Option(help="This command alone; repeatable.")] = [],  # noqa: B006
+    runs: Annotated[int, Option(help="Measured runs of each command.")] = 5,
+) -> None:
+    """Time the kit at an old commit and in this checkout, and print the table row by row."""
+    names = only or [name for name in COMMANDS if name not in LONG]
+    with _old(commit) as old:
+        print(f"`qloracle` at {commit} and now, median of {runs}, seconds\n")
         print("| command | wall, old | wall, now | ratio | CPU, old | CPU, now | ratio |")
         print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
         for name in names:
-            print(_row(name, *_measured(COMMANDS[name], old, options.runs)), flush=True)
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("commit", help="the old commit, such as 708538e")
-    parser.add_argument("--only", action="append", choices=COMMANDS, help="this command alone")
-    parser.add_argument("--runs", type=int, default=5, help="measured runs of each command")
-    return parser.parse_args()
+            print(_row(name, *_measured(name, old, runs)), flush=True)
 
 
 @contextmanager
@@ -95,30 +114,45 @@ def _old(commit: str) -> Iterator[Path]:
             subprocess.run([*git, "remove", "--force", str(place)], check=True)
 
 
-def _measured(command: Sequence[str], old: Path, runs: int) -> tuple[list[Times], list[Times]]:
+def _measured(name: str, old: Path, runs: int) -> tuple[list[Times], list[Times]]:
     """The times of the old checkout and of this one, in turn; the first of each is left out."""
-    pairs = [(_run(command, old), _run(command, ROOT)) for _ in range(runs + 1)]
+    pairs = [(_time(name, old, old.parent), _time(name, ROOT, old.parent)) for _ in range(runs + 1)]
     before, now = zip(*pairs[1:], strict=True)
     return list(before), list(now)
 
 
-def _run(command: Sequence[str], root: Path) -> Times:
+def _time(name: str, root: Path, notes: Path) -> Times:
+    """The time of a command, or what it takes beyond its start and imports."""
+    command, main = COMMANDS[name], _main_of(root)
+    if command[0] == "-m":
+        return _run(command, root, root)
     with tempfile.TemporaryDirectory() as folder:
-        failing = Path(folder) / "restarts_at_rows.py"
-        failing.write_text(FAILING)
-        words = [str(failing) if word == "FAILING" else word for word in command]
-        main = next(root / path for path in MAINS if (root / path).is_file())
-        module = ".".join(main.relative_to(root / "conformance").with_suffix("").parts)
-        own = [] if command[0] == "-m" else ["-m", module]
-        paths = os.pathsep.join(str(root / source) for source in SOURCES)
-        before, start = _cpu(), time.perf_counter()
-        subprocess.run(
-            [sys.executable, *own, *words],
-            env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "100"},
-            cwd=root if command[0] == "-m" else folder,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
-        return Times(time.perf_counter() - start, _cpu() - before)
+        (Path(folder) / "failing.py").write_text(FAILING)
+        (Path(folder) / "idle.py").write_text(IDLE)
+        if name != ALONE:
+            return _run(("-m", main, *command), root, Path(folder))
+        start = "-c", START, main, str(notes / ("now" if root == ROOT else "before"))
+        whole, idle = (
+            _run((*start, "verify", file), root, Path(folder)) for file in ("failing.py", "idle.py")
+        )
+        return Times(whole.wall - idle.wall, whole.cpu - idle.cpu)
+
+
+def _main_of(root: Path) -> str:
+    main = next(root / path for path in MAINS if (root / path).is_file())
+    return ".".join(main.relative_to(root / "conformance").with_suffix("").parts)
+
+
+def _run(arguments: Sequence[str], root: Path, folder: Path) -> Times:
+    """Run Python in a folder, on the sources of a checkout."""
+    paths = os.pathsep.join(str(root / source) for source in SOURCES)
+    before, start = _cpu(), time.perf_counter()
+    subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "100"}, cwd=folder,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    return Times(time.perf_counter() - start, _cpu() - before)
 
 
 def _cpu() -> float:
@@ -135,4 +169,4 @@ def _row(name: str, before: Sequence[Times], now: Sequence[Times]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -6,6 +6,8 @@ from typing import Any
 
 from qloracle_conformance.calling import objects
 from qloracle_conformance.calling.opening import LIMIT
+from qloracle_conformance.contract.errors import UsageError
+from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.reports.report import Report
 
 
@@ -48,27 +50,16 @@ def verify(
     from qloracle_conformance.running import options
     from qloracle_conformance.running import verify as running
 
+    if isinstance(ops, str) or not set(ops or ()) <= set(FUNCTIONS):
+        raise UsageError(f"ops is {ops!r}; allowed: a list of {', '.join(FUNCTIONS)}")
     given = options.read(
-        profile=profile, require=require, seed=seed, dialect=dialect, known=known, ops=ops,
-        device=device or "", limit=limit,
+        profile=profile, require=require, seed=seed, dialect=dialect, known=known, device=device,
+        limit=limit,
     )  # fmt: skip
-    functions = tuple(ops or ())
-    return running.verify(
-        [objects.target(obj)], only=only, functions=functions, require=require, **given
-    )
+    return running.verify([objects.target(obj)], only=only, functions=tuple(ops or ()), **given)
 
 
-def conformance_tests(
-    impl: object,
-    *,
-    profile: str = "smoke",
-    device: str | None = None,
-    seed: int = 0,
-    dialect: str | Mapping[str, Any] | None = None,
-    require: str = "",
-    known: str | Path | None = None,
-    limit: float = LIMIT,
-) -> Callable[[str], None]:
+def conformance_tests(impl: object, **options: Any) -> Callable[[str], None]:
     """Make a test function for one's own test file: a parametrized test, a parameter a check.
 
     In a file that pytest collects::
@@ -77,19 +68,16 @@ def conformance_tests(
 
         test_conformance = conformance_tests("my_kernels.py")
 
-    impl and the options are those of `verify`.  What is UNSUPPORTED or MISSING is skipped with its
-    reason, or fails where `require` names its level; known failures are xfail.  Needs pytest.
+    impl, profile, device, limit, seed, dialect, require and known are those of `verify`.  What is
+    UNSUPPORTED or MISSING is skipped with its reason, or fails where `require` names its level;
+    known failures are xfail.  Needs pytest.
     """
     import pytest
 
-    from qloracle_conformance.running import options
+    from qloracle_conformance.running.options import read
     from qloracle_conformance.running.pytest_suite import Failed, Suite
 
-    given = options.read(
-        profile=profile, require=require, seed=seed, dialect=dialect, known=known,
-        device=device or "", limit=limit,
-    )  # fmt: skip
-    suite = Suite(objects.target(impl), require, **given)
+    suite = Suite(objects.target(impl), **read(**options))
 
     @pytest.mark.parametrize("check", suite.names())
     def test_conformance(check: str) -> None:

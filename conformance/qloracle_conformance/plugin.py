@@ -18,22 +18,24 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent
 SUITE = PACKAGE / "plugin.py"  # the one file of the package that is collected
+OPTIONS: dict[str, dict[str, Any]] = {  # those of `running.options.read`
+    "profile": {"default": "smoke", "help": "smoke, standard or exhaustive"},
+    "device": {"default": "", "help": "device of its arrays: cpu, cuda, cuda:1"},
+    "limit": {"default": 20.0, "type": float, "help": "seconds that one call may take"},
+    "seed": {"default": 0, "type": int, "help": "a whole number"},
+    "dialect": {"default": "", "metavar": "PRESET", "help": "judge as declared by it"},
+    "require": {"default": "", "metavar": "LEVEL", "help": "fail if a function is missing"},
+    "known": {"default": None, "metavar": "FILE", "help": "file of known failures"},
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Every option begins with --qloracle: other plugins may have an `--impl` or a `--device`."""
     group = parser.getgroup("qloracle", "conformance of quantization kernels (qloracle)")
-    option = group.addoption
     judge = "judge this implementation (a short name, module:NAME, path/file.py); repeatable"
-    option("--qloracle-impl", action="append", default=[], metavar="IMPL", help=judge)
-    option("--qloracle-profile", default="smoke", help="smoke, standard or exhaustive")
-    option("--qloracle-device", default="", help="device of its arrays: cpu, cuda, cuda:1")
-    wait = "seconds that one call may take"
-    option("--qloracle-limit", default=20.0, type=float, help=wait)
-    option("--qloracle-seed", default=0, type=int, help="a whole number")
-    option("--qloracle-dialect", default="", metavar="PRESET", help="judge as declared by it")
-    option("--qloracle-require", default="", metavar="LEVEL", help="fail if a function is missing")
-    option("--qloracle-known", default=None, metavar="FILE", help="file of known failures")
+    group.addoption("--qloracle-impl", action="append", default=[], metavar="IMPL", help=judge)
+    for name, settings in OPTIONS.items():
+        group.addoption(f"--qloracle-{name}", **settings)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -71,15 +73,11 @@ class SuiteFile(pytest.File):
         from qloracle_conformance.running import options
         from qloracle_conformance.running.pytest_suite import Suite
 
-        o = self.config.option
+        given = {name: getattr(self.config.option, f"qloracle_{name}") for name in OPTIONS}
         try:
-            given = options.read(
-                profile=o.qloracle_profile, require=o.qloracle_require, seed=o.qloracle_seed,
-                dialect=o.qloracle_dialect, known=o.qloracle_known, device=o.qloracle_device,
-                limit=o.qloracle_limit,
-            )  # fmt: skip
-            for impl in dict.fromkeys(o.qloracle_impl):
-                suite = Suite(objects.target(impl), o.qloracle_require, **given)
+            read = options.read(**given)
+            for impl in dict.fromkeys(self.config.option.qloracle_impl):
+                suite = Suite(objects.target(impl), **read)
                 for check in suite.names():
                     name = f"{impl}[{check}]"  # as pytest names a parametrized test
                     # As a text: pytest 9.2 reads it as it reads the cache, or --lf finds nothing.

@@ -1,4 +1,4 @@
-"""The command in this process, and repro scripts in processes of their own.
+"""What several test files need: the command, scripts in processes of their own, the schema.
 
 Repro scripts are run where nothing of ours can be imported, each in a process of its own.
 
@@ -11,11 +11,14 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from qloracle_conformance.commands import main
+from qloracle_conformance.reports import data
 
 FORKS = r"""
 import importlib, json, os, runpy, sys, traceback
@@ -92,3 +95,16 @@ def run_script(tmp_path_factory):
     for one in processes.values():
         os.killpg(one.pid, signal.SIGKILL)
         one.communicate()
+
+
+@pytest.fixture(scope="session")
+def schema():
+    """The published form of a report."""
+    return json.loads((files("qloracle_conformance.reports") / "report.schema.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def validate(schema):
+    """Compare a report, as it is written, with its schema."""
+    checker = jsonschema.Draft202012Validator(schema)
+    return lambda report: checker.validate(json.loads(data.to_json(report)))

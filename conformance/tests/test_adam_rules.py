@@ -12,7 +12,7 @@ import qloracle
 from qloracle_conformance.calling.callers import LocalCaller
 from qloracle_conformance.calling.calls import declarations
 from qloracle_conformance.calling.loading import load
-from qloracle_conformance.contract import dialects
+from qloracle_conformance.contract import dialects, protocol
 from qloracle_conformance.engine import Engine, reduce
 from qloracle_conformance.families.adam import bounds, inputs
 from qloracle_conformance.families.adam import s11_adam as s11
@@ -38,7 +38,7 @@ from qloracle_conformance.mutants.matrix import judge, spec_of
 N = 4000
 EPS = 1e-8
 FORMS = {
-    "as the reference": adam_steps.stepper(),
+    "as the reference": adam_steps.Adam().step,
     "fused": adam_lawful.FusedMoments.adam_step,
     "lerp": adam_lawful.MeanByLerp.adam_step,
     "bitsandbytes": adam_lawful.CorrectedRate.adam_step,
@@ -393,7 +393,7 @@ ADAPTERS = "qloracle_conformance.adapters"
 def judged(spec, **options):
     """The optimizers of an adapter: what failed, and the views that were found."""
     adapter = load(spec)
-    own = {name: getattr(adapter, name) for name in dialects.OPTIMIZERS if hasattr(adapter, name)}
+    own = {name: getattr(adapter, name) for name in protocol.OPTIMIZERS if hasattr(adapter, name)}
     target = SimpleNamespace(**own, **declarations(adapter))
     engine = Engine(LocalCaller(target), searching=False, **options)
     views = {view.function: view for view in engine.probe()}

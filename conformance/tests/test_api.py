@@ -9,7 +9,6 @@ import qloracle
 import qloracle_conformance
 from qloracle_conformance import verify
 from qloracle_conformance.contract.errors import UsageError
-from qloracle_conformance.reports import json_file
 
 
 def dequantize_4bit(packed, absmax, *, shape, blocksize=64):
@@ -56,12 +55,12 @@ def test_a_module_and_a_text_give_the_same_verdict():
     assert checks(verify(qloracle, ops)) == checks(verify("numpy", ops)) != []
 
 
-def test_a_fault_is_not_ok_and_the_report_shows_it():
+def test_a_fault_is_not_ok_and_the_report_shows_it(validate):
     report = verify({"dequantize_4bit": upside_down})
     assert not report.ok
     assert report.exit_code == 1
     assert repr(report) == "<Report: exit code 1; dequantize_4bit: L0 FAIL, L1 to L5 MISSING>"
-    json_file.validate(report.to_dict())
+    validate(report.to_dict())
     page = report._repr_html_()
     assert "FAIL" in page
     assert "dequantize_4bit(packed=" in page

@@ -168,7 +168,7 @@ def test_every_report_tells_it(kernel):
     assert "MISSING" not in markdown.text(data)
     (warning, verdict) = github.commands(data, {})
     assert warning == f"::warning title=NOT_RUN {path}::{REASON}"
-    assert verdict.startswith("::error title=qloracle verify::exit code 3")
+    assert verdict.startswith("::error title=qloracle verify::nothing was compared: exit code 3")
 
 
 def test_pytest_fails_and_says_why(kernel, tmp_path):

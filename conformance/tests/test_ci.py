@@ -158,8 +158,8 @@ def test_a_good_kernel_is_green(runner):
     assert done.returncode == 0, done.stdout + done.stderr
     assert annotated(done, "error") == annotated(done, "warning") == []
     (notice,) = annotated(done, "notice")
-    assert notice[1] == "exit code 0: every function offered passed within its printed scope"
-    assert runner.summary.read_text().startswith("## qloracle: exit code 0")
+    assert notice[1] == "every function offered passed within its printed scope: exit code 0"
+    assert runner.summary.read_text().startswith(f"## qloracle: {notice[1]}")
     written = {path.name for path in (runner.folder / "out").iterdir()}
     assert {"report.json", "junit.xml", "summary.md"} <= written
 

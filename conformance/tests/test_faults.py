@@ -12,7 +12,6 @@ from qloracle_conformance.engine.verdicts import Judgement
 from qloracle_conformance.families import RULES
 from qloracle_conformance.judging.compare import Mismatch
 from qloracle_conformance.judging.views import Finding, View
-from qloracle_conformance.reports import json_file
 
 ONE = {"x": np.ones(1, np.float32)}
 
@@ -147,11 +146,11 @@ def two_faults(packed, absmax, *, shape, blocksize=64):
 @pytest.mark.parametrize(
     ("kernel", "rules"), [(one_fault, [["S3"]]), (two_faults, [["S3"], ["S1"]])]
 )
-def test_of_a_kernel_each_fault_once(kernel, rules):
+def test_of_a_kernel_each_fault_once(kernel, rules, validate):
     report = verify({"dequantize_4bit": kernel}, only="S3,S6,S7,S1")
     (found,) = report.to_dict()["implementations"]
     assert [[fault["checks"][0].partition("/")[0]] for fault in found["faults"]] == rules
     told = [name for fault in found["faults"] for name in fault["checks"] + fault["consequences"]]
     failing = [c["id"] for c in found["checks"] if c["status"] == "FAIL"]
     assert sorted(told) == sorted(failing)
-    json_file.validate(report.to_dict())
+    validate(report.to_dict())

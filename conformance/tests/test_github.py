@@ -199,7 +199,7 @@ def test_warnings_for_what_is_known_or_not_met(report, judged):
 def test_the_verdict_is_a_notice(report, judged):
     name, properties, text = commands(report, judged[1])[-1]
     assert (name, properties) == ("notice", {"title": "qloracle verify"})
-    assert text == "exit code 1: a failure, an unexpected pass or an unmet requirement"
+    assert text == "a failure, an unexpected pass or an unmet requirement: exit code 1"
 
 
 def test_ten_errors_are_shown_and_the_rest_counted(report, judged):
@@ -210,16 +210,17 @@ def test_ten_errors_are_shown_and_the_rest_counted(report, judged):
         check = copy.deepcopy(model) | {"id": f"S4/{i}"}
         check["failure"]["index"] = i
         kernel["checks"].append(check)
+    kernel["faults"] = [{"checks": [c["id"] for c in kernel["checks"]], "consequences": []}]
     found = commands(report, judged[1])
     assert len(of("error", found)) == 10
     assert "\n4 more errors are not annotated: GitHub shows 10 of a step" in found[-1][2]
 
 
 def test_a_run_that_fails_without_a_failure_has_a_red_line(report, judged):
-    report["implementations"][0]["checks"] = []
+    report["implementations"][0].update(checks=[], faults=[])
     report.update(exit_code=3)
     (error,) = of("error", commands(report, judged[1]))
-    assert error[1] == "exit code 3: nothing was compared"
+    assert error[1] == "nothing was compared: exit code 3"
     report.update(exit_code=0)
     assert of("error", commands(report, judged[1])) == []
 

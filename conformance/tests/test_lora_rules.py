@@ -27,14 +27,9 @@ from qloracle_conformance.running.verify import verify
 
 RESULTS = ("y", "dx", "da", "db")
 LOST = 2.0**-24  # added to 1 it is a tie, and rounded away
-STEPS = {
-    "y": lora_steps.output,
-    "dx": lora_steps.x_gradient,
-    "da": lora_steps.a_gradient,
-    "db": lora_steps.b_gradient,
-}
+RIGHT = lora_steps.Lora()
+MERGED = lora_steps.Lora(y=lora_steps.merged)
 EVERY = lora_lawful.EveryStepInTypeOfX
-SEPARATE = {name: getattr(lora_lawful, f"separate_{name}") for name in RESULTS}
 
 
 def view(function, **fields):
@@ -53,22 +48,20 @@ def layers(x, w, a, b, dy, s=1.0, mask=None):
     )
 
 
-def shares(forward, backward, *, hidden=lora_steps.unchanged, steps=STEPS, **fields):
+def shares(forward, backward, *, steps=RIGHT, **fields):
     """Of every result the error of a legal computation, in units of E: before the last rounding."""
     arrays, dy = backward.arrays, product_steps.wide(backward.arrays["dy"])
-    own = lora_steps.layer(
-        arrays["x"], product_steps.wide(arrays["w"]), arrays["a"], arrays["b"],
-        backward.options["scaling"], arrays.get("dropout_mask"),
-        sides=lora_steps.as_given, cover=lora_steps.covered, hidden=hidden, total=sums.in_order,
+    own = steps._replace(total=sums.in_order).layer(
+        arrays["x"], product_steps.wide(arrays["w"]), arrays["a"], arrays["b"], dy=dy,
+        scaling=backward.options["scaling"], dropout_mask=arrays.get("dropout_mask"),
     )  # fmt: skip
-    g = hidden(sums.in_order(dy, own.b.T), own)
     ahead = bounds.layer(forward, view("lora_forward", **fields))
     behind, exact_dy = bounds.layer(backward, view("lora_backward", **fields)), dy.astype(float)
     due = {
         "y": bounds._forward(ahead), "dx": bounds._dx(behind, exact_dy),
         "da": bounds._da(behind, exact_dy), "db": bounds._db(behind, exact_dy),
     }  # fmt: skip
-    got = {name: steps[name](own) if name == "y" else steps[name](own, dy, g) for name in steps}
+    got = {name: getattr(steps, name)(own) for name in RESULTS}
     return {
         name: float((np.abs(got[name].astype(float) - exact) / error).max())
         for name, (exact, error) in due.items()
@@ -111,22 +104,22 @@ def test_sums_in_order_at_stagnation_reach_the_bounds():
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_what_is_kept_in_16_bits_comes_near_its_bound(dtype):
-    best = largest(300, dtype, hidden=lora_steps.in_own_type, lora_rounding="hidden")
+    hidden = lora_steps.Lora(hidden=lora_steps.in_own_type)
+    best = largest(300, dtype, steps=hidden, lora_rounding="hidden")
     assert min(best.values()) > 0.85, best
     assert max(best.values()) < 1, best
 
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_steps_rounded_each_on_its_own_come_near_their_bound(masked):
-    best = largest(600, "bfloat16", masked, steps=SEPARATE, lora_rounding="separate")
+    best = largest(600, "bfloat16", masked, steps=lora_lawful.SEPARATE, lora_rounding="separate")
     assert min(best.values()) > 0.35, best
     assert max(best.values()) < 1, best
 
 
 @pytest.mark.parametrize(("dtype", "least"), [("float32", 0.3), ("bfloat16", 0.8)])
 def test_merged_weights_come_near_their_bound(dtype, least):
-    steps = STEPS | {"y": lora_steps.merged}
-    assert least < largest(600, dtype, steps=steps, lora_merged="yes")["y"] < 1
+    assert least < largest(600, dtype, steps=MERGED, lora_merged="yes")["y"] < 1
 
 
 def test_a_packed_weight_that_is_merged_may_have_been_rounded_twice():
@@ -145,13 +138,14 @@ def test_a_packed_weight_that_is_merged_may_have_been_rounded_twice():
 
 
 def test_merging_in_16_bits_exceeds_the_bound_where_it_is_not_declared():
-    assert largest(100, "bfloat16", steps=STEPS | {"y": lora_steps.merged})["y"] > 100
+    assert largest(100, "bfloat16", steps=MERGED)["y"] > 100
 
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_hidden_numbers_of_float32_layers_in_bfloat16_exceed_every_bound(name):
     """An error of up to 2^-8 against a few 2^-24."""
-    narrow = largest(50, hidden=lambda h, own: product_steps.in_bfloat16(h))
+    steps = lora_steps.Lora(hidden=lambda h, own: product_steps.in_bfloat16(h))
+    narrow = largest(50, steps=steps)
     assert narrow[name] > 1000
 
 

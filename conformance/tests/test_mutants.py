@@ -7,13 +7,12 @@ import warnings
 import pytest
 
 from qloracle_conformance.commands.mutants import line, table
-from qloracle_conformance.contract import dialects
+from qloracle_conformance.contract import protocol
 from qloracle_conformance.mutants import LAWFUL, MUTANTS, catalogue, paging, story
 from qloracle_conformance.mutants.lora import lawful as lora_lawful
 from qloracle_conformance.mutants.matrix import (
     idle_checks,
     judge,
-    judge_in_child,
     kind_of,
     load_from,
     problems,
@@ -26,8 +25,8 @@ from qloracle_conformance.mutants.products import lawful as products_lawful
 PRODUCTS = (("S9", products_lawful), ("S10", lora_lawful))
 LINEAR = "weights", "integers", "one_hot", "swamped", "shapes", "moment"
 ADAPTER = "integers", "rounding", "shapes"
-LAYERS = dict.fromkeys(dialects.LINEAR, LINEAR) | {
-    function: (*ADAPTER, *["weights"] * ("qlora" in function)) for function in dialects.LORA
+LAYERS = dict.fromkeys(protocol.LINEAR, LINEAR) | {
+    function: (*ADAPTER, *["weights"] * ("qlora" in function)) for function in protocol.LORA
 }
 
 
@@ -86,7 +85,7 @@ class TestWholeMatrix:
     def test_every_check_of_a_product_kills_something(self, rows, function, layers):
         faulty = [row for row in rows if not row.lawful]
         killing = {kind_of(c) if c[0] == "S" else c for row in faulty for c in row.failing}
-        rule = "S9" if function in dialects.LINEAR else "S10"
+        rule = "S9" if function in protocol.LINEAR else "S10"
         due = {f"{rule}/{function}/{layer}" for layer in layers}
         assert due | {f"P{i}/{function}" for i in (1, 2, 3, 4)} <= killing
 
@@ -100,7 +99,7 @@ class TestWholeMatrix:
 @pytest.mark.timeout(3600)
 def test_every_mutant_meets_the_same_end_in_a_child_process():
     """The matrix runs in process; a stranger's code runs in a child, some calls ahead."""
-    rows = run_matrix(judging=judge_in_child)
+    rows = run_matrix(child=True)
     assert [f"{row.name}: {row.verdict}" for row in rows if not row.as_expected] == []
 
 

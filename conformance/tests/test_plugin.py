@@ -51,7 +51,8 @@ def run_here(folder, monkeypatch, capsys):
         with monkeypatch.context() as patch:
             patch.chdir(folder)
             patch.setattr(sys, "path", [*sys.path])  # the folder of a test file is put in front
-            code = pytest.main([*cache, "-ra", *arguments])
+            # What it collects at its end takes a second where much is loaded.
+            code = pytest.main([*cache, "-p", "no:unraisableexception", "-ra", *arguments])
         sys.modules.pop("test_mine", None)
         return code, "".join(capsys.readouterr())
 
@@ -68,7 +69,7 @@ def counts(text):
 
 FAULTY = {
     "S3/dequantize_4bit[nf4]/shapes", "S3/dequantize_4bit[nf4]/many",
-    "S6/dequantize_4bit[nf4]/spare", "verdict/dequantize_4bit",
+    "S6/dequantize_4bit[nf4]/spare", "S7/dequantize_4bit[nf4]/edits", "verdict/dequantize_4bit",
 }  # fmt: skip
 
 

@@ -20,17 +20,19 @@ def packed_low_first(quantize):
 
 class LikeOnnxruntime:
     quantize_4bit = staticmethod(
-        parts.encoder(
+        parts.Encoder(
             scale=parts.inverted,
             thresholds=lambda table: (
                 lawful.literal(table) if table.size == 16 else lawful.cuda_fp4(table)
             ),
-        )
+        ).four_bit
     )
 
 
 class LikeOpenvino:
-    quantize_4bit = staticmethod(packed_low_first(parts.encoder(thresholds=lawful.literal)))
+    quantize_4bit = staticmethod(
+        packed_low_first(parts.Encoder(thresholds=lawful.literal).four_bit)
+    )
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS, ids=lambda preset: preset.name)

@@ -51,7 +51,7 @@ def called(function, case):
 
 def accumulated(case, total=sums.in_order):
     """What a legal sum holds before it is rounded to the type of the result."""
-    function = product_steps.forward(total=total, end=lambda y, x: y)
+    function = product_steps.Linear(total=total, end=lambda y, x: y).product
     return called(function, case).astype(np.float64)
 
 
@@ -144,7 +144,7 @@ def test_the_last_rounding_reaches_its_part_of_the_bound(dtype):
     """A product just below the middle of two numbers beside 1: next to nothing but rounding."""
     rows = np.ones((1, 1), FLOAT_TYPES[dtype])
     case = ones(view(), rows, scale=1 + U[dtype] * (1 - 2.0**-10))
-    outcome = s9.judge_product(case, (called(product_steps.forward(), case),), view())
+    outcome = s9.judge_product(case, (called(product_steps.Linear().product, case),), view())
     assert outcome.wrong == 0
     assert outcome.use > 0.95
 
@@ -174,7 +174,7 @@ def symmetric():
 
 
 def outcome_of(judgement, case, total):
-    return judgement(case, (called(product_steps.forward(total=total), case),), view())
+    return judgement(case, (called(product_steps.Linear(total=total).product, case),), view())
 
 
 def test_tf32_hides_in_the_bound_on_ordinary_data_and_nowhere_else():
@@ -210,7 +210,7 @@ def test_the_second_moment_of_sums_that_cut_off_grows_with_their_length():
     """So a limit that is right for rounding would refuse lawful matrix units."""
     declared = view(accumulate="truncated")
     every = partial(sums.cut_at_the_end, step=1)
-    y = called(product_steps.forward(total=every), symmetric())
+    y = called(product_steps.Linear(total=every).product, symmetric())
     assert s9.judge_moment(symmetric(), (y,), view()).use > 100
     assert 0.01 < s9.judge_moment(symmetric(), (y,), declared).use < 0.25
 

@@ -21,8 +21,8 @@ from qloracle_conformance.engine.verdicts import Judgement
 from qloracle_conformance.judging.compare import Mismatch
 from qloracle_conformance.judging.text import show, value_of
 from qloracle_conformance.judging.views import View
-from qloracle_conformance.reports import repro
-from qloracle_conformance.reports.repro import literals, loaders, verdicts
+from qloracle_conformance.reports import files, repro
+from qloracle_conformance.reports.repro import comparing, literals, loaders
 from qloracle_conformance.running.verify import verify
 
 OURS = "qloracle,qloracle_conformance,qloracle_gpu"
@@ -116,6 +116,13 @@ FAULTS = {
 }  # fmt: skip
 
 
+def scripts_of(folder, judgement):
+    """The script of each failing check, written."""
+    for name, text in repro.scripts(judgement).items():
+        files.write(folder / name, text)
+    return {check.id: folder / check.repro for check in judgement.checks if check.repro}
+
+
 @pytest.fixture
 def judged(tmp_path):
     """Write a kernel, judge it in this process, and write its scripts."""
@@ -125,7 +132,7 @@ def judged(tmp_path):
         path.write_text(text)
         (judgement,) = verify([load(str(path))], only=only).judgements
         judgement.name = str(path)
-        return path, judgement, repro.write_all(tmp_path / "repro", judgement)
+        return path, judgement, scripts_of(tmp_path, judgement)
 
     return do
 
@@ -274,7 +281,7 @@ def tried(tmp_path, run):
         head = f"import numpy as np\ndef {view.function}(x, *, blocksize=64, **options):\n    "
         path.write_text(head + body)
         judgement = Judgement(str(path), views=[view], checks=[check])
-        (script,) = repro.write_all(tmp_path, judgement).values()
+        (script,) = scripts_of(tmp_path, judgement).values()
         return run(script)
 
     return do
@@ -315,7 +322,7 @@ def test_a_crash_is_no_zero(tried):
 
 
 def test_a_hang_ends(tried, monkeypatch):
-    monkeypatch.setattr(verdicts, "LIMIT", 1)
+    monkeypatch.setattr(comparing, "LIMIT", 1)
     check = failed(NF4_VIEW, Mismatch("call", 0, "no answer", "a result"), status="TIMEOUT")
     code, text = tried(NF4_VIEW, check, "import time; time.sleep(30)")
     assert (code, "in quantize_4bit" in text) == (1, True), text
@@ -367,7 +374,7 @@ def test_one_fault_found_by_many_checks_is_one_script(tmp_path):
         for rule, got, n in (("S4", "raised", 1), ("S6", "raised", 2), ("S7", "other", 1))
     ]
     judgement = Judgement("numpy", views=[NF4_VIEW], checks=checks)
-    paths = [path.name for path in repro.write_all(tmp_path, judgement).values()]
+    paths = [path.name for path in scripts_of(tmp_path, judgement).values()]
     rules = ("S2", "S2", "S3", "S4", "S4", "S7")
     assert paths == [f"numpy-{rule}-quantize_4bit-nf4-x.py" for rule in rules]
 
@@ -378,14 +385,14 @@ def test_one_fault_found_by_many_checks_is_one_script(tmp_path):
 def test_what_is_no_fault_has_no_script(tmp_path, status, result):
     check = failed(NF4_VIEW, Mismatch(result, 0, "2.0", "1.0"), status=status)
     judgement = Judgement("numpy", views=[NF4_VIEW], checks=[check])
-    assert repro.write_all(tmp_path, judgement) == {}
+    assert scripts_of(tmp_path, judgement) == {}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_known_failure_has_a_script(tmp_path):
     check = failed(NF4_VIEW, Mismatch("absmax", 0, "2.0", "1.0"), status="XFAIL")
     judgement = Judgement("numpy", views=[NF4_VIEW], checks=[check])
-    assert list(repro.write_all(tmp_path, judgement)) == [check.id]
+    assert list(scripts_of(tmp_path, judgement)) == [check.id]
 
 
 # ---- how the implementation is reached -----------------------------------------------------------
@@ -401,9 +408,8 @@ def test_by_every_road(tmp_path, monkeypatch, name, run):
     text = f"class Kernels:\n    {function}\n\nclass Outer:\n    Kernels = Kernels\n\n"
     (tmp_path / "kernel.py").write_text(text + "quantize_4bit = Kernels.quantize_4bit\n")
     check = failed(NF4_VIEW, Mismatch("absmax", 0, "2.0", "1.0"), rule="S4")
-    (script,) = repro.write_all(
-        tmp_path / "repro", Judgement(name, views=[NF4_VIEW], checks=[check])
-    ).values()
+    judgement = Judgement(name, views=[NF4_VIEW], checks=[check])
+    (script,) = scripts_of(tmp_path, judgement).values()
     monkeypatch.chdir("/")
     code, text = run(script)
     assert (code, "got 2.0" in text) == (1, True), text
@@ -412,7 +418,7 @@ def test_by_every_road(tmp_path, monkeypatch, name, run):
 def test_the_reference_is_imported(tmp_path, run):
     check = failed(NF4_VIEW, Mismatch("absmax", 0, "2.0", "3.0"), rule="S4")
     judgement = Judgement("numpy", views=[NF4_VIEW], checks=[check])
-    (script,) = repro.write_all(tmp_path, judgement).values()
+    (script,) = scripts_of(tmp_path, judgement).values()
     code, text = run(script)
     assert (code, "could not be loaded: ModuleNotFoundError: qloracle is blocked" in text) == (
         2,
@@ -425,7 +431,7 @@ def test_the_reference_is_imported(tmp_path, run):
 def test_an_object_that_has_no_name_has_no_script(tmp_path):
     check = failed(NF4_VIEW, Mismatch("absmax", 0, "2.0", "1.0"), rule="S4")
     judgement = Judgement("<object>", views=[NF4_VIEW], checks=[check])
-    assert repro.write_all(tmp_path, judgement) == {}
+    assert scripts_of(tmp_path, judgement) == {}
 
 
 @pytest.mark.parametrize("source", ["a = 1\n", "a = '\\n'\n", "a = '''b'''\n", "a = 'x'", "\\"])
@@ -437,7 +443,7 @@ def test_an_adapters_text_is_carried_exactly(source):
 def test_bitsandbytes(tmp_path, run):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     judgement = verify(["bitsandbytes"], only="S4,S8/quantize_absmax/*", device="cpu").judgements[0]
-    scripts = repro.write_all(tmp_path, judgement)
+    scripts = scripts_of(tmp_path, judgement)
     assert scripts
     for path in set(scripts.values()):
         code, text = run(path, blocked=OURS, framework="torch")

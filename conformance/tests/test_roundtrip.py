@@ -15,7 +15,6 @@ from qloracle_conformance.families.nested.smaller import smaller_state
 from qloracle_conformance.judging.views import View
 from qloracle_conformance.mutants.matrix import own_part
 from qloracle_conformance.mutants.nested import opaque as nested
-from qloracle_conformance.reports import json_file
 from qloracle_conformance.running.verify import verify
 
 SCHEMES = [("dynamic", nested.dynamic), ("linear", nested.linear)]
@@ -32,10 +31,10 @@ def failing(checks):
 
 
 @pytest.fixture(scope="module")
-def torchao():
+def torchao(validate):
     pytest.importorskip("torchao", reason="torchao is not installed")
     report = verify(["torchao"])
-    json_file.validate(report.to_dict())
+    validate(report.to_dict())
     return report.judgements[0]
 
 

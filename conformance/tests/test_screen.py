@@ -43,12 +43,12 @@ def report(judged):
     return json.loads(judged)
 
 
-def shown(report, width=100, files=None, likely=lambda check: ()):
+def shown(report, width=100, folder=None, likely=lambda check: ()):
     page = io.StringIO()
-    screen = Screen(Console(file=page, width=width), len(report["implementations"]))
+    screen = Screen(Console(file=page, width=width), len(report["implementations"]), folder)
     screen.opening(report)
     for implementation in report["implementations"]:
-        screen.implementation(implementation, files or {}, likely)
+        screen.implementation(implementation, likely)
     screen.table(report)
     screen.ending(report)
     return page.getvalue()
@@ -114,7 +114,7 @@ def test_a_run_has_forty_lines_of_failures_at_most(report, implementations, faul
 def test_what_is_left_out_is_counted(report):
     text = shown(many(report, 1, 60))
     listed = text.count("\n  FAIL")
-    assert f"and {60 - listed} more faults: -v, or --report DIR" in " ".join(text.split())
+    assert f"and {60 - listed} more faults: -v prints all, --report DIR" in " ".join(text.split())
 
 
 def test_the_first_takes_no_more_than_its_share(report):
@@ -130,9 +130,10 @@ def test_likely_causes_are_sought_only_for_what_is_shown_whole(report):
 
 
 def test_the_script_is_named(report, tmp_path):
-    name = report["implementations"][0]["name"]
-    files = {failures.key(name, "S4/quantize_4bit[nf4]/zeros"): tmp_path / "S4.py"}
-    assert f"reproduce with NumPy alone: {tmp_path / 'S4.py'}" in shown(report, 300, files)
+    for check in report["implementations"][0]["checks"]:
+        check["repro"] = "repro/S4.py"
+    script = tmp_path / "repro" / "S4.py"
+    assert f"reproduce with NumPy alone: {script}" in shown(report, 300, tmp_path)
 
 
 def test_one_table_ends_it(report):

@@ -18,6 +18,8 @@ missing.
 ('cupy', [32, 64])
 """
 
+from typing import Any
+
 from qloracle_gpu import operations
 from qloracle_gpu.devices import launching
 from qloracle_gpu.devices.on_cupy import CupyDevice
@@ -26,20 +28,10 @@ implementation = operations.implementation(CupyDevice())
 implementation.arrays = arrays = "cupy"  # what the conformance kit shall hand over
 limits = implementation.limits
 
-quantize_4bit = implementation.quantize_4bit
-dequantize_4bit = implementation.dequantize_4bit
-quantize_blockwise = implementation.quantize_blockwise
-dequantize_blockwise = implementation.dequantize_blockwise
-quantize_absmax = implementation.quantize_absmax
-dequantize_absmax = implementation.dequantize_absmax
-matmul_4bit = implementation.matmul_4bit
-matmul_4bit_backward = implementation.matmul_4bit_backward
-lora_forward = implementation.lora_forward
-lora_backward = implementation.lora_backward
-qlora_forward = implementation.qlora_forward
-qlora_backward = implementation.qlora_backward
-adam_step = implementation.adam_step
-adam_step_8bit = implementation.adam_step_8bit
+
+def __getattr__(name: str) -> Any:
+    """Return a function of the protocol."""
+    return getattr(implementation, name)
 
 
 def synchronize() -> None:

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 import qloracle as q
 from qloracle.codebook import FP4_MAGNITUDES
 from qloracle_gpu import kernels
-from qloracle_gpu.devices.gcc import Host
+from qloracle_gpu.devices.gcc import Host, unavailable
 from qloracle_gpu.operations import adam, blockwise
 from qloracle_gpu.operations.arguments import BLOCKSIZES
 
-pytestmark = pytest.mark.skipif(bool(Host.unavailable()), reason=Host.unavailable())
+pytestmark = pytest.mark.skipif(bool(unavailable()), reason=unavailable())
 
 bfloat16 = ml_dtypes.bfloat16
 FLOATS = (np.float32, np.float16, bfloat16)

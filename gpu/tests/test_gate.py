@@ -230,10 +230,10 @@ def test_importing_the_runners_loads_no_framework_and_compiles_nothing():
 
 COPY = """
 struct alignas(16) Words { unsigned word[4]; };
-KERNEL copy(const Words *x, Words *y, const float *scale) {
+KERNEL copy(const Words *x, Words *y, const unsigned *added) {
   long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
   Words a = x[2 * i], b = x[2 * i + 1];
-  a.word[0] += (unsigned)scale[i & 7];
+  a.word[0] += added[i & 7];
   y[2 * i] = a;
   y[2 * i + 1] = b;
 }
@@ -242,15 +242,15 @@ KERNEL copy(const Words *x, Words *y, const float *scale) {
 
 def test_counts_of_a_kernel_that_can_be_counted_by_hand():
     device = Ptx(HEAD + COPY)
-    x, y, scale = np.zeros(4096, np.uint32), np.zeros(4096, np.uint32), np.zeros(8, np.float32)
+    x, y, added = (np.zeros(n, np.uint32) for n in (4096, 4096, 8))
 
     def copy(machine):
-        machine.launch("copy", 4, 128, x, y, scale)
+        machine.launch("copy", 4, 128, x, y, added)
 
     takes = Resources(registers=32, spilled=0, stack=0, shared=0)
     row = figures.row(figures.Work("copy", 128, 4096, 8, copy, ()), device, takes)
     assert (row.load, row.store) == (16, 16)
-    assert row.lsu == 5 / 8  # two loads of four, a scale and two stores for eight elements
+    assert row.lsu == 5 / 8  # two loads of four, a number and two stores for eight elements
     assert row.occupancy == 1
     assert row.in_flight == 2048 * (16 + 4 + 16) / 1024
     assert row.issue < row.ptx

@@ -336,10 +336,9 @@ FAULTS = {
 
 def planted(name):
     right, wrong = FAULTS[name]
-    texts = runtimes.texts()
-    main = runtimes.TEXTS[0]
-    assert texts[main].count(right) == 1
-    return runtimes.load(texts | {main: texts[main].replace(right, wrong)}, 13)
+    text = runtimes.text()
+    assert text.count(right) == 1
+    return runtimes.load(text.replace(right, wrong), 13)
 
 
 @pytest.mark.slow
@@ -956,10 +955,10 @@ def test_without_its_guard_the_stand_in_would_hang(tmp_path):
     text = f"""
 import numpy as np
 from qloracle_gpu.managed.standin import StandinMemory, runtimes
-texts = runtimes.texts()
-assert {right!r} in texts[runtimes.TEXTS[0]]
-texts[runtimes.TEXTS[0]] = texts[runtimes.TEXTS[0]].replace({right!r}, "a.preferred == HOST")
-memory = StandinMemory(runtimes.Device(runtimes.load(texts, 13), 4096, 4096))
+text = runtimes.text()
+assert {right!r} in text
+text = text.replace({right!r}, "a.preferred == HOST")
+memory = StandinMemory(runtimes.Device(runtimes.load(text, 13), 4096, 4096))
 a = memory.empty((8192,), np.uint8)
 a[...] = 1
 print("begin", flush=True)

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 
 import qloracle as q
 from qloracle_conformance import verify
-from qloracle_gpu.devices.gcc import Host
+from qloracle_gpu.devices.gcc import Host, unavailable
 from qloracle_gpu.operations import adam
 from qloracle_gpu.operations.arguments import BLOCKSIZES
 
-pytestmark = pytest.mark.skipif(bool(Host.unavailable()), reason=Host.unavailable())
+pytestmark = pytest.mark.skipif(bool(unavailable()), reason=unavailable())
 
 FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
 STEPS = (1, 2, 10, 1000, 2**24)

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 
 import qloracle as q
 from qloracle_conformance import verify
-from qloracle_gpu.devices.gcc import Host
+from qloracle_gpu.devices.gcc import Host, unavailable
 from qloracle_gpu.operations import lora, products
 from qloracle_gpu.operations.arguments import BLOCKSIZES
 
-pytestmark = pytest.mark.skipif(bool(Host.unavailable()), reason=Host.unavailable())
+pytestmark = pytest.mark.skipif(bool(unavailable()), reason=unavailable())
 
 FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
 TABLES = ("nf4", "fp4")
@@ -215,7 +215,7 @@ def test_nested_scales_are_the_decoded_ones(host, m, own_map):
 @pytest.mark.parametrize(("shape", "blocksize"), [((50, 45), 64), ((9, 301), 4096), ((3, 700), 32)])
 def test_many_rows_decode_a_few_rows_of_the_weight_at_a_time(monkeypatch, shape, blocksize):
     """Slices begin within a block, and within a byte."""
-    monkeypatch.setattr(products, "CHUNK", 1000)
+    monkeypatch.setattr(Watched, "chunk", 1000)
     machine, rng = Watched(), np.random.default_rng(4)
     packed, absmax, form = weight(rng, shape, blocksize)
     w = q.dequantize_4bit(packed, absmax, **form)

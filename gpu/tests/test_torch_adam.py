@@ -163,7 +163,7 @@ UPDATE = "p * k.kept.item() - m / c1 / denominator * k.lr.item()"
 NEW_P = "return p.to(param.dtype).view(param.shape), m_new"
 CORRECTIONS = "1 - b1**t, 1 - b2**t, rate"
 ROUNDED = "1 - float(np.float32(b1)) ** t, 1 - float(np.float32(b2)) ** t, rate"
-IN_8_BITS = "adam.constants(*numbers))"
+IN_8_BITS = "adam.constants(step, lr, beta1, beta2, eps, weight_decay)"
 ROOT = "values.double().sqrt().float() if values.is_cpu else values.sqrt()"
 ALL, IN_8, IN_32 = {"adam_step", "adam_step_8bit"}, {"adam_step_8bit"}, {"adam_step"}
 FAULTS = {
@@ -179,8 +179,8 @@ FAULTS = {
     "the decay after": (UPDATE, "(p - m / c1 / denominator * k.lr.item()) * k.kept.item()", ALL),
     "lr joined early": (UPDATE, "p * k.kept.item() - m / c1 * k.lr.item() / denominator", ALL),
     "the other decay": ("if decoupled else", "if not decoupled else", ALL),
-    "no decay in 8 bits": (IN_8_BITS, "adam.constants(*numbers[:-1], 0.0))", IN_8),
-    "m by the map of v": ('_map(m_codebook, "dynamic"', '_map(m_codebook, "unsigned"', IN_8),
+    "no decay in 8 bits": (IN_8_BITS, IN_8_BITS.replace("weight_decay", "0.0"), IN_8),
+    "m by the map of v": ('"dynamic", here, "m_', '"unsigned", here, "m_', IN_8),
     "m coded as v": ("quantize_by(v_thresholds, v,", "quantize_by(v_thresholds, m,", IN_8),
     "p rounded twice": (NEW_P, NEW_P.replace("p.to", "p.half().to"), IN_32),
     "v in bfloat16": ("v_new.view(v.shape)", "v_new.bfloat16().float().view(v.shape)", IN_32),

@@ -2,6 +2,7 @@
 
 import math
 import re
+import subprocess
 import sys
 
 import hypothesis.strategies as st
@@ -16,7 +17,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from torch import library  # noqa: E402
 
 from qloracle_gpu import torch_backend  # noqa: E402
-from qloracle_gpu.torch_backend import lora  # noqa: E402
+from qloracle_gpu.devices.on_torch import Tensors  # noqa: E402
 
 FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
 U = 2.0**-24
@@ -34,7 +35,7 @@ fixed = settings(
 @pytest.fixture(params=[1, 100, 1 << 18], ids=["a row", "some rows", "all rows"])
 def backend(request, monkeypatch):
     """The implementation, with chunks of few rows too: small weights then have many."""
-    monkeypatch.setattr(lora, "CHUNK", request.param)
+    monkeypatch.setattr(Tensors, "chunk", request.param)
     return torch_backend
 
 
@@ -239,7 +240,7 @@ FAULTS = {
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Mutants, too, then see more than one chunk."""
-    monkeypatch.setattr(lora, "CHUNK", 200)
+    monkeypatch.setattr(Tensors, "chunk", 200)
 
 
 def test_what_is_right_has_no_fault(small_chunks):
@@ -251,7 +252,7 @@ def test_a_planted_fault_is_found(mutant, monkeypatch, fault):
     old, new, where = FAULTS[fault]
     name = f"lora_mutant_{list(FAULTS).index(fault)}"
     backend = mutant(name, old, new)
-    monkeypatch.setattr(sys.modules[f"{name}.torch_backend.lora"], "CHUNK", 200)
+    monkeypatch.setattr(sys.modules[f"{name}.devices.on_torch"].Tensors, "chunk", 200)
     assert faults_of(backend) == where
 
 
@@ -523,3 +524,21 @@ def test_tensors_on_two_devices_are_refused_by_name():
             torch_backend.lora_forward(X, *tensors.values(), scaling=0.7)
     with pytest.raises(ValueError, match=r"^dropout_mask must lie on cpu like"):
         torch_backend.lora_forward(X, W, A, B, scaling=0.7, dropout_mask=MASK.to("meta"))
+
+
+def test_where_nobody_looks_no_compiler_is_imported():
+    """It takes torch a second, and the kit's processes have no other use for it."""
+    call = """
+import sys, torch, qloracle_gpu.torch_backend as t
+x, w, a, b = torch.ones(1, 2, requires_grad=True), torch.eye(2), torch.ones(1, 2), torch.ones(2, 1)
+packed, absmax = t.quantize_4bit(w)
+with torch.no_grad():
+    y = t.qlora_forward(x, packed, absmax, a, b, shape=(2, 2), scaling=1.0)
+t.qlora_backward(y, x, packed, absmax, a, b, shape=(2, 2), scaling=1.0)
+t.lora_backward(y, x, w, a, b, scaling=1.0)
+t.adam_step(x, x, x * 0, x * 0, step=1, lr=0.1)
+assert "torch._dynamo" not in sys.modules
+t.lora_forward(x, w, a, b, scaling=1.0)  # of which torch shall know the gradient
+assert "torch._dynamo" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", call], check=True)

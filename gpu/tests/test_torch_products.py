@@ -18,7 +18,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from torch import library  # noqa: E402
 
 from qloracle_gpu import torch_backend  # noqa: E402
-from qloracle_gpu.torch_backend import linear4bit, lora  # noqa: E402
+from qloracle_gpu.devices.on_torch import Tensors  # noqa: E402
+from qloracle_gpu.torch_backend import linear4bit  # noqa: E402
 
 FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
 TABLES = ("nf4", "fp4")
@@ -36,7 +37,7 @@ fixed = settings(
 @pytest.fixture(params=[1, 100, 1 << 18], ids=["a row", "some rows", "all rows"])
 def backend(request, monkeypatch):
     """The implementation, with chunks of few rows too: small weights then have many."""
-    monkeypatch.setattr(lora, "CHUNK", request.param)
+    monkeypatch.setattr(Tensors, "chunk", request.param)
     return torch_backend
 
 
@@ -193,7 +194,7 @@ def test_chunks_are_the_decoded_weight(backend, seed, shape, form):
     chunks = linear4bit.row_chunks(give(packed), give(absmax), shape, **form)
     seen = np.zeros(shape)
     for rows, part in chunks:
-        assert part.numel() <= max(lora.CHUNK, shape[1])
+        assert part.numel() <= max(Tensors.chunk, shape[1])
         seen[rows] = part.numpy()
     assert np.array_equal(seen, w)
 
@@ -220,7 +221,7 @@ def faults_of(backend):
 
 DECODED = "levels.view(rows.stop - rows.start, width)"
 ADDED = "dx += device.product(dy[:, rows], w)"
-FORM, KIND = "shape, blocksize", "quant_type"
+ROWS = "dims, blocksize, quant_type)\n    dx"
 JOINT = "part = device.product(x, w.T)"
 BIAS = "bias.float().__getitem__"
 FAULTS = {
@@ -237,14 +238,14 @@ FAULTS = {
     "the last scale for the rest": ("absmax[after + whole : after + whole + 1]", "absmax[-1:]"),
     "only the last rows": (ADDED, "dx = dy[:, rows] @ w"),
     "rounded at each chunk": (ADDED, "dx = (dx + dy[:, rows] @ w).bfloat16().float()"),
-    "another type in the gradient": (f"{FORM}, {KIND})\n    dx", f"{FORM}, 'fp4')\n    dx"),
+    "another type in the gradient": (ROWS, ROWS.replace("quant_type", "'fp4'")),
 }  # fmt: skip
 
 
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Mutants, too, then see more than one chunk."""
-    monkeypatch.setattr(lora, "CHUNK", 200)
+    monkeypatch.setattr(Tensors, "chunk", 200)
 
 
 def test_what_is_right_has_no_fault(small_chunks):
@@ -255,7 +256,7 @@ def test_what_is_right_has_no_fault(small_chunks):
 def test_a_planted_fault_is_found(mutant, monkeypatch, fault):
     name = f"product_mutant_{list(FAULTS).index(fault)}"
     backend = mutant(name, *FAULTS[fault])
-    monkeypatch.setattr(sys.modules[f"{name}.torch_backend.lora"], "CHUNK", 200)
+    monkeypatch.setattr(sys.modules[f"{name}.devices.on_torch"].Tensors, "chunk", 200)
     assert next(faults_of(backend), None)  # one is enough
 
 
@@ -408,7 +409,7 @@ def test_operators_pass_torch_s_own_check(dtype):
 @pytest.mark.parametrize(
     "fault",
     [("x.new_empty(*x.shape[:-1], shape[0])", "x.new_empty(*x.shape[:-1], shape[1])"),
-     ("layer = as_matrix(x).float()", "layer = as_matrix(x).float().mul_(2)")],
+     ("as_matrix(known).float(), added", "as_matrix(known).float().mul_(2), added")],
     ids=["a fake of another shape", "x is changed"],
 )  # fmt: skip
 def test_torch_s_own_check_fails_on_a_fault(mutant, fault):
@@ -556,7 +557,7 @@ def test_no_more_than_a_few_rows_of_the_weight_are_held(dtype):
 
 PEAK = """
 import sys, torch, qloracle_gpu.torch_backend as t
-from qloracle_gpu.torch_backend import lora
+from qloracle_gpu.devices.on_torch import Tensors
 
 def status(word):
     lines = open("/proc/self/status").read().splitlines()
@@ -578,7 +579,7 @@ small = dict(shape=(16, n), scaling=0.7)
 few = (packed[: 8 * n], absmax[: n // 4], a, b[:16])
 t.qlora_forward(x, *few, **small), t.qlora_backward(dy[:, :16], x, *few, **small)  # loads MKL
 print(extra(forward), extra(backward))
-lora.CHUNK = n * n
+Tensors.chunk = n * n
 print(extra(forward))
 """
 

@@ -38,21 +38,14 @@ def quantize_4bit(
     """`bitsandbytes.functional.quantize_4bit` -> packed, absmax."""
     _refuse_unknown(quant_type)
     packed, state = bnb.quantize_4bit(x, blocksize=blocksize, quant_type=quant_type)
-    return _drop_unit_axis(packed), state.absmax
+    return packed.squeeze(1), state.absmax  # it keeps packed bytes as a column
 
 
 def dequantize_4bit(
-    packed: Tensor,
-    absmax: Tensor,
-    *,
-    shape: tuple[int, ...],
-    blocksize: int = 64,
-    quant_type: str = "nf4",
-    dtype: torch.dtype = torch.float32,
+    packed: Tensor, absmax: Tensor, *, dtype: torch.dtype = torch.float32, **weight: Any
 ) -> Tensor:
     """`bitsandbytes.functional.dequantize_4bit` with a state made of the arguments."""
-    state = _state(absmax, shape, blocksize, quant_type, dtype)
-    return bnb.dequantize_4bit(packed[:, None], state)
+    return bnb.dequantize_4bit(packed[:, None], _state(absmax, dtype, **weight))
 
 
 def quantize_blockwise(
@@ -121,34 +114,21 @@ def dequantize_absmax(
 
 
 def matmul_4bit(
-    x: Tensor,
-    packed: Tensor,
-    absmax: Tensor,
-    *,
-    shape: tuple[int, ...],
-    blocksize: int = 64,
-    quant_type: str = "nf4",
-    bias: Tensor | None = None,
+    x: Tensor, packed: Tensor, absmax: Tensor, *, bias: Tensor | None = None, **weight: Any
 ) -> Tensor:
     """`bitsandbytes.matmul_4bit` of a weight that is said to have had x's type."""
     if bias is not None and bias.dtype != x.dtype:
         raise NotImplementedError(f"matmul_4bit takes no {bias.dtype} bias with {x.dtype} x")
-    state = _state(absmax, shape, blocksize, quant_type, x.dtype)
+    state = _state(absmax, x.dtype, **weight)
     y: Tensor = bitsandbytes.matmul_4bit(x, packed[:, None], state, bias=bias)
     return y
 
 
 def matmul_4bit_backward(
-    dy: Tensor,
-    packed: Tensor,
-    absmax: Tensor,
-    *,
-    shape: tuple[int, ...],
-    blocksize: int = 64,
-    quant_type: str = "nf4",
+    dy: Tensor, packed: Tensor, absmax: Tensor, *, shape: tuple[int, ...], **weight: Any
 ) -> Tensor:
     """What autograd gives through `bitsandbytes.matmul_4bit`; the x is zeros, for dx needs none."""
-    state = _state(absmax, shape, blocksize, quant_type, dy.dtype)
+    state = _state(absmax, dy.dtype, shape=shape, **weight)
     x = dy.new_zeros((*dy.shape[:-1], shape[1]), requires_grad=True)
     y = bitsandbytes.matmul_4bit(x, packed[:, None], state)
     (dx,) = torch.autograd.grad(y, x, dy)
@@ -162,17 +142,13 @@ def adam_step(
     v: Tensor,
     *,
     step: int,
-    lr: float,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
     decoupled_weight_decay: bool = True,
+    **numbers: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`bitsandbytes.optim.AdamW`, and `Adam` where the decay is said to be coupled."""
     kind = bitsandbytes.optim.AdamW if decoupled_weight_decay else bitsandbytes.optim.Adam
     weight = _parameter(param, grad)
-    optimizer: torch.optim.Optimizer = kind([weight], lr, (beta1, beta2), eps, weight_decay)
+    optimizer = _optimizer(kind, weight, **numbers)
     state = _put(optimizer, weight, step, state1=m, state2=v)
     optimizer.step()
     return weight.detach(), state["state1"], state["state2"]
@@ -187,23 +163,17 @@ def adam_step_8bit(
     v_absmax: Tensor,
     *,
     step: int,
-    lr: float,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
     blocksize: int = 256,
     m_codebook: Tensor | None = None,
     v_codebook: Tensor | None = None,
+    **numbers: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`bitsandbytes.optim.AdamW8bit`, whose blocks are of 256; codes keep the shape they had."""
     if blocksize != 256:
         raise NotImplementedError(f"AdamW8bit has blocks of 256, not of {blocksize}")
     weight = _parameter(param, grad)
-    optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
-        [weight], lr, (beta1, beta2), eps, weight_decay,
-        min_8bit_size=0,  # as it stands, fewer than 4,096 elements keep their state in float32
-    )  # fmt: skip
+    # As it stands, fewer than 4,096 elements keep their state in float32.
+    optimizer = _optimizer(bitsandbytes.optim.AdamW8bit, weight, min_8bit_size=0, **numbers)
     given = {"state1": m_codes, "absmax1": m_absmax, "state2": v_codes, "absmax2": v_absmax}
     state = _put(optimizer, weight, step, **given)
     maps = {"qmap1": m_codebook, "qmap2": v_codebook}
@@ -213,8 +183,21 @@ def adam_step_8bit(
     return (weight.detach(), *after)
 
 
+def _optimizer(
+    kind: Any, weight: torch.nn.Parameter, *, lr: float, beta1: float = 0.9, beta2: float = 0.999,
+    eps: float = 1e-8, weight_decay: float = 0.0, **more: float,
+) -> torch.optim.Optimizer:  # fmt: skip
+    optimizer: torch.optim.Optimizer = kind([weight], lr, (beta1, beta2), eps, weight_decay, **more)
+    return optimizer
+
+
 def _state(
-    absmax: Tensor, shape: tuple[int, ...], blocksize: int, quant_type: str, dtype: torch.dtype
+    absmax: Tensor,
+    dtype: torch.dtype,
+    *,
+    shape: tuple[int, ...],
+    blocksize: int = 64,
+    quant_type: str = "nf4",
 ) -> bnb.QuantState:
     """The state of a weight of a type, scales not nested."""
     _refuse_unknown(quant_type)
@@ -247,11 +230,6 @@ def _put(
     for name, tensor in tensors.items():
         state[name].copy_(tensor.reshape(state[name].shape))
     return state
-
-
-def _drop_unit_axis(tensor: Tensor) -> Tensor:
-    """bitsandbytes keeps packed bytes as a column."""
-    return tensor[:, 0] if tensor.ndim == 2 and tensor.shape[1] == 1 else tensor
 
 
 def _refuse_unknown(quant_type: str) -> None:

@@ -13,6 +13,7 @@ kit's, so that a repro script can carry it along whole.
 
 import logging
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,32 +24,18 @@ from bitsandbytes.nn import Linear4bit, Params4bit  # noqa: E402
 
 
 def trained(
-    x: Tensor,
-    packed: Tensor,
-    absmax: Tensor,
-    *,
-    shape: tuple[int, ...],
-    blocksize: int = 64,
-    quant_type: str = "nf4",
-    bias: Tensor | None = None,
+    x: Tensor, packed: Tensor, absmax: Tensor, *, bias: Tensor | None = None, **weight: Any
 ) -> Tensor:
-    """`Linear4bit.forward` in training."""
-    layer = _layer(packed, absmax, shape, blocksize, quant_type, x.dtype, bias)
-    y: Tensor = layer(x.detach().requires_grad_())
+    """`Linear4bit.forward` in training; `weight` is its shape, blocksize and quant_type."""
+    y: Tensor = _layer(packed, absmax, x.dtype, bias, **weight)(x.detach().requires_grad_())
     return y.detach()
 
 
 def gradient(
-    dy: Tensor,
-    packed: Tensor,
-    absmax: Tensor,
-    *,
-    shape: tuple[int, ...],
-    blocksize: int = 64,
-    quant_type: str = "nf4",
+    dy: Tensor, packed: Tensor, absmax: Tensor, *, shape: tuple[int, ...], **weight: Any
 ) -> Tensor:
     """What autograd gives through the layer; the x is zeros, for dx needs none."""
-    layer = _layer(packed, absmax, shape, blocksize, quant_type, dy.dtype, None)
+    layer = _layer(packed, absmax, dy.dtype, shape=shape, **weight)
     x = dy.new_zeros((*dy.shape[:-1], shape[1]), requires_grad=True)
     (dx,) = torch.autograd.grad(layer(x), x, dy)
     return dx
@@ -56,17 +43,10 @@ def gradient(
 
 @torch.no_grad()
 def evaluated(
-    x: Tensor,
-    packed: Tensor,
-    absmax: Tensor,
-    *,
-    shape: tuple[int, ...],
-    blocksize: int = 64,
-    quant_type: str = "nf4",
-    bias: Tensor | None = None,
+    x: Tensor, packed: Tensor, absmax: Tensor, *, bias: Tensor | None = None, **weight: Any
 ) -> Tensor:
     """`Linear4bit.forward` in inference."""
-    layer = _layer(packed, absmax, shape, blocksize, quant_type, x.dtype, bias).eval()
+    layer = _layer(packed, absmax, x.dtype, bias, **weight).eval()
     try:
         y: Tensor = layer(x)
     except AssertionError as refusal:  # "N must be divisible by block_n", "K must be even"
@@ -77,11 +57,12 @@ def evaluated(
 def _layer(
     packed: Tensor,
     absmax: Tensor,
-    shape: tuple[int, ...],
-    blocksize: int,
-    quant_type: str,
     dtype: torch.dtype,
-    bias: Tensor | None,
+    bias: Tensor | None = None,
+    *,
+    shape: tuple[int, ...],
+    blocksize: int = 64,
+    quant_type: str = "nf4",
 ) -> Linear4bit:
     """The layer as loading a checkpoint makes it: empty, then given its weight."""
     if quant_type not in ("nf4", "fp4"):

@@ -7,6 +7,7 @@ kit's, so that a repro script can carry it along whole.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,24 +18,12 @@ limits = {"dtype": ["float32"]}
 
 
 def adam_step(
-    param: jax.Array,
-    grad: jax.Array,
-    m: jax.Array,
-    v: jax.Array,
-    *,
-    step: int,
-    lr: float,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    decoupled_weight_decay: bool = True,
+    param: jax.Array, grad: jax.Array, m: jax.Array, v: jax.Array, *, step: int, **numbers: Any
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`optax.adamw`, or `add_decayed_weights` and `adam` where the decay is coupled."""
     if param.dtype != jnp.float32:
         raise NotImplementedError(f"optax keeps v of a {param.dtype} parameter in that type")
-    numbers = lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay
-    param, m, v = _step(param, grad, m, v, jnp.int32(step - 1), numbers)
+    param, m, v = _step(param, grad, m, v, jnp.int32(step - 1), tuple(numbers.items()))
     return param, m, v
 
 
@@ -45,10 +34,10 @@ def _step(
     m: jax.Array,
     v: jax.Array,
     count: jax.Array,
-    numbers: tuple[float, float, float, float, float, bool],
+    numbers: tuple[tuple[str, Any], ...],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One step after `count` steps."""
-    optimizer = _optimizer(*numbers)
+    optimizer = _optimizer(**dict(numbers))
     state = optax.tree.set(optimizer.init(param), count=count, mu=m, nu=v)
     updates, state = optimizer.update(grad, state, param)
     new = optax.apply_updates(param, updates)
@@ -56,8 +45,9 @@ def _step(
 
 
 def _optimizer(
-    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, decoupled: bool
-) -> optax.GradientTransformation:
-    if decoupled:
+    *, lr: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
+    weight_decay: float = 0.0, decoupled_weight_decay: bool = True,
+) -> optax.GradientTransformation:  # fmt: skip
+    if decoupled_weight_decay:
         return optax.adamw(lr, beta1, beta2, eps, weight_decay=weight_decay)
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(lr, beta1, beta2, eps))

@@ -10,6 +10,7 @@ of the kit's, so that a repro script can carry it along whole.
 
 import logging
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,33 +43,16 @@ class Masked(nn.Module):
         return x * self.mask
 
 
-def lora_forward(
-    x: Tensor,
-    w: Tensor,
-    a: Tensor,
-    b: Tensor,
-    *,
-    scaling: float,
-    dropout_mask: Tensor | None = None,
-) -> Tensor:
-    """`peft.tuners.lora.Linear.forward`."""
-    layer = _adapted(_linear(w), a, b, scaling, dropout_mask)
-    y: Tensor = layer(x.detach().requires_grad_())
-    return y.detach()
+def lora_forward(x: Tensor, w: Tensor, a: Tensor, b: Tensor, **adapter: Any) -> Tensor:
+    """`peft.tuners.lora.Linear.forward`; `adapter` is its scaling and its dropout_mask."""
+    return _result(_adapted(_linear(w), a, b, **adapter), x)
 
 
 def lora_backward(
-    dy: Tensor,
-    x: Tensor,
-    w: Tensor,
-    a: Tensor,
-    b: Tensor,
-    *,
-    scaling: float,
-    dropout_mask: Tensor | None = None,
+    dy: Tensor, x: Tensor, w: Tensor, a: Tensor, b: Tensor, **adapter: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What autograd gives through `peft.tuners.lora.Linear` for x, A and B."""
-    return _gradients(_adapted(_linear(w), a, b, scaling, dropout_mask), x, dy)
+    return _gradients(_adapted(_linear(w), a, b, **adapter), x, dy)
 
 
 def qlora_forward(
@@ -78,17 +62,13 @@ def qlora_forward(
     a: Tensor,
     b: Tensor,
     *,
-    shape: tuple[int, ...],
     scaling: float,
-    blocksize: int = 64,
-    quant_type: str = "nf4",
     dropout_mask: Tensor | None = None,
+    **weight: Any,
 ) -> Tensor:
-    """`peft.tuners.lora.Linear4bit.forward`."""
-    base = _linear4bit(packed, absmax, shape, blocksize, quant_type, x.dtype)
-    layer = _adapted(base, a, b, scaling, dropout_mask)
-    y: Tensor = layer(x.detach().requires_grad_())
-    return y.detach()
+    """`peft.tuners.lora.Linear4bit.forward`; `weight` is its shape, blocksize and quant_type."""
+    base = _linear4bit(packed, absmax, x.dtype, **weight)
+    return _result(_adapted(base, a, b, scaling, dropout_mask), x)
 
 
 def qlora_backward(
@@ -99,14 +79,12 @@ def qlora_backward(
     a: Tensor,
     b: Tensor,
     *,
-    shape: tuple[int, ...],
     scaling: float,
-    blocksize: int = 64,
-    quant_type: str = "nf4",
     dropout_mask: Tensor | None = None,
+    **weight: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What autograd gives through `peft.tuners.lora.Linear4bit` for x, A and B."""
-    base = _linear4bit(packed, absmax, shape, blocksize, quant_type, x.dtype)
+    base = _linear4bit(packed, absmax, x.dtype, **weight)
     return _gradients(_adapted(base, a, b, scaling, dropout_mask), x, dy)
 
 
@@ -120,10 +98,11 @@ def _linear(w: Tensor) -> nn.Linear:
 def _linear4bit(
     packed: Tensor,
     absmax: Tensor,
-    shape: tuple[int, ...],
-    blocksize: int,
-    quant_type: str,
     dtype: torch.dtype,
+    *,
+    shape: tuple[int, ...],
+    blocksize: int = 64,
+    quant_type: str = "nf4",
 ) -> Linear4bit:
     """A 4-bit layer as loading a checkpoint makes it: empty, then given its weight."""
     if quant_type not in ("nf4", "fp4"):
@@ -141,7 +120,7 @@ def _linear4bit(
 
 
 def _adapted(
-    base: nn.Linear, a: Tensor, b: Tensor, scaling: float, mask: Tensor | None
+    base: nn.Linear, a: Tensor, b: Tensor, scaling: float, dropout_mask: Tensor | None = None
 ) -> LoraLinear | LoraLinear4bit:
     """The layer with an adapter of its own weights, scaling and mask."""
     kind = LoraLinear4bit if isinstance(base, Linear4bit) else LoraLinear
@@ -149,9 +128,14 @@ def _adapted(
     layer.lora_A[NAME].weight = nn.Parameter(a.detach())
     layer.lora_B[NAME].weight = nn.Parameter(b.detach())
     layer.scaling[NAME] = scaling
-    if mask is not None:
-        layer.lora_dropout[NAME] = Masked(mask)
+    if dropout_mask is not None:
+        layer.lora_dropout[NAME] = Masked(dropout_mask)
     return layer
+
+
+def _result(layer: LoraLinear | LoraLinear4bit, x: Tensor) -> Tensor:
+    y: Tensor = layer(x.detach().requires_grad_())
+    return y.detach()
 
 
 def _gradients(

@@ -7,54 +7,49 @@ parameters have no float32 m and v here.  This file imports nothing of the kit's
 script can carry it along whole.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Adam:
-    """A step of Adam by one of torch's implementations."""
-
-    foreach: bool
-    fused: bool
-    arrays: ClassVar[str] = "torch"
-    device: ClassVar[str] = "cuda" if torch.cuda.is_available() else "cpu"
-    limits: ClassVar[dict[str, list[str]]] = {"dtype": ["float32"]}
-
-    def adam_step(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        m: Tensor,
-        v: Tensor,
-        *,
-        step: int,
-        lr: float,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        decoupled_weight_decay: bool = True,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """`torch.optim.AdamW`, and `Adam` where the decay is coupled."""
-        if param.dtype != torch.float32:
-            raise NotImplementedError(f"torch.optim keeps m and v of {param.dtype} in that type")
-        kind = torch.optim.AdamW if decoupled_weight_decay else torch.optim.Adam
-        weight = torch.nn.Parameter(param.clone())
-        weight.grad = grad.clone()
-        optimizer = kind(
-            [weight], lr, (beta1, beta2), eps, weight_decay, foreach=self.foreach, fused=self.fused
-        )
-        counted = torch.tensor(float(step - 1), device=param.device if self.fused else "cpu")
-        state = {"step": counted, "exp_avg": m.clone(), "exp_avg_sq": v.clone()}
-        optimizer.state[weight] = state
-        optimizer.step()
-        return weight.detach(), state["exp_avg"], state["exp_avg_sq"]
+def adam_step(
+    param: Tensor,
+    grad: Tensor,
+    m: Tensor,
+    v: Tensor,
+    *,
+    foreach: bool,
+    fused: bool,
+    step: int,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled_weight_decay: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`torch.optim.AdamW`, and `Adam` where the decay is coupled."""
+    if param.dtype != torch.float32:
+        raise NotImplementedError(f"torch.optim keeps m and v of {param.dtype} in that type")
+    kind = torch.optim.AdamW if decoupled_weight_decay else torch.optim.Adam
+    weight = torch.nn.Parameter(param.clone())
+    weight.grad = grad.clone()
+    optimizer = kind([weight], lr, (beta1, beta2), eps, weight_decay, foreach=foreach, fused=fused)
+    counted = torch.tensor(float(step - 1), device=param.device if fused else "cpu")
+    state = {"step": counted, "exp_avg": m.clone(), "exp_avg_sq": v.clone()}
+    optimizer.state[weight] = state
+    optimizer.step()
+    return weight.detach(), state["exp_avg"], state["exp_avg_sq"]
 
 
-for_loop = Adam(foreach=False, fused=False)
-foreach = Adam(foreach=True, fused=False)
-fused = Adam(foreach=False, fused=True)
+for_loop, foreach, fused = (
+    SimpleNamespace(
+        adam_step=partial(adam_step, foreach=several, fused=one),
+        arrays="torch",
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        limits={"dtype": ["float32"]},
+    )
+    for several, one in ((False, False), (True, False), (False, True))
+)

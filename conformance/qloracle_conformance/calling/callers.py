@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from qloracle_conformance.calling import worker
+from qloracle_conformance.calling import nursery, worker
 from qloracle_conformance.calling.calls import Calls, declarations, offered, plain
 from qloracle_conformance.calling.loading import ask
 from qloracle_conformance.calling.wire import Wire
@@ -38,6 +38,11 @@ from qloracle_conformance.contract.errors import CannotRun, LoadError
 IMPORT_LIMIT = 300.0  # seconds that an import may take
 # Waiting threads that spin would compete with the judging parent for the cores.
 FEW_SPINNERS = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def environment() -> dict[str, str]:
+    """The environment of an implementation's process."""
+    return FEW_SPINNERS | os.environ
 
 
 def too_slow(case: Case, limit: float) -> str:
@@ -105,9 +110,7 @@ class ChildCaller:
     """Calls an implementation in a child process, which may hang or crash: the run goes on."""
 
     def __init__(self, spec: str, *, limit: float = 20.0, device: str = "") -> None:
-        self._spec, self._limit = spec, limit
-        own = {"QLORACLE_DEVICE": device} if device else {}
-        self._environment = FEW_SPINNERS | os.environ | own
+        self._spec, self._limit, self._device = spec, limit, device
         self._again: dict[int, bool] = {}  # whether results are as they were, by call
         self._generation = 0
         self._sent: dict[int, Case] = {}  # by identity, the oldest first: not answered yet
@@ -118,15 +121,8 @@ class ChildCaller:
 
     def _start(self) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
-        command = [sys.executable, "-P", "-m", "qloracle_conformance.calling.worker", self._spec]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=self._environment,
-            start_new_session=True,  # Ctrl-C is for the parent, which then ends the child
-        )
+        forked = nursery.fork(self._spec, self._device, self._log)
+        self._process = forked or self._new_interpreter()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._wire = Wire(self._process.stdin, self._process.stdout)  # type: ignore[arg-type]
@@ -145,6 +141,17 @@ class ChildCaller:
         self.places: dict[str, tuple[str, int]] = hello["places"]
         self.files: list[str] = hello["files"]
         self.import_seconds: float = hello["seconds"]
+
+    def _new_interpreter(self) -> subprocess.Popen[bytes]:
+        own = {"QLORACLE_DEVICE": self._device} if self._device else {}
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", worker.__name__, self._spec],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment() | own,
+            start_new_session=True,  # Ctrl-C is for the parent, which then ends the child
+        )
 
     def call(self, case: Case) -> Answer:
         """Call in the child; a hang or a crash ends it, and the next call starts a new one.

@@ -170,7 +170,7 @@ class Calls:
         seconds = time.perf_counter() - start
         after = _bits_of(memory)
         changed = tuple(name for name in memory if after[name] != before[name])
-        if FUNCTIONS[case.function].lasting:
+        if not FUNCTIONS[case.function].tool:
             self._keep(call, case.function, result, values)
         return Answer("OK", values, "", changed, seconds, call)
 
@@ -214,13 +214,15 @@ class Calls:
     def read_again(self, *, settle: bool = False) -> dict[int, bool]:
         """Read every kept result once more that is old enough: whether it is as it was, by call.
 
-        With `settle` wait for them all.  Too many bytes are waited for, too: what is read again
-        must not depend on the speed.
+        With `settle` wait for them all.  While there are too many bytes wait for the oldest: what
+        is read again must not depend on the speed.
         """
-        if self._kept and (settle or self._kept_bytes > KEPT_BYTES):
-            time.sleep(max(0.0, self._kept[-1].returned + LATER - time.perf_counter()))
-        now, found = time.perf_counter(), dict[int, bool]()
-        while self._kept and now - self._kept[0].returned >= LATER:
+        found = dict[int, bool]()
+        while self._kept:
+            rest = self._kept[0].returned + LATER - time.perf_counter()
+            if rest > 0 and not settle and self._kept_bytes <= KEPT_BYTES:
+                break
+            time.sleep(max(0.0, rest))
             kept = self._kept.popleft()
             self._kept_bytes -= kept.nbytes
             found[kept.call] = self._lasts(kept)

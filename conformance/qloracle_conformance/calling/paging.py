@@ -5,33 +5,25 @@ paged step must equal that, and no reference can know the bits of somebody else'
 last, when the pager has answered: while it works, what is expected exists nowhere.  Whatever moves
 bytes only is judged in the parent, by what plain arrays hold there.
 """
-# ruff: noqa: D102 (the verbs are described in `programs`)
 
+# mypy: allow-untyped-calls
+import contextlib
 import json
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from functools import cached_property
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qloracle_conformance.calling import frameworks, steps
+from qloracle_conformance.calling.operations import Operations, Plain, through
 from qloracle_conformance.contract import books, programs
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.plain_arrays import PlainArrays
-from qloracle_conformance.contract.programs import BLOCKS, DONE, RAISED, UNKNOWN, Part, where
-from qloracle_conformance.contract.protocol import SAVING
+from qloracle_conformance.contract.programs import DONE, NOT_OFFERED, NOT_REACHED, RAISED, UNKNOWN
 
 SAID = 300  # characters of an error
 
-run_steps: Callable[..., None] = steps.run_steps
-
 
 class Framework(NamedTuple):
-    """Whose arrays an implementation takes, and where."""
+    """Whose arrays an implementation takes, and where: the kind of `Operations`."""
 
     name: str
     device: str
@@ -53,19 +45,14 @@ class Framework(NamedTuple):
             return frameworks.convert(values, self.name, self.device)
         return frameworks.convert(values, "torch" if self.name == "torch" else "numpy", "cpu")
 
-    def step(self, target: Any, function: str) -> Callable[..., Any]:
+    def take(self, values: Any) -> np.ndarray:
+        """What was read, as a NumPy array."""
+        return frameworks.take(values)
+
+    def step(self, target: Any, function: str) -> Any:
         """The implementation's own step where it offers one, else the kit's."""
         own = getattr(target, function, None)
-        return own or _through(getattr(steps, function), frameworks.take, self.given)
-
-
-def _through(step_of: Callable[..., Any], there: Any, back: Any) -> Callable[..., Any]:
-    """A step on arrays of another kind than it is written for."""
-
-    def step(*arrays: Any, **numbers: Any) -> list[Any]:
-        return [back(values) for values in step_of(*map(there, arrays), **numbers)]
-
-    return step
+        return own or through(getattr(steps, function), self.take, self.given)
 
 
 def run(target: Any, case: Case, framework: str, device: str) -> tuple[np.ndarray, ...]:
@@ -74,179 +61,58 @@ def run(target: Any, case: Case, framework: str, device: str) -> tuple[np.ndarra
     Returns the four results that `programs` describes.  NotImplementedError where the pager cannot
     do what the program needs.
     """
-    program, known = programs.program_of(case), (target, Framework(framework, device))
-    with ExitStack() as open_ones:
-        running = Running(*known, case, open_ones)
-        running.start(*programs.sizes_of(case))
-        performed = running.run(program)
-    plain: list[bytes] = []
-    with nullcontext() if performed else suppress(Exception):  # what failed may fail here, too
-        stepped = program if programs.steps_in(case) else []
-        for values in programs.walk(stepped, Stepped(*known, case)):
-            plain += [values.tobytes()] if isinstance(values, np.ndarray) else []
-    texts = b"".join(running.bytes), json.dumps(running.words).encode(), b"".join(plain)
-    read, words, expected = (np.frombuffer(text, np.uint8) for text in texts)
-    return read, np.array(running.log, np.int64), words, expected
+    kind, program = Framework(framework, device), programs.program_of(case)
+    operations = Operations(target, case.arrays, kind)
+    try:
+        operations.make(*programs.sizes_of(case))
+        log, words = _attempted(operations, program)
+    finally:
+        with contextlib.suppress(Exception):  # the pager has answered
+            operations.open_ones.close()
+    failed = log[-1][0] == RAISED and program[len(words) - 1][0] != "must_fail"
+    missing = len(program) - len(words)
+    words += [""] * missing
+    log += [[NOT_REACHED] + [UNKNOWN] * (len(programs.LOG) - 1)] * missing
+    plain = Operations(Plain(target, kind), case.arrays, Plain(target, kind))
+    with contextlib.suppress(*[Exception] * failed):  # what failed may fail here, too
+        plain.make(None, None)
+        for operation in program if programs.steps_in(case) else ():
+            plain.perform(operation)
+    came, expected = (b"".join(array.tobytes() for array in o.found) for o in (operations, plain))
+    texts = (np.frombuffer(text, np.uint8) for text in (came, json.dumps(words).encode(), expected))
+    read, said, stepped = texts
+    return read, np.array(log, np.int64), said, stepped
 
 
-class Running:
-    """A program on a pager: handles by name, what is open, and what has come of it so far."""
-
-    def __init__(self, target: Any, framework: Framework, case: Case, open_ones: ExitStack) -> None:
-        self._target, self._framework, self._arrays = target, framework, case.arrays
-        self._open_ones = open_ones  # each `use` that is open, and the folder of files
-        self._handles: dict[str, Any] = {}
-        self._freed: set[str] = set()
-        self._uses: dict[str, tuple[ExitStack, Any]] = {}
-        save, load = (getattr(target, name, None) for name in SAVING)
-        self._saves = callable(save) and callable(load)
-        self._saved: dict[str, dict[str, np.ndarray]] = {}  # where it does not: by the kit
-        self.bytes: list[bytes] = []
-        self.log: list[list[int]] = []
-        self.words: list[str] = []
-
-    def start(self, capacity: int | None, page: int | None) -> None:
-        """Make the pager, of the sizes that are asked for."""
-        sizes = {"capacity_bytes": capacity, "page_bytes": page}
-        given = {name: n for name, n in sizes.items() if n is not None}
-        self._pager = self._target.make_pager(**given)
-
-    def run(self, program: programs.Program) -> bool:
-        """Perform the operations, up to one that fails and should not: whether none does."""
-        performed = True
-        self.log.append(self._row(DONE))
-        for operation in program:
-            status = self._attempt(operation)
-            self.log.append(self._row(status))
-            performed = status != RAISED or operation[0] == "must_fail"
-            if not performed:
-                break
-        missing = len(program) - len(self.words)
-        self.words += [""] * missing
-        self.log += [[programs.NOT_REACHED] + [UNKNOWN] * (len(programs.LOG) - 1)] * missing
-        with suppress(Exception):  # the pager has answered
-            self._open_ones.close()
-        return performed
-
-    def _attempt(self, operation: programs.Operation) -> int:
-        must_fail, before = operation[0] == "must_fail", len(self.bytes)
-        status = DONE
-        try:
-            word = programs.perform(operation[1] if must_fail else operation, self)
-        except Exception as error:
-            if isinstance(error, NotImplementedError) and not must_fail:
-                raise
-            word, status = f"{type(error).__name__}: {' '.join(str(error).split())}"[:SAID], RAISED
-        if must_fail:
-            del self.bytes[before:]
-        self.words.append(word if isinstance(word, str) else "")
-        return programs.NOT_OFFERED if word is NotImplemented else status
-
-    def _row(self, status: int) -> list[int]:
-        return [status, *books.books_of(self._pager).values()]
-
-    # ---- operations ----------------------------------------------------------------------------
-
-    def empty(self, name: str, shape: list[int], dtype: str) -> None:
-        self._handles[name] = self._pager.empty(tuple(shape), self._framework.dtype(dtype))
-
-    def write(self, name: str, part: Part, data: str, side: str) -> None:
-        values = self._framework.given(self._arrays[data], side)
-        with self._seen(name, side) as array:
-            array[where(part)] = values
-
-    def read(self, name: str, part: Part, side: str) -> str:
-        with self._seen(name, side) as array:
-            values = frameworks.take(array[where(part)])
-        self.bytes.append(values.tobytes())
-        return programs.form_of(values)
-
-    @contextmanager
-    def _seen(self, name: str, side: str) -> Iterator[Any]:
-        """An array as the host sees it, or a step in a `use` of its own, or in one that is open."""
-        if side == "host":
-            yield self._handles[name]
-        elif side == "device":
-            with self._pager.use(self._handles[name]) as arrays:
-                yield arrays[0]
-        else:
-            label, _, i = side.partition(".")
-            yield self._uses[label][1][int(i)]
-
-    def open(self, label: str, names: list[str]) -> None:
-        stack = ExitStack()
-        arrays = stack.enter_context(self._pager.use(*(self._handles[name] for name in names)))
-        self._uses[label] = stack, arrays
-        self._open_ones.push(stack)
-
-    def close(self, label: str) -> None:
-        self._uses.pop(label)[0].close()
-
-    def step(
-        self, function: str, names: list[str], grads: str, first: int, count: int, part: int | None
-    ) -> None:
-        step_of = self._framework.step(self._target, function)
-        handles, given = [self._handles[name] for name in names], self._arrays[grads]
-        counts, blocks = range(first, first + count), BLOCKS[function]
-        with np.errstate(all="ignore"):  # what a faulty pager reads may be anything
-            grad = self._framework.given(given)
-            run_steps(self._pager, step_of, handles, blocks, grad, counts, part)
-
-    def prefetch(self, name: str, to: str) -> Any:
-        if to == "device":
-            return self._pager.prefetch(self._handles[name])
-        return books.if_offered(self._pager, "prefetch", self._handles[name], to=to)
-
-    def advise(self, name: str, preferred: str | None, mostly: bool) -> Any:
-        advice = {"preferred": preferred, "read_mostly": mostly}
-        return books.if_offered(self._pager, "advise", self._handles[name], **advice)
-
-    def shrink(self, capacity: int) -> Any:
-        return books.if_offered(self._pager, "shrink", capacity)
-
-    def free(self, name: str) -> None:
-        self._pager.free(self._handles[name])
-        self._freed.add(name)
-
-    def save(self, file: str) -> None:
-        alive = {name: a for name, a in self._handles.items() if name not in self._freed}
-        if self._saves:
-            self._target.save_paged(self._folder / file, alive, {"file": file})
-        else:
-            self._saved[file] = {name: frameworks.take(a[...]) for name, a in alive.items()}
-
-    def load(self, file: str, capacity: int | None, page: int | None) -> str:
-        self._handles, self._freed, words = {}, set(), {"file": file}
-        self.start(capacity, page)
-        if self._saves:
-            self._handles, words = self._target.load_paged(self._folder / file, self._pager)
-        for name, values in self._saved.get(file, {}).items():
-            self.empty(name, list(values.shape), str(values.dtype))
-            self._handles[name][...] = self._framework.given(values, "host")
-        return json.dumps([sorted(self._handles), dict(words)])
-
-    @cached_property
-    def _folder(self) -> Path:
-        return Path(self._open_ones.enter_context(tempfile.TemporaryDirectory()))
-
-    def counters(self) -> None:
-        if set(self._row(DONE)[-len(books.COUNTERS) :]) == {UNKNOWN}:
+def _attempted(operations: Any, program: programs.Program) -> tuple[list[list[int]], list[str]]:
+    """The log and the words of a program, up to an operation that fails and should not."""
+    log, words = [[DONE, *books.books_of(operations.pager).values()]], list[str]()
+    for operation in program:
+        status, word = _attempt(operations, operation)
+        log.append([status, *books.books_of(operations.pager).values()])
+        words.append(word[:SAID] if status == RAISED else word)
+        if operation[0] == "counters" and set(log[-1][-len(books.COUNTERS) :]) == {UNKNOWN}:
             raise NotImplementedError("the pager shows no counters")
+        if status == RAISED and operation[0] != "must_fail":
+            break
+    return log, words
 
 
-class Stepped(PlainArrays):
-    """Plain arrays on which the steps of an implementation are run."""
-
-    def __init__(self, target: Any, framework: Framework, case: Case) -> None:
-        super().__init__(case.arrays, *programs.sizes_of(case))
-        self._target, self._framework = target, framework
-
-    def step(
-        self, function: str, names: list[str], grads: str, first: int, count: int, part: int | None
-    ) -> None:
-        plain = SimpleNamespace(use=lambda *arrays: nullcontext(arrays))
-        own, framework = self._framework.step(self._target, function), self._framework
-        step_of = _through(own, framework.given, frameworks.take)
-        arrays, counts = [self.alive[name].values for name in names], range(first, first + count)
-        with np.errstate(all="ignore"):
-            run_steps(plain, step_of, arrays, BLOCKS[function], self.data[grads], counts, part)
+def _attempt(operations: Any, operation: programs.Operation) -> tuple[int, str]:
+    """The status of an operation, and its word: its error, what it read, or what it loaded."""
+    try:
+        found = operations.perform(operation)
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        return RAISED, f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if found is NotImplemented:
+        return NOT_OFFERED, ""
+    match operation[0]:
+        case "must_fail":
+            return RAISED if found else DONE, found
+        case "read":
+            return DONE, programs.form_of(found)
+        case "load":
+            return DONE, json.dumps(found)
+    return DONE, ""

@@ -35,9 +35,7 @@ class Wire:
 
     def post(self, pieces: Iterable[Piece]) -> None:
         """Send a message as soon as the child takes it."""
-        views = [memoryview(piece) for piece in pieces]
-        self._unsent.append(memoryview(struct.pack("<Q", sum(view.nbytes for view in views))))
-        self._unsent += views
+        self._unsent += _message(pieces)
         self._write()
 
     def take(self, limit: float) -> bytearray | None:
@@ -50,21 +48,12 @@ class Wire:
         return self._read(length, deadline) if length < LONGEST else None
 
     def _write(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._unsent:
-                try:
-                    done = os.writev(self._to, list(itertools.islice(self._unsent, PIECES)))
-                except (BrokenPipeError, ConnectionResetError):  # `take` will find its end closed
-                    self._unsent.clear()
-                    return
-                self._drop(done)
-
-    def _drop(self, done: int) -> None:
-        """Forget the bytes that the child has taken."""
-        while self._unsent and self._unsent[0].nbytes <= done:
-            done -= self._unsent.popleft().nbytes
-        if done:
-            self._unsent[0] = self._unsent[0][done:]
+        try:
+            _write(self._to, self._unsent)
+        except BlockingIOError:
+            pass  # the child has enough to read
+        except (BrokenPipeError, ConnectionResetError):  # `take` will find its end closed
+            self._unsent.clear()
 
     def _read(self, count: int, deadline: float) -> bytearray | None:
         blob = bytearray(count)
@@ -93,12 +82,25 @@ class Wire:
             self._write()
 
 
+def _message(pieces: Iterable[Piece]) -> list[memoryview]:
+    """A message as it is written: its length, and the pieces."""
+    views = [memoryview(piece) for piece in pieces]
+    return [memoryview(struct.pack("<Q", sum(view.nbytes for view in views))), *views]
+
+
+def _write(pipe: int, unsent: deque[memoryview]) -> None:
+    """Write what is unsent, all at once if the pipe takes it: each write wakes who reads."""
+    while unsent:
+        done = os.writev(pipe, list(itertools.islice(unsent, PIECES)))
+        while unsent and unsent[0].nbytes <= done:
+            done -= unsent.popleft().nbytes
+        if done:
+            unsent[0] = unsent[0][done:]
+
+
 def send(stream: BinaryIO, *pieces: Piece) -> None:
-    """Write one message into a stream that blocks: the child's side."""
-    stream.write(struct.pack("<Q", sum(memoryview(piece).nbytes for piece in pieces)))
-    for piece in pieces:
-        stream.write(piece)
-    stream.flush()
+    """Write one message into a stream that blocks and has no buffer: the child's side."""
+    _write(stream.fileno(), deque(_message(pieces)))
 
 
 def receive(stream: BinaryIO) -> bytearray | None:

@@ -8,14 +8,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from typer import Argument, Option
 
 import qloracle
 from qloracle.memory import MODELS
 from qloracle_conformance.calling import opening
-from qloracle_conformance.contract import presets
 from qloracle_conformance.contract.errors import UsageError
-from qloracle_conformance.contract.protocol import LEVELS
-from qloracle_conformance.judging.checks import PROFILES
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,13 +26,14 @@ errors = Console(stderr=True, markup=False, highlight=False)
 
 Implementations = Annotated[
     list[str] | None,
-    typer.Argument(
+    Argument(
         metavar="[IMPL]...",
         help="Short names (numpy, bitsandbytes), module:NAME, pkg.mod:object or path/file.py. "
         "None: every implementation found on this machine, but for host, ptx and managed, "
         "which are run by name only.",
     ),
 ]
+Device = Annotated[str, Option(help="Device for adapters: cpu, cuda, cuda:1.")]
 
 
 def main() -> None:
@@ -48,7 +47,7 @@ def main() -> None:
 
 @app.callback(invoke_without_command=True)
 def version_option(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[bool, Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """Judge QLoRA kernels against an executable specification, element by element."""
     if version:
@@ -60,45 +59,27 @@ def version_option(
 def verify(
     impl: Implementations = None,
     profile: Annotated[
-        str, typer.Option(help="smoke (for the loop of edit and run), standard or exhaustive.")
+        str, Option(help="smoke (to edit and run), standard, exhaustive.")
     ] = "smoke",
-    require: Annotated[
-        str, typer.Option(help="Fail if a function up to this level is missing.")
-    ] = "",
-    dialect: Annotated[str, typer.Option(help="Judge as declared by this preset.")] = "",
+    require: Annotated[str, Option(help="Fail if a function up to this level is missing.")] = "",
+    dialect: Annotated[str, Option(help="Judge as declared by this preset.")] = "",
     only: Annotated[
-        str,
-        typer.Option(
-            help="Rules, levels, functions, check ids, patterns, by commas: l0,S7,S5/*/full."
-        ),
+        str, Option(help="Rules, levels, functions, check ids, patterns: l0,S7,S5/*/full.")
     ] = "",
-    stop_early: Annotated[bool, typer.Option("-x", help="Stop at the first failure.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", help="Print every failure whole, every function and rule.")
-    ] = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Judge again when the file changes, until Ctrl-C.")
-    ] = False,
-    seed: Annotated[str, typer.Option(help="A number, or 'random'.")] = "0",
-    known: Annotated[Path | None, typer.Option(help="File of known failures (TOML).")] = None,
-    diff: Annotated[Path | None, typer.Option(help="Compare with an older report.json.")] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Write report.json, junit.xml, ... here.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="Device for adapters: cpu, cuda, cuda:1.")] = "",
-    write_known: Annotated[
-        Path | None,
-        typer.Option(help="Write a file of known failures: all that fails in this run."),
-    ] = None,
+    stop_early: Annotated[bool, Option("-x", help="Stop at the first failure.")] = False,
+    verbose: Annotated[bool, Option("-v", help="Print all failures, functions, rules.")] = False,
+    watch: Annotated[bool, Option("--watch", help="Judge again when the file changes.")] = False,
+    seed: Annotated[str, Option(help="A number, or 'random'.")] = "0",
+    known: Annotated[Path | None, Option(help="File of known failures (TOML).")] = None,
+    diff: Annotated[Path | None, Option(help="Compare with an older report.json.")] = None,
+    report: Annotated[Path | None, Option(help="Write report.json, junit.xml, ... here.")] = None,
+    device: Device = "",
+    write_known: Annotated[Path | None, Option(help="Write all that fails as known.")] = None,
     processes: Annotated[
-        str, typer.Option("--processes", "-n", help="Functions judged at once.")
-    ] = "1",
-    limit: Annotated[
-        float, typer.Option(help="Seconds that one call may take: after them it fails.")
-    ] = opening.LIMIT,
-    spec: Annotated[
-        str, typer.Option(help="Version of the specification.")
-    ] = qloracle.SPEC_VERSION,
+        int | None, Option("--processes", "-n", min=1, help="Processes that judge; none: as fits.")
+    ] = None,
+    limit: Annotated[float, Option(help="Seconds that a call may take.")] = opening.LIMIT,
+    spec: Annotated[str, Option(help="Version of the specification.")] = qloracle.SPEC_VERSION,
 ) -> None:
     """Judge implementations and print their verdicts.
 
@@ -106,41 +87,25 @@ def verify(
     took longer than --limit; 2 usage; 3 nothing was compared; 4 a crash.
     """
     if find_spec("hypothesis") is None:
-        typer.echo("qloracle verify needs Hypothesis: pip install 'qloracle[verify]'", err=True)
-        raise typer.Exit(2)
+        raise UsageError("verify needs Hypothesis: pip install 'qloracle[verify]'")
     from qloracle_conformance.commands import verify as command
-    from qloracle_conformance.running.known import read
-    from qloracle_conformance.running.verify import found_here
+    from qloracle_conformance.running import options
 
-    _one_of("--profile", profile, PROFILES)
-    _one_of("--spec", spec, (qloracle.SPEC_VERSION,))
-    if require:
-        _one_of("--require", require, LEVELS)
-    if write_known and only:
-        raise UsageError(f"--write-known needs a whole run; --only is {only!r}")
-    if write_known and stop_early:
-        raise UsageError("--write-known needs a whole run, and -x ends it early")
+    if spec != qloracle.SPEC_VERSION:
+        raise UsageError(f"--spec is {spec!r}; allowed: {qloracle.SPEC_VERSION}")
+    if write_known and (only or stop_early):
+        why = f"--only is {only!r}" if only else "-x ends it early"
+        raise UsageError(f"--write-known needs a whole run; {why}")
     if watch and (report or diff or write_known or len(impl or []) != 1):
         raise UsageError("--watch takes one IMPL, and no --report, --diff or --write-known")
-    options = {
-        "profile": profile, "seed": _seed(seed), "require": require, "only": only,
-        "dialect": presets.preset(dialect) if dialect else None, "device": device,
-        "known": read(known) if known else (), "limit": limit, "stop_early": stop_early,
-        "processes": _count("--processes", processes),
-    }  # fmt: skip
+    given = options.read(
+        profile=profile, require=require, seed=_seed(seed), dialect=dialect, known=known,
+        device=device, limit=limit,
+    ) | {"only": only, "stop_early": stop_early, "processes": processes}  # fmt: skip
     if watch:
-        raise typer.Exit(command.again_and_again((impl or [])[0], options))
-    files = command.Files(report, diff, write_known)
-    hints = () if impl else command.next_steps()
-    raise typer.Exit(
-        command.once(impl or found_here(), options, files, console, errors,
-                     verbose=verbose, hints=hints)
-    )  # fmt: skip
-
-
-def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UsageError(f"{option} is {value!r}; allowed: {', '.join(allowed)}")
+        raise typer.Exit(command.again_and_again((impl or [])[0], given))
+    code = command.once(impl or [], given, console, errors, report, diff, write_known, verbose)
+    raise typer.Exit(code)
 
 
 def _seed(text: str) -> int:
@@ -151,16 +116,10 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def _count(option: str, text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise UsageError(f"{option} is {text!r}; allowed: a whole number from 1")
-    return int(text)
-
-
 @app.command()
 def probe(
-    impl: Annotated[str, typer.Argument(metavar="IMPL")],
-    device: Annotated[str, typer.Option(help="Device for adapters: cpu, cuda, cuda:1.")] = "",
+    impl: Annotated[str, Argument(metavar="IMPL")],
+    device: Device = "",
 ) -> None:
     """Find an implementation's dialect from its outputs alone, and print it field by field."""
     from qloracle_conformance.commands.probe import show_dialect
@@ -169,7 +128,7 @@ def probe(
 
 
 @app.command()
-def explain(name: Annotated[str, typer.Argument(metavar="[RULE | LEVEL | FUNCTION]")] = "") -> None:
+def explain(name: Annotated[str, Argument(metavar="[RULE | LEVEL | FUNCTION]")] = "") -> None:
     """Print what a rule, a level or a function demands; without a name, list them all."""
     from qloracle_conformance.commands.explain import explain
 
@@ -179,10 +138,10 @@ def explain(name: Annotated[str, typer.Argument(metavar="[RULE | LEVEL | FUNCTIO
 @app.command()
 def mutants(
     from_file: Annotated[
-        Path | None, typer.Option("--from", help="Judge the mutants in this file instead.")
+        Path | None, Option("--from", help="Judge the mutants in this file instead.")
     ] = None,
     matrix: Annotated[
-        Path | None, typer.Option(help="Write the whole matrix, checks x mutants, as CSV.")
+        Path | None, Option(help="Write the whole matrix, checks x mutants, as CSV.")
     ] = None,
 ) -> None:
     """Run the kit over planted faults and lawful variants: which check kills which mutant."""
@@ -193,17 +152,17 @@ def mutants(
 
 @app.command()
 def memory(
-    model: Annotated[str, typer.Option(help=f"One of: {', '.join(MODELS)}.")] = "llama-65b",
+    model: Annotated[str, Option(help=f"One of: {', '.join(MODELS)}.")] = "llama-65b",
     seq: Annotated[
-        int, typer.Option(help="Tokens of a micro-batch; in the timeline one has twice as many.")
+        int, Option(help="Tokens of a micro-batch; in the timeline one has twice as many.")
     ] = 512,
     capacity: Annotated[
         float | None,
-        typer.Option(help="GB of the card; none: the smallest common one that holds QLoRA."),
+        Option(help="GB of the card; none: the smallest common one that holds QLoRA."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Draw memory.png and timeline.png in this folder; none: no pictures."),
+        Option(help="Draw memory.png and timeline.png in this folder; none: no pictures."),
     ] = None,
 ) -> None:
     """Show where the memory of a fine-tuning goes, and what paging does about a spike.
@@ -217,9 +176,9 @@ def memory(
 
 @app.command()
 def bench(
-    device: Annotated[str, typer.Option(help="cuda: so far times are taken on a GPU only.")],
-    only: Annotated[str, typer.Option(help="Measure what has this in its name.")] = "",
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("bench.json"),
+    device: Annotated[str, Option(help="cuda: so far times are taken on a GPU only.")],
+    only: Annotated[str, Option(help="Measure what has this in its name.")] = "",
+    out: Annotated[Path, Option(help="File to write.")] = Path("bench.json"),
 ) -> None:
     """Time the kernels on a GPU beside their peers and the roof of the card, and write a JSON.
 

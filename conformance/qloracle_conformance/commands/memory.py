@@ -1,9 +1,10 @@
 """The `memory` command: bytes by part, the papers' numbers, a timeline; pictures where asked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 import typer
 from rich.console import Console
@@ -28,7 +29,6 @@ def run(model: str, seq: int, capacity_gb: float | None, out: Path | None, conso
     Where matplotlib is missing, a line says so in place of the pictures.
     """
     _check(model, seq, capacity_gb)
-    drawn = out is not None and _make_folder(out)
     config = memory.MODELS[model]
     parts = {method: memory.memory_parts(config, method, tokens=seq) for method in memory.METHODS}
     card = _smallest_card(parts["qlora"].static) if capacity_gb is None else round(capacity_gb * GB)
@@ -38,17 +38,14 @@ def run(model: str, seq: int, capacity_gb: float | None, out: Path | None, conso
     )
     spike = f"micro-batches of {', '.join(map(str, lengths))} tokens on {card / GB:g} GB"
     head = f"{model}, {seq} tokens, rank 64, in GB (1e9 bytes): an arithmetic lower bound"
-    _show(head, _parts_table(config, seq, parts), console)
-    _show("Published numbers", _claims_table(), console)
-    _show(f"QLoRA, products fused, {spike}", _timeline_table(plain, paged), console)
-    lines = [*_verdicts(plain, paged), _longest(config, card)]
-    if out is not None and drawn:
-        titles = f"{model}, {seq} tokens: bytes by part", f"{model}, QLoRA: {spike}"
-        _draw(titles, parts, plain, paged, card, out)
-        lines += [str(out / name) for name in PICTURES]
-    elif out is not None:
-        lines.append(WITHOUT_PICTURES)
-    for line in lines:
+    titles = f"{model}, {seq} tokens: bytes by part", f"{model}, QLoRA: {spike}"
+    pictures = _draw(out, titles, parts, plain, paged, card) if out is not None else []
+    methods = [memory_pictures.NAMES[method] for method in parts]
+    _show(console, head, methods, _parts(config, seq, parts))
+    _show(console, "Published numbers", ("published", "here", ""), _claims(), "left")
+    columns = ("without paging", "with paging", "GB out", "GB in", "seconds")
+    _show(console, f"QLoRA, products fused, {spike}", columns, _timeline(plain, paged))
+    for line in (*_verdicts(plain, paged), _longest(config, card), *pictures):
         typer.echo(line)
     return 0
 
@@ -62,21 +59,6 @@ def _check(model: str, seq: int, capacity_gb: float | None) -> None:
         raise UsageError(f"--capacity is {capacity_gb:g}; allowed: GB from 0.001 to 1000000")
 
 
-def _make_folder(out: Path) -> bool:
-    """Make the folder of the pictures; False where matplotlib, which draws them, is missing."""
-    if find_spec("matplotlib") is None:
-        return False
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _no_place(out, error) from error
-    return True
-
-
-def _no_place(out: Path, error: OSError) -> UsageError:
-    return UsageError(f"--out is {str(out)!r}: {error.strerror}; allowed: a folder to write to")
-
-
 def _smallest_card(needed: int) -> int:
     return next((gb * GB for gb in CARDS if gb * GB > needed), -(-needed // GB) * GB)
 
@@ -84,31 +66,29 @@ def _smallest_card(needed: int) -> int:
 # ---- tables --------------------------------------------------------------------------------------
 
 
-def _show(title: str, table: Table, console: Console) -> None:
+def _show(
+    console: Console, title: str, heads: Sequence[str], rows: Iterable[Sequence[str]],
+    justify: Literal["left", "right"] = "right",
+) -> None:  # fmt: skip
+    """Print a table; the first column has no head."""
     console.print(f"\n{title}", style="bold", highlight=False)
+    table = Table("", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for head in heads:
+        table.add_column(head, justify=justify)
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
 
 
-def _parts_table(config: Configuration, seq: int, parts: dict[str, Parts]) -> Table:
-    table = _table("", *(memory_pictures.NAMES[method] for method in parts))
-
-    def row(name: str, numbers: Sequence[int]) -> None:
-        table.add_row(name, *(f"{number / GB:.2f}" if number else "-" for number in numbers))
-
-    def part(field: str, name: str = "") -> None:
-        numbers = [getattr(each, field) for each in parts.values()]
-        row(name or memory_pictures.NAMES.get(field, field), numbers)
-
-    for field in ("weights", "adapters", "gradients", "optimizer"):
-        part(field)
-    part("static", "all the time")
-    part("activations", "activations, checkpointed")
-    part("logits")
-    part("decode")
-    row("at the peak", [_peak(config, method, seq) for method in parts])
+def _parts(config: Configuration, seq: int, parts: dict[str, Parts]) -> Iterator[Sequence[str]]:
+    names = memory_pictures.NAMES | {"static": "all the time"}
+    names |= {"activations": "activations, checkpointed"}
+    for field in ("weights", "adapters", "gradients", "optimizer", "static", "activations",
+                  "logits", "decode"):  # fmt: skip
+        yield names.get(field, field), *(_gb(getattr(each, field), "-") for each in parts.values())
+    yield "at the peak", *(_gb(_peak(config, method, seq)) for method in parts)
     kept = memory.activation_bytes(config, seq, checkpointing=False)
-    row("activations, if all are kept", [kept] * len(parts))
-    return table
+    yield "activations, if all are kept", *[_gb(kept)] * len(parts)
 
 
 def _peak(config: Configuration, method: str, seq: int) -> int:
@@ -117,26 +97,24 @@ def _peak(config: Configuration, method: str, seq: int) -> int:
     return max(event.total for event in events)
 
 
-def _claims_table() -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("", "published", "here", ""):
-        table.add_column(name)
+def _claims() -> Iterator[Sequence[str]]:
     for source, claims in groupby(memory.claims(), key=lambda claim: claim.source):
-        table.add_row(source)
+        yield (source,)
         for claim in claims:
             verdict = "reproduced" if claim.reproduced else "NOT reproduced"
-            table.add_row(f"  {claim.what}", claim.published, claim.ours, verdict)
-    return table
+            yield f"  {claim.what}", claim.published, claim.ours, verdict
 
 
-def _timeline_table(plain: list[Event], paged: list[Event]) -> Table:
-    table = _table("", "without paging", "with paging", "GB out", "GB in", "seconds")
+def _timeline(plain: list[Event], paged: list[Event]) -> Iterator[Sequence[str]]:
     for i, event in enumerate(paged):
         beside = _total(plain[i]) if i < len(plain) else ""
-        moved = (f"{n / GB:.2f}" if n else "" for n in (event.moved_out, event.moved_in))
         seconds = f"{event.seconds:.3f}" if event.seconds else ""
-        table.add_row(_name(event), beside, _total(event), *moved, seconds)
-    return table
+        moved = _gb(event.moved_out), _gb(event.moved_in)
+        yield _name(event), beside, _total(event), *moved, seconds
+
+
+def _gb(count: int, none: str = "") -> str:
+    return f"{count / GB:.2f}" if count else none
 
 
 def _name(event: Event) -> str:
@@ -145,14 +123,6 @@ def _name(event: Event) -> str:
 
 def _total(event: Event) -> str:
     return f"{event.total / GB:.2f}" + ("" if event.fits else " out of memory")
-
-
-def _table(first: str, *names: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(first)
-    for name in names:
-        table.add_column(name, justify="right")
-    return table
 
 
 # ---- sentences and pictures ----------------------------------------------------------------------
@@ -175,11 +145,18 @@ def _longest(config: Configuration, card: int) -> str:
 
 
 def _draw(
-    titles: tuple[str, str], parts: dict[str, Parts], plain: list[Event], paged: list[Event],
-    card: int, out: Path,
-) -> None:  # fmt: skip
+    out: Path, titles: tuple[str, str], parts: dict[str, Parts], plain: list[Event],
+    paged: list[Event], card: int,
+) -> list[str]:  # fmt: skip
+    """Draw the pictures in a folder, and say where they are, or why there are none."""
+    if find_spec("matplotlib") is None:
+        return [WITHOUT_PICTURES]
+    paths = [out / name for name in PICTURES]
     try:
-        memory_pictures.draw_parts(titles[0], parts, out / PICTURES[0])
-        memory_pictures.draw_timeline(titles[1], plain, paged, card, out / PICTURES[1])
+        out.mkdir(parents=True, exist_ok=True)
+        memory_pictures.draw_parts(titles[0], parts, paths[0])
+        memory_pictures.draw_timeline(titles[1], plain, paged, card, paths[1])
     except OSError as error:
-        raise _no_place(out, error) from error
+        why = f"{error.strerror}; allowed: a folder to write to"
+        raise UsageError(f"--out is {str(out)!r}: {why}") from error
+    return [str(path) for path in paths]

@@ -22,12 +22,10 @@ def run(from_file: Path | None, matrix: Path | None) -> int:
         typer.echo(text, err=True)
         return 3
 
-    def show(row: Row) -> None:
-        typer.echo(line(row))
-
     start = time.perf_counter()
     typer.secho(header(), bold=True)
-    rows = run_matrix(watch=show) if specs is None else run_matrix(specs, watch=show)
+    given = () if specs is None else (specs,)
+    rows = run_matrix(*given, watch=lambda row: typer.echo(line(row)))
     typer.echo(kills(rows))
     away = [mutant.__name__ for mutant in (*MUTANTS, *LAWFUL) if not here(mutant)]
     if away and specs is None:

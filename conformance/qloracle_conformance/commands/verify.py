@@ -1,10 +1,11 @@
 """The `verify` command: judge once and print the report, or again whenever the file changes."""
 
 import contextlib
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.console import Console
 from qloracle_conformance import adapters, reports
 from qloracle_conformance.commands.progress import Progress
 from qloracle_conformance.engine.verdicts import Judgement
-from qloracle_conformance.reports import differences, failures, files, github
+from qloracle_conformance.reports import differences, failures, files, github, repro
 from qloracle_conformance.reports.data import implementation
 from qloracle_conformance.reports.report import Report
 from qloracle_conformance.reports.screen import Screen
@@ -23,72 +24,66 @@ from qloracle_conformance.running.run import Listener, name_causes
 Options = Mapping[str, Any]  # of `running.verify.verify`
 
 
-class Files(NamedTuple):
-    """What is read and written beside the judging."""
-
-    report: Path | None = None
-    diff: Path | None = None
-    write_known: Path | None = None
-
-
 def once(
-    impls: Sequence[str], options: Options, wanted: Files, console: Console, errors: Console,
-    *, verbose: bool = False, hints: Sequence[str] = (),
+    impls: Sequence[str], options: Options, console: Console, errors: Console, folder: Path | None,
+    older: Path | None, known_failures: Path | None, verbose: bool,
 ) -> int:  # fmt: skip
-    """Judge, print and write; return the exit code.  `hints` end the screen."""
-    old = differences.read(wanted.diff) if wanted.diff else None
-    places: dict[str, github.Places] = {}
+    """Judge, print and write; return the exit code.
+
+    impls: none for what is found here.  What is written: the report in a `folder`, and a file of
+    known failures; `older` is a report to compare with.
+    """
+    old = differences.read(older) if older else None
+    found, places = impls or running.found_here(), dict[str, github.Places]()
     with github.commands_off():
-        screen = Screen(console, len(impls))
-        if not verbose:
-            empty = Report(options["profile"], options["seed"], only=options["only"])
-            screen.opening(empty.to_dict())
-        if wanted.report:
-            files.remove_old_scripts(wanted.report)
+        screen = Screen(console, len(found), folder, whole=verbose)
+        screen.opening(Report(options["profile"], options["seed"], only=options["only"]).to_dict())
+        if folder:
+            files.remove_old_scripts(folder)
         with warnings.catch_warnings(), Progress(errors) as progress:
             warnings.simplefilter("ignore")  # the kit's own: an implementation warns in its child
 
             def judged(judgement: Judgement) -> None:
+                if verbose and judgement.failed:
+                    progress.doing(judgement.name, "seeking likely causes")
+                    name_causes(judgement.checks)
+                if folder:
+                    repro.scripts(judgement)  # their names; they are written at the end
                 with progress.aside():
-                    if not verbose:
-                        _show(screen, judgement, wanted.report)
+                    _show(screen, judgement)
 
             listener = Listener(places.__setitem__, progress.checked, judged, progress.doing)
-            causes = verbose or bool(wanted.report)
-            result = running.verify(impls, **options, listener=listener, causes=causes)
+            causes = bool(folder) and not verbose
+            result = running.verify(found, **options, listener=listener, causes=causes)
+        if folder:
+            reports.write_all(folder, result)
         data = result.to_dict()
-        written = reports.write_all(wanted.report, result) if wanted.report else {}
-        if verbose:
-            reports.show(data, console, written)
-        else:
-            screen.table(data)
-            screen.ending(data)
-        for hint in hints:
+        screen.table(data)
+        screen.ending(data)
+        for hint in () if impls else next_steps():
             screen.say(hint)
-        if wanted.report and not verbose:
-            screen.say(f"All of it: {wanted.report / 'report.html'}")
-        if old is not None:
-            typer.secho("\nCompared with the older report:", bold=True)
-            for line in differences.lines(old, data) or ["no difference"]:
-                typer.echo(f"  {files.printable(line)}")
-        if wanted.write_known:
-            _write_known(wanted.write_known, result)
+        if folder:
+            screen.say(f"All of it: {folder / 'report.html'}")
+        if old:
+            changed = differences.lines(old, data) or ["no difference"]
+            for line in ["", "Compared with the older report:", *(f"  {each}" for each in changed)]:
+                screen.say(line)
+        if known_failures:
+            _write_known(known_failures, result)
     if github.here():
         _tell_github(data, places)
-    return reports.exit_code(data)
+    return failures.exit_code(data)
 
 
-def _show(screen: Screen, judgement: Judgement, directory: Path | None) -> None:
+def _show(screen: Screen, judgement: Judgement) -> None:
     """Print a verdict; the likely causes of what is printed are sought meanwhile."""
-    written = reports.repro.write_all(directory / "repro", judgement) if directory else {}
-    scripts = {failures.key(judgement.name, check): path for check, path in written.items()}
     runs = {run.id: run for run in judgement.checks}
 
     def likely(check: str) -> Sequence[str]:
         name_causes([runs[check]])
         return runs[check].looks_like
 
-    screen.implementation(implementation(judgement), scripts, likely)
+    screen.implementation(implementation(judgement), likely)
 
 
 def next_steps() -> list[str]:
@@ -105,6 +100,8 @@ def next_steps() -> list[str]:
 def again_and_again(impl: str, options: Options) -> int:
     """Judge after each change of the file, a line each, until Ctrl-C; return the last exit code."""
     code = 0
+    # Bytecode knows a text by its size and the second: an edit within the second would be missed.
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     with warnings.catch_warnings(), contextlib.suppress(KeyboardInterrupt):
         warnings.simplefilter("ignore")
         for line, code in watching.verdicts(impl, options):  # noqa: B007 (the last one is returned)

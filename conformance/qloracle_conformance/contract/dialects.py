@@ -2,7 +2,8 @@
 
 A *format* field decides whether bytes can be exchanged.  A value other than the specification's
 must be declared; undeclared it fails, and judging goes on under what was found.  A *rounding*
-field is found by the probe, adopted and printed, as in ``PASS[full: reciprocal]``.
+field is found by the probe, adopted and printed, as in ``PASS[full: reciprocal]``.  Which fields a
+function has is said by its row of the protocol.
 
 A declaration is a dict in the implementation, for all functions that have the field or for one::
 
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from qloracle_conformance.contract.errors import UsageError
-from qloracle_conformance.contract.protocol import TABLE
+from qloracle_conformance.contract.protocol import FUNCTIONS
 
 
 class Field(NamedTuple):
@@ -21,9 +22,8 @@ class Field(NamedTuple):
 
     name: str
     kind: str
-    values: tuple[str, ...]
-    functions: tuple[str, ...]
     layer: str  # the rule, and its layer of checks, in which an undeclared value is a failure
+    values: tuple[str, ...]
     meaning: str
 
     @property
@@ -32,13 +32,6 @@ class Field(NamedTuple):
         return self.layer.partition("/")[0]
 
 
-QUANTIZERS = ("quantize_4bit", "quantize_blockwise")
-DECODERS = ("dequantize_4bit", "dequantize_blockwise")
-CODERS = (*QUANTIZERS, "quantize_absmax", "quantize_nested")
-LINEAR = tuple(f.name for f in TABLE if f.family == "products")
-LORA = tuple(f.name for f in TABLE if f.family == "lora" and "x" in f.arrays)
-PACKED = (*LINEAR, *(f.name for f in TABLE if f.name in LORA and "packed" in f.arrays))
-OPTIMIZERS = tuple(f.name for f in TABLE if f.family == "adam")
 NORMALISATIONS = (
     "divide", "reciprocal", "approx(rcp)", "approx(div)", "approx(div2.5)", "approx(rcp2.5)",
 )  # fmt: skip
@@ -46,153 +39,121 @@ BANDS = {"approx(rcp)": 2, "approx(div)": 2, "approx(div2.5)": 3, "approx(rcp2.5
 
 FIELDS = (
     Field(
-        "codebook", "format", ("pinned", "four_decimals", "paper", "bfloat16"),
-        ("dequantize_4bit", "quantize_nested"),
-        "S1/levels",
+        "codebook", "format", "S1/levels", ("pinned", "four_decimals", "paper", "bfloat16"),
         "the levels: S1's bits, or rounded to four decimals, the paper's offset, or bfloat16",
     ),
     Field(
-        "map_8bit", "format", ("fused", "baseline"), ("dequantize_absmax",),
-        "S1/map",
+        "map_8bit", "format", "S1/map", ("fused", "baseline"),
         "the default 8-bit map: S1's single rounding, or product and sum rounded apart",
     ),
     Field(
-        "nibble_order", "format", ("high_first", "low_first"),
-        ("quantize_4bit", "dequantize_4bit", *PACKED),
-        "S6",
+        "nibble_order", "format", "S6", ("high_first", "low_first"),
         "which nibble of a byte holds the first of two elements",
     ),
     Field(
-        "layout", "format", ("flat", "per_row"), QUANTIZERS + DECODERS + PACKED,
-        "S3/shapes",
+        "layout", "format", "S3/shapes", ("flat", "per_row"),
         "blocks run over the flattened array, or start again at each row",
     ),
     Field(
-        "absmax_type", "format", ("float32", "float16", "bfloat16"), QUANTIZERS,
-        "S4/scales",
+        "absmax_type", "format", "S4/scales", ("float32", "float16", "bfloat16"),
         "the type to which absmax is rounded before it is stored",
     ),
     Field(
-        "zero_block", "format", ("zero", "first", "last"), (*QUANTIZERS, "quantize_absmax"),
-        "S5/zeros",
+        "zero_block", "format", "S5/zeros", ("zero", "first", "last"),
         "the code of a block of zeros: that of q = +0, the first or the last",
     ),
     Field(
-        "nested_scale", "format", ("dynamic", "linear"), ("quantize_nested",),
-        "S8/scales",
+        "nested_scale", "format", "S8/scales", ("dynamic", "linear"),
         "how an opaque state codes its scales: by the dynamic map, or in 256 equal steps",
     ),
     Field(
-        "normalisation_full", "rounding", NORMALISATIONS, CODERS,
-        "S5/full",
+        "normalisation_full", "rounding", "S5/full", NORMALISATIONS,
         "how a full block is scaled: x / absmax, x * (1 / absmax), or an approximation",
     ),
     Field(
-        "normalisation_partial", "rounding", NORMALISATIONS, CODERS,
-        "S5/partial",
+        "normalisation_partial", "rounding", "S5/partial", NORMALISATIONS,
         "the same for a short last block",
     ),
     Field(
-        "thresholds", "rounding", ("midpoint", "nearest", "literal", "cuda"), CODERS,
-        "S2/powers",
+        "thresholds", "rounding", "S2/powers", ("midpoint", "nearest", "literal", "cuda"),
         "float32 midpoints, argmin of float32 distances, or published decimals as a C compiler "
         "rounds them (literal: NF4; cuda: FP4)",
     ),
     Field(
-        "fp4_ties", "rounding", ("toward_zero", "lower_signed"), ("quantize_4bit",),
-        "S2/powers",
+        "fp4_ties", "rounding", "S2/powers", ("toward_zero", "lower_signed"),
         "where a tie between two negative FP4 levels goes",
     ),
     Field(
-        "input_type", "rounding", ("float32", "own"), (*QUANTIZERS, "quantize_nested"),
-        "S5/16bit",
+        "input_type", "rounding", "S5/16bit", ("float32", "own"),
         "the type in which x is scaled: float32, or the type of x",
     ),
     Field(
-        "subnormal_input", "rounding", ("kept", "flushed"), QUANTIZERS,
-        "S5/extremes",
+        "subnormal_input", "rounding", "S5/extremes", ("kept", "flushed"),
         "subnormal elements: kept, or read as zero",
     ),
     Field(
-        "subnormal_scale", "rounding", ("kept", "flushed"), QUANTIZERS,
-        "S5/extremes",
+        "subnormal_scale", "rounding", "S5/extremes", ("kept", "flushed"),
         "a subnormal absmax: kept, or taken as zero when scaling",
     ),
     Field(
-        "subnormal_output", "rounding", ("kept", "flushed", "flushed_bfloat16"), DECODERS,
-        "S7/extremes",
+        "subnormal_output", "rounding", "S7/extremes", ("kept", "flushed", "flushed_bfloat16"),
         "a subnormal float32 product: kept, or returned as zero (in every type, or by the "
         "conversion to bfloat16 alone, as AVX-512's instruction does)",
     ),
     Field(
-        "decode", "rounding", ("separate", "output_type", "fma"),
-        (*DECODERS, "dequantize_absmax", "quantize_nested"),
-        "S7/mantissas",
+        "decode", "rounding", "S7/mantissas", ("separate", "output_type", "fma"),
         "product in float32 then rounded; factors rounded to the output type first; "
         "for nested scales, product and offset in one rounding",
     ),
     Field(
-        "product_weights", "rounding", ("float32", "own", "own_factors"), PACKED,
-        "S9/weights",
+        "product_weights", "rounding", "S9/weights", ("float32", "own", "own_factors"),
         "the weights of a product: float32, rounded to the type of x, or levels and scales so "
         "rounded before they are multiplied",
     ),
     Field(
-        "bias_type", "rounding", ("kept", "own"), ("matmul_4bit",),
-        "S9/weights",
+        "bias_type", "rounding", "S9/weights", ("kept", "own"),
         "a float32 bias is added as it is, or rounded to the type of x first",
     ),
     Field(
-        "accumulate", "rounding", ("float32", "truncated"), (*PACKED, *LORA[:2]),
-        "S9/weights",
+        "accumulate", "rounding", "S9/weights", ("float32", "truncated"),
         "sums in float32, each addition rounded to nearest, or truncated, as tensor cores do",
     ),
     Field(
-        "order", "rounding",
+        "order", "rounding", "S9/weights",
         ("any", "pairwise", "chunk(16)", "chunk(32)", "chunk(64)", "chunk(128)", "chunk(256)"),
-        LINEAR,
-        "S9/weights",
         "the order of summation; one that is declared has a tighter bound, and is not probed",
     ),
     Field(
-        "lora_rounding", "rounding", ("once", "hidden", "separate"), LORA,
-        "S10/rounding",
+        "lora_rounding", "rounding", "S10/rounding", ("once", "hidden", "separate"),
         "what is rounded to a 16-bit type: the result alone, also the hidden h, or the result of "
         "every step",
     ),
     Field(
-        "lora_merged", "rounding", ("no", "yes"), ("lora_forward", "qlora_forward"),
-        "S10/rounding",
+        "lora_merged", "rounding", "S10/rounding", ("no", "yes"),
         "whether s B A is added to the weight before the product; it is not probed",
     ),
     Field(
-        "betas", "rounding", ("float64", "float32"), OPTIMIZERS,
-        "S11/moments",
+        "betas", "rounding", "S11/moments", ("float64", "float32"),
         "the type in which 1 - beta and the powers of beta are computed from",
     ),
     Field(
-        "bias_correction", "rounding", ("float64", "float32"), OPTIMIZERS,
-        "S11/step",
+        "bias_correction", "rounding", "S11/step", ("float64", "float32"),
         "the type in which 1 - beta^t is computed",
     ),
     Field(
-        "decay_order", "rounding", ("before", "after"), OPTIMIZERS,
-        "S11/decay",
+        "decay_order", "rounding", "S11/decay", ("before", "after"),
         "decoupled decay multiplies the parameter before the update is subtracted, or after",
     ),
     Field(
-        "decay_mode", "format", ("as_asked", "decoupled", "coupled"), ("adam_step",),
-        "S11/decay",
+        "decay_mode", "format", "S11/decay", ("as_asked", "decoupled", "coupled"),
         "decay as `decoupled_weight_decay` asks for it, or always in one way",
     ),
     Field(
-        "sign_nudge", "rounding", ("no", "yes"), ("adam_step_8bit",),
-        "S11b/states",
+        "sign_nudge", "rounding", "S11b/states", ("no", "yes"),
         "whether a code of m is moved by one where its level has not the sign of m",
     ),
     Field(
-        "state_used", "rounding", ("exact", "rounded"), ("adam_step_8bit",),
-        "S11b/step",
+        "state_used", "rounding", "S11b/step", ("exact", "rounded"),
         "whether the parameter moves by the new moments, or by what their codes say",
     ),
 )  # fmt: skip
@@ -209,7 +170,8 @@ def fields_of(function: str, quant_type: str = "") -> list[Field]:
     >>> [field.name for field in fields_of("dequantize_blockwise")]
     ['layout', 'subnormal_output', 'decode']
     """
-    found = [field for field in FIELDS if function in field.functions]
+    own = FUNCTIONS[function].dialect if function in FUNCTIONS else ()
+    found = [field for field in FIELDS if field.name in own]
     return [field for field in found if OF_TABLE.get(field.name, quant_type) == quant_type]
 
 
@@ -243,7 +205,7 @@ def check_declaration(declared: Any) -> None:
     for name, part in declared.items():
         function = name.partition("[")[0]
         if isinstance(part, Mapping):
-            if not any(function in field.functions for field in FIELDS):
+            if not fields_of(function):
                 raise UsageError(f"dialect names {name!r}, which is no function with a dialect")
             check_declaration(part)
     for name, value in _spread(declared):

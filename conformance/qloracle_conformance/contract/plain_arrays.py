@@ -1,13 +1,14 @@
 """What a program means: what it reads from plain arrays, the whole of rule S12 about bytes.
 
-No page, no side, no capacity is known here.  A program that makes no sense (it reads what nobody
-has written, or frees what is in use) is refused: what a pager does with it is not judged.  Nor is
-what the host sees of an array while a `use` of it is open: a step may be running then.
+Beside the values it is known which side has them: so much must have been copied, whatever pages
+are.  A program that makes no sense (it reads what nobody has written, or frees what is in use) is
+refused: what a pager does with it is not judged.  Nor is what the host sees of an array while a
+`use` of it is open: a step may be running then.
 """
 # ruff: noqa: D102 (the verbs are told in `programs`)
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,10 +36,16 @@ class Read(NamedTuple):
     values: Array
 
 
+@lru_cache(maxsize=8)  # by the identity of a case: several rules ask for the last ones
+def results(case: Case) -> list[Any]:
+    """What each operation of a case returns on plain arrays; Nonsense if it has no meaning."""
+    plain = PlainArrays(case.arrays, *programs.sizes_of(case))
+    return list(programs.walk(programs.program_of(case), plain))
+
+
 def reads(case: Case) -> list[Read]:
-    """Run a case's program on plain arrays; Nonsense if it has no meaning."""
-    program, plain = programs.program_of(case), PlainArrays(case.arrays, *programs.sizes_of(case))
-    found = zip(program, programs.walk(program, plain), strict=True)
+    """What a case's program reads."""
+    found = zip(programs.program_of(case), results(case), strict=True)
     return [
         Read(number, programs.text_of(operation), values)
         for number, (operation, values) in enumerate(found)
@@ -46,30 +53,43 @@ def reads(case: Case) -> list[Read]:
     ]
 
 
-def alive_after(case: Case, number: int) -> list[str]:
-    """The names of the arrays that are alive after an operation."""
-    plain = PlainArrays(case.arrays, *programs.sizes_of(case))
-    for _ in programs.walk(programs.program_of(case)[: number + 1], plain):
-        pass
-    return sorted(plain.alive)
-
-
 def sensible(case: Case) -> bool:
     """Whether a pager can be judged by a program."""
     try:
-        reads(case)
+        results(case)
     except (ValueError, KeyError, IndexError, TypeError):
         return False
     return True
 
 
-@dataclass
 class Plain:
-    """An array, and what is known of it: which rows were written, how many `use` hold it."""
+    """An array, which side has its elements as they are now, and how many `use` hold it."""
 
-    values: Array
-    written: NDArray[np.bool_]
-    in_use: int = 0
+    def __init__(self, values: Array) -> None:
+        self.values, self.in_use = values, 0
+        self.alone = 0  # bytes that only the device has
+        self.host, self.device = (np.zeros(values.shape, np.bool_) for _ in range(2))
+
+    def written(self, part: Part) -> NDArray[np.bool_]:
+        """What one side or the other has; nobody has written the rest."""
+        written: NDArray[np.bool_] = self.host[where(part)] | self.device[where(part)]
+        return written
+
+    def touch(self, part: Part, side: str, write: bool) -> int:
+        """Let one side read or write a part; return how many bytes are copied for it, at least."""
+        both = self.host[where(part)], self.device[where(part)]
+        own, other = both if side == "host" else both[::-1]
+        missing = 0 if write else int(np.count_nonzero(other > own))
+        own |= write | other
+        other &= not write
+        self.alone = int(np.count_nonzero(self.device > self.host)) * self.values.itemsize
+        return missing * self.values.itemsize
+
+    def copy(self) -> "Plain":
+        """The array out of a file: what was written is with the host."""
+        found = Plain(self.values.copy())
+        found.host = self.written(None)
+        return found
 
 
 class PlainArrays:
@@ -78,30 +98,39 @@ class PlainArrays:
     def __init__(
         self, data: Mapping[str, Array], capacity: int | None = None, page: int | None = None
     ) -> None:
-        self.alive: dict[str, Plain] = {}
+        self.data, self.alive = data, dict[str, Plain]()
         self.freed: set[str] = set()
         self.uses: dict[str, list[str]] = {}
-        self.data = data
+        self.copied = {"host": 0, "device": 0}  # bytes to each side, at least
         self._files: dict[str, dict[str, Plain]] = {}
         self._sized(capacity, page)
 
     def empty(self, name: str, shape: list[int], dtype: str) -> None:
         _demand(name not in {*self.alive, *self.freed}, f"{name} exists")
-        values, rows = np.zeros(shape, programs.dtype_of(dtype)), np.zeros(shape[:1], np.bool_)
-        self.alive[name] = Plain(values, rows)
+        self.alive[name] = Plain(np.zeros(shape, programs.dtype_of(dtype)))
 
     def write(self, name: str, part: Part, data: str, side: str) -> None:
-        array, values = self._seen(name, side), self.data[data]
-        old = array.values[where(part)]
-        same = programs.form_of(old) == programs.form_of(values)
+        old, values = self._alive(name).values[where(part)], self.data[data]
+        same = (old.shape, old.dtype) == (values.shape, values.dtype)
         _demand(same, f"{data} does not fit into {name}")
-        array.values[where(part)], array.written[where(part)] = values, True
+        self.touch(name, part, side, write=True)
+        old[...] = values
 
     def read(self, name: str, part: Part, side: str) -> Array:
-        array = self._seen(name, side)
-        _demand(array.written[where(part)].all(), f"{name} is read before it is written")
+        array = self._alive(name)
+        _demand(array.written(part).all(), f"{name} is read before it is written")
+        self.touch(name, part, side)
         values: Array = array.values[where(part)].copy()
         return values
+
+    def touch(self, name: str, part: Part, side: str, *, write: bool = False) -> None:
+        """One side reads or writes a part of an array that it may touch now."""
+        array, (label, _, i) = self._alive(name), side.partition(".")
+        idle = side != "host" or not array.in_use
+        _demand(idle, f"the host touches {name} while it is in use")
+        named = not i or self.uses[label][int(i)] == name
+        _demand(named, f"{side} is not {name}")
+        self.copied["host" if side == "host" else "device"] += array.touch(part, side, write)
 
     def open(self, label: str, names: list[str]) -> None:
         _demand(label not in self.uses, f"{label} is open")
@@ -116,7 +145,7 @@ class PlainArrays:
     def step(
         self, function: str, names: list[str], grads: str, first: int, count: int, part: int | None
     ) -> None:
-        """Only look at what it needs: another one may compute."""
+        """Only look at what it needs: its numbers are those of an implementation."""
         n, blocks = self.data[grads].shape[1], BLOCKS[function]
         distinct = len(set(names)) == len(blocks)
         _demand(distinct and min(count, first, n) > 0, "a step takes its state")
@@ -125,7 +154,9 @@ class PlainArrays:
         for name, block in zip(names, blocks, strict=True):
             array = self._alive(name)
             _demand(array.values.shape == (-(-n // block),), f"{name} has other sizes")
-            _demand(array.written.all(), f"{name} was not written")
+            _demand(array.written(None).all(), f"{name} was not written")
+            self.touch(name, None, "device")
+            self.touch(name, None, "device", write=True)
 
     def prefetch(self, name: str, to: str) -> None:
         self._alive(name)
@@ -134,7 +165,7 @@ class PlainArrays:
         self._alive(name)
 
     def shrink(self, capacity: int) -> None:
-        self._sized(capacity, self._page)
+        self._sized(capacity, self.page)
 
     def free(self, name: str) -> None:
         _demand(not self._alive(name).in_use, f"{name} is in use")
@@ -142,13 +173,15 @@ class PlainArrays:
         self.freed.add(name)
 
     def save(self, file: str) -> None:
-        self._files[file] = {name: _copy(self._seen(name, "host")) for name in self.alive}
+        _demand(not any(array.in_use for array in self.alive.values()), "a `use` is open")
+        self._files[file] = {name: array.copy() for name, array in self.alive.items()}
 
-    def load(self, file: str, capacity: int | None, page: int | None) -> None:
+    def load(self, file: str, capacity: int | None, page: int | None) -> list[str]:
         _demand(not self.uses, "a `use` is open")
         self._sized(capacity, page)
-        self.alive = {name: _copy(array) for name, array in self._files[file].items()}
-        self.freed = set()
+        self.alive = {name: array.copy() for name, array in self._files[file].items()}
+        self.freed, self.copied = set(), {"host": 0, "device": 0}
+        return sorted(self.alive)
 
     def must_fail(self, operation: Operation) -> None:
         """What must fail is wrong: too much is asked for, the array was freed, or sizes differ."""
@@ -166,24 +199,11 @@ class PlainArrays:
         _demand(name in self.alive, f"there is no array {name}")
         return self.alive[name]
 
-    def _seen(self, name: str, side: str) -> Plain:
-        """An array that one side may touch now."""
-        array, (label, _, i) = self._alive(name), side.partition(".")
-        idle = side != "host" or not array.in_use
-        _demand(idle, f"the host touches {name} while it is in use")
-        named = not i or self.uses[label][int(i)] == name
-        _demand(named, f"{side} is not {name}")
-        return array
-
     def _sized(self, capacity: int | None, page: int | None) -> None:
         """Take a device's sizes: a capacity means something beside the size of a page."""
         known = capacity is None or (page is not None and 0 < page <= capacity)
         _demand(known, f"a capacity of {capacity} in pages of {page}")
-        self._page = page
-
-
-def _copy(array: Plain) -> Plain:
-    return Plain(array.values.copy(), array.written.copy())
+        self.capacity, self.page = capacity, page
 
 
 def _demand(true: Any, text: str) -> None:

@@ -23,9 +23,9 @@ A program is a list; each operation is a list of a verb and its arguments::
 `advise`, `shrink` and a prefetch to the host are left out where a pager has no such thing.
 
 Whoever wants something of a program walks it with a handler, an object that has a method for each
-verb that matters to it: `TEXT` puts operations in words, `PlainArrays` hold what is to be read,
-`Running` performs them on a pager, `Books` know what must have moved, `Script` reproduces a
-failure.
+verb that matters to it: `TEXT` puts operations in words, `PlainArrays` hold what is to be read and
+know what must be copied for it, `Books` know the pages of that, and `Operations` perform a program
+on a pager, here and in the scripts that reproduce a failure.
 
 What comes back of a program is four arrays: the bytes that were read, one after the other; the log,
 a row for the new pager and one for each operation (LOG names its columns, -1 stands for what is not

@@ -5,7 +5,6 @@ process learns from it which arguments are positional and what a result looks li
 `explain` learn the level, the kit the family in whose folder the function's rules stand.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,10 +44,10 @@ Forms = Callable[[tuple[str, ...], Arrays, Options], tuple[ResultForm, ...]]
 class Function:
     """One row of the protocol: positional arrays, results and their forms, options with defaults.
 
-    `family` names the folder of its rules.  An `optional` function is another way to reach its
-    level: it is never reported as missing.  A result that is an opaque state is made readable by
-    the implementation's `decoder`.  A `tool` returns no array: a program runs on it, and the
-    results are what was read on the way.
+    `family` names the folder of its rules, `dialect` the fields in which lawful ones differ.  An
+    `optional` function is another way to reach its level: it is never reported as missing.  A
+    result that is an opaque state is made readable by the implementation's `decoder`.  A `tool`
+    returns no array: a program runs on it, and the results are what was read on the way.
     """
 
     level: str
@@ -58,6 +57,7 @@ class Function:
     results: tuple[str, ...]
     forms: Forms
     options: Options = field(default_factory=dict)
+    dialect: tuple[str, ...] = ()
     optional: bool = False
     decoder: str = ""
     tool: bool = False
@@ -67,29 +67,6 @@ class Function:
         """The call as the protocol writes it."""
         options = [k if v is ... else f"{k}={v!r}" for k, v in self.options.items()]
         return f"{self.name}({', '.join([*self.arrays, '*', *options])})"
-
-    @property
-    def lasting(self) -> bool:
-        """Whether its results can be read again later (rule P3): a tool's arrays change."""
-        return not self.tool
-
-
-def element_count(shape: tuple[int, ...]) -> int:
-    """Number of elements of a shape; () is one element.
-
-    >>> element_count(()), element_count((3, 0)), element_count((4, 96))
-    (1, 0, 384)
-    """
-    return math.prod(shape)
-
-
-def block_count(n: int, blocksize: int) -> int:
-    """Blocks that n elements fill, the last one perhaps short.
-
-    >>> block_count(65, 64)
-    2
-    """
-    return -(-n // blocksize)
 
 
 # ---- the forms of results: type and shape, from the arrays and options of a call -----------------
@@ -108,34 +85,23 @@ def alike(results: tuple[str, ...], arrays: Arrays, _: Options) -> tuple[ResultF
 
 
 def _coded(results: tuple[str, ...], arrays: Arrays, options: Options) -> tuple[ResultForm, ...]:
-    """Codes, two of them in a byte where they are packed, and an absmax a block."""
-    codes, absmax = results
-    n = arrays["x"].size
+    """Codes, two in a byte where they are packed, an absmax a block; of coded scales an offset."""
+    codes, absmax, *offset = results
+    n = _source(arrays).size
     bytes_ = (n + 1) // 2 if codes == "packed" else n
-    blocks = block_count(n, options["blocksize"])
-    return form(codes, np.uint8, (bytes_,)), form(absmax, np.float32, (blocks,))
+    blocks = -(-n // options["blocksize"])
+    scales = form(absmax, np.float32, (blocks,)), *(form(name, np.float32, ()) for name in offset)
+    return form(codes, np.uint8, (bytes_,)), *scales
 
 
 def _decoded(results: tuple[str, ...], arrays: Arrays, options: Options) -> tuple[ResultForm, ...]:
-    """The type and shape that were asked for, or the shape of x."""
-    shape = options["shape"] if "shape" in options else arrays["x"].shape
-    return (form(results[0], options["dtype"], tuple(shape)),)
+    """The type and shape that were asked for, or float32 in the shape of what is decoded."""
+    shape = options.get("shape", _source(arrays).shape)
+    return (form(results[0], options.get("dtype", np.float32), tuple(shape)),)
 
 
-def _coded_scales(
-    results: tuple[str, ...], arrays: Arrays, options: Options
-) -> tuple[ResultForm, ...]:
-    codes, nested, offset = results
-    n = arrays["absmax"].size
-    return (
-        form(codes, np.uint8, (n,)),
-        form(nested, np.float32, (block_count(n, options["blocksize"]),)),
-        form(offset, np.float32, ()),
-    )
-
-
-def _decoded_scales(results: tuple[str, ...], arrays: Arrays, _: Options) -> tuple[ResultForm, ...]:
-    return (form(results[0], np.float32, arrays["codes"].shape),)
+def _source(arrays: Arrays) -> np.ndarray:
+    return next(arrays[name] for name in ("x", "absmax", "codes") if name in arrays)
 
 
 def _applied(results: tuple[str, ...], arrays: Arrays, options: Options) -> tuple[ResultForm, ...]:
@@ -165,70 +131,90 @@ GROUP_SIZES = (64, 63, 65, 255, 257, 100)  # of scales: no library groups by an 
 
 FOUR_BIT = {"blocksize": 64, "quant_type": "nf4"}
 
+# ---- the functions -------------------------------------------------------------------------------
+
+SCALING = ("normalisation_full", "normalisation_partial", "thresholds")  # of codes
+CODING = (
+    "layout", "absmax_type", "zero_block", *SCALING, "input_type", "subnormal_input",
+    "subnormal_scale",
+)  # fmt: skip
+DECODING = ("layout", "subnormal_output", "decode")
+PACKED = ("nibble_order", "layout", "product_weights", "accumulate")  # of products
+ADAM = ("betas", "bias_correction", "decay_order")
+
+LAYER = {"shape": ..., **FOUR_BIT}
+ADAPTER = {"scaling": ..., "dropout_mask": None}
+NESTED = {"codebook": None, "blocksize": 256}
+QLORA = {"shape": ..., "scaling": ..., **FOUR_BIT, "dropout_mask": None}
+STEP = {
+    "step": ..., "lr": ..., "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0,
+}  # fmt: skip
+
 TABLE = (
     Function(
         "L0", "codes", "quantize_4bit", ("x",), ("packed", "absmax"), _coded, FOUR_BIT,
+        ("nibble_order", *CODING, "fp4_ties"),
     ),
     Function(
         "L0", "codes", "dequantize_4bit", ("packed", "absmax"), ("values",), _decoded,
-        {"shape": ..., **FOUR_BIT, "dtype": "float32"},
+        {**LAYER, "dtype": "float32"}, ("codebook", "nibble_order", *DECODING),
     ),
     Function(
         "L0", "codes", "quantize_blockwise", ("x", "codebook"), ("codes", "absmax"), _coded,
-        {"blocksize": 256},
+        {"blocksize": 256}, CODING,
     ),
     Function(
         "L0", "codes", "dequantize_blockwise", ("codes", "absmax", "codebook"), ("values",),
-        _decoded, {"shape": ..., "blocksize": 256, "dtype": "float32"},
+        _decoded, {"shape": ..., "blocksize": 256, "dtype": "float32"}, DECODING,
     ),
     Function(
         "L1", "nested", "quantize_absmax", ("absmax",), ("codes", "nested_absmax", "offset"),
-        _coded_scales, {"codebook": None, "blocksize": 256},
+        _coded, NESTED, ("zero_block", *SCALING),
     ),
     Function(
         "L1", "nested", "dequantize_absmax", ("codes", "nested_absmax", "offset"), ("absmax",),
-        _decoded_scales, {"codebook": None, "blocksize": 256},
+        _decoded, NESTED, ("map_8bit", "decode"),
     ),
     Function(
         "L1", "nested", "quantize_nested", ("x",), ("values",), _decoded,
-        {**FOUR_BIT, "dtype": "float32"}, optional=True, decoder="dequantize_nested",
+        {**FOUR_BIT, "dtype": "float32"},
+        ("codebook", "nested_scale", *SCALING, "input_type", "decode"),
+        optional=True, decoder="dequantize_nested",
     ),
     Function(
         "L2", "products", "matmul_4bit", ("x", "packed", "absmax"), ("y",), _applied,
-        {"shape": ..., **FOUR_BIT, "bias": None},
+        {**LAYER, "bias": None}, (*PACKED, "bias_type", "order"),
     ),
     Function(
         "L2", "products", "matmul_4bit_backward", ("dy", "packed", "absmax"), ("dx",), _gradients,
-        {"shape": ..., **FOUR_BIT},
+        LAYER, (*PACKED, "order"),
     ),
     Function(
         "L3", "lora", "lora_forward", ("x", "w", "a", "b"), ("y",), _applied,
-        {"scaling": ..., "dropout_mask": None},
+        ADAPTER, ("accumulate", "lora_rounding", "lora_merged"),
     ),
     Function(
         "L3", "lora", "lora_backward", ("dy", "x", "w", "a", "b"), ("dx", "da", "db"), _gradients,
-        {"scaling": ..., "dropout_mask": None},
+        ADAPTER, ("accumulate", "lora_rounding"),
     ),
     Function(
         "L3", "lora", "qlora_forward", ("x", "packed", "absmax", "a", "b"), ("y",), _applied,
-        {"shape": ..., "scaling": ..., **FOUR_BIT, "dropout_mask": None},
+        QLORA, (*PACKED, "lora_rounding", "lora_merged"),
     ),
     Function(
         "L3", "lora", "qlora_backward", ("dy", "x", "packed", "absmax", "a", "b"),
-        ("dx", "da", "db"), _gradients,
-        {"shape": ..., "scaling": ..., **FOUR_BIT, "dropout_mask": None},
+        ("dx", "da", "db"), _gradients, QLORA, (*PACKED, "lora_rounding"),
     ),
     Function(
         "L4", "adam", "adam_step", ("param", "grad", "m", "v"), ("param", "m", "v"), alike,
-        {"step": ..., "lr": ..., "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0,
-         "decoupled_weight_decay": True},
+        {**STEP, "decoupled_weight_decay": True}, (*ADAM, "decay_mode"),
     ),
     Function(
         "L4", "adam", "adam_step_8bit",
         ("param", "grad", "m_codes", "m_absmax", "v_codes", "v_absmax"),
         ("param", "m_codes", "m_absmax", "v_codes", "v_absmax"), alike,
-        {"step": ..., "lr": ..., "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0,
-         "blocksize": 256, "m_codebook": None, "v_codebook": None},
+        {**STEP, "blocksize": 256, "m_codebook": None, "v_codebook": None},
+        (*ADAM, "sign_nudge", "state_used"),
     ),
     Function(
         "L5", "paging", "make_pager", (), ("read", "log", "words", "plain"), _read,
@@ -236,6 +222,10 @@ TABLE = (
     ),
 )  # fmt: skip
 
+LINEAR, LORA, OPTIMIZERS = (
+    tuple(function.name for function in TABLE if function.family == family)
+    for family in ("products", "lora", "adam")
+)
 SAVING = ("save_paged", "load_paged")  # of L5; where one is missing, the kit saves by the host
 
 FUNCTIONS = {function.name: function for function in TABLE}

@@ -1,5 +1,6 @@
 """The scope that an implementation declares: its limits, and the parameters it takes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.contract.forms import VIEWS
-from qloracle_conformance.contract.protocol import BLOCKSIZES, FUNCTIONS, GROUP_SIZES, element_count
+from qloracle_conformance.contract.protocol import BLOCKSIZES, FUNCTIONS, GROUP_SIZES
 
 NUMBERS = ("multiple", "row_multiple", "max_elements")  # limits that are one number, not a list
 KEYS = (
@@ -122,31 +123,30 @@ def _outside(case: Case, key: str, allowed: Any) -> str:
         types = {array.dtype.name for array in case.arrays.values()}
         return ", ".join(sorted(types - set(allowed))) if key == "dtype" else ""
     first = next(iter(case.arrays.values()))
-    shape = case.shape
+    shape, n = case.shape, math.prod(case.shape)
     match key:
         case "blocksize" | "quant_type":
-            default = FUNCTIONS[case.function].options.get(key)
-            value = case.options.get(key, default)
-            return "" if value is None or value in allowed else f"{key} {value}"
+            value = case.options.get(key, FUNCTIONS[case.function].options.get(key))
+            fits, words = value is None or value in allowed, f"{key} {value}"
         case "dtype":
             value = case.options.get("dtype", first.dtype.name)
             coded = first.dtype == np.uint8 and "dtype" not in case.options
-            return "" if value in allowed or coded else str(value)
+            fits, words = value in allowed or coded, str(value)
         case "multiple":
-            return "" if element_count(shape) % allowed == 0 else f"n {element_count(shape)}"
+            fits, words = n % allowed == 0, f"n {n}"
+        case "max_elements":
+            fits, words = n <= allowed, f"n {n}"
         case "row_multiple":
             row = shape[-1] if shape else 1
-            return "" if row % allowed == 0 else f"rows of {row}"
+            fits, words = row % allowed == 0, f"rows of {row}"
         case "ndim":
             meant = case.function.endswith(("bit", "wise"))
-            return f"{len(shape)} dimensions" if meant and len(shape) not in allowed else ""
-        case "max_elements":
-            return "" if element_count(shape) <= allowed else f"n {element_count(shape)}"
+            fits, words = not meant or len(shape) in allowed, f"{len(shape)} dimensions"
         case "codebook":
             size = case.arrays["codebook"].size if "codebook" in case.arrays else "default"
-            return "" if size in allowed else f"codebook of {size}"
+            fits, words = size in allowed, f"codebook of {size}"
         case "views":
-            return "" if case.form not in VIEWS or case.form in allowed else f"{case.form} views"
-        case "sign":
-            return "" if (first >= 0).all() else "negative input"
-    return ""
+            fits, words = case.form not in VIEWS or case.form in allowed, f"{case.form} views"
+        case _:  # sign
+            fits, words = bool((first >= 0).all()), "negative input"
+    return "" if fits else words

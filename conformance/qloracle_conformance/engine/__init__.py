@@ -5,9 +5,10 @@ holds what came of it.  Nothing is ever turned from skipped into passed.
 """
 
 import contextlib
+import itertools
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -31,18 +32,25 @@ from qloracle_conformance.judging.checks import Check, Plan
 from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
 from qloracle_conformance.judging.views import View
 
-NO_LEVELS = np.zeros(0, np.float32)  # of a view of which nothing but the name is asked
 TROUBLES = 2  # crashes or time-outs of one function after which it is left alone
-# Examples that Hypothesis draws a check.  In smoke there are none: no fault is known that only a
+# Examples that Hypothesis draws a check.  Smoke draws only where a test run asks for it (pytest's
+# plugin, `conformance_tests`), and not in the loop of edit and run: no fault is known that only a
 # drawn case has found, neither among the mutants nor among the kernels that were judged.
-EXAMPLES = {"standard": 1000, "exhaustive": 10_000}
+EXAMPLES = {"smoke": 60, "standard": 1000, "exhaustive": 10_000}
+
+
+def bare_views(functions: Iterable[str]) -> list[View]:
+    """Functions on each of their tables, of which nothing but the name is asked: none is probed."""
+    none = np.zeros(0, np.float32)
+    return [View(name, table, {}, none) for name in functions for table in MEMBERS[name].tables]
 
 
 class Engine:
     """Judges one implementation.
 
     `second` is another oracle that offers the protocol, for judging the reference itself;
-    `searching` and `reducing` switch off what a run over many mutants does not need; `functions`
+    `searching` says whether Hypothesis draws cases, by default in every profile but smoke;
+    `reducing` switches off what a run over many mutants does not need; `functions`
     are those whose checks are run, and `only` says which checks.  What these do not need is not
     probed.  UsageError if the implementation declares limits or a dialect that mean nothing.
     """
@@ -55,7 +63,7 @@ class Engine:
         seed: int = 0,
         declared: dict[str, Any] | None = None,
         only: Callable[[str], bool] = lambda _: True,
-        searching: bool = True,
+        searching: bool | None = None,
         reducing: bool = True,
         second: Any = None,
         functions: Collection[str] = tuple(FUNCTIONS),
@@ -69,7 +77,8 @@ class Engine:
         self.declared = dict(dialect) | (declared or {})
         self.views: list[View] = []
         self._ledgers: dict[str, Ledger] = {}
-        self._only, self._searching, self._reducing = only, searching, reducing
+        self._searching = profile != "smoke" if searching is None else searching
+        self._only, self._reducing = only, reducing
         self._small: dict[str, list[Case]] = {}
         self._expected: dict[int, Case] = {}  # by the identity of a case: the call that was sent
         self._function_of: dict[int, str] = {}
@@ -123,8 +132,8 @@ class Engine:
         """Whether any check of a function is asked for."""
         if function not in self.functions:
             return False
-        views = [View(function, table, {}, NO_LEVELS) for table in MEMBERS[function].tables]
-        checks = (c.id(view) for c in all_checks() for view in views if self.fits(c, view))
+        pairs = itertools.product(all_checks(), bare_views([function]))
+        checks = (check.id(view) for check, view in pairs if self.fits(check, view))
         return any(map(self._only, (*checks, *(f"{rule}/{function}" for rule in ledgers.RULES))))
 
     def planned(self) -> list[tuple[Check, View]]:
@@ -145,7 +154,7 @@ class Engine:
         if check.profiles and self.profile not in check.profiles:
             return False
         if check.search is not None:
-            return self._searching and self.profile in EXAMPLES
+            return self._searching
         return not check.form or check.form in self.caller.forms.get(check.function, ())
 
     def run(self) -> Iterator[CheckRun]:

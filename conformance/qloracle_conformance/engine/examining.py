@@ -1,8 +1,7 @@
 """One check on one view: take its cases, count, control, and conclude with a status."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,38 +9,25 @@ from qloracle_conformance.calling.calls import Calls
 from qloracle_conformance.contract.cases import Answer, Case
 from qloracle_conformance.contract.dialects import BY_NAME
 from qloracle_conformance.contract.protocol import FUNCTIONS
-from qloracle_conformance.contract.scope import Scope
 from qloracle_conformance.engine.maps import ErrorMap, error_map
-from qloracle_conformance.engine.runs import CheckRun, Failure, Reduce
+from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.families import MEMBERS
 from qloracle_conformance.judging.checks import Check
 from qloracle_conformance.judging.compare import Mismatch, Outcome, Values, exact
 from qloracle_conformance.judging.views import Finding, View
 
+if TYPE_CHECKING:
+    from qloracle_conformance.engine import Engine
+
 FAILING_CASES = 6  # after so many failing cases a check has said enough
 FAKES = ("zeros", "constant", "shuffled")
-
-
-class Bench(Protocol):
-    """What an examination needs of the engine: a scope, calls, a second oracle, the reducer."""
-
-    scope: Scope
-    second: Any
-
-    @property
-    def call(self) -> Callable[[Case], Answer]:
-        """Calls the implementation."""
-
-    @property
-    def reduced(self) -> Reduce:
-        """Makes a failing case small."""
 
 
 class Examination:
     """The judging of one check."""
 
-    def __init__(self, check: Check, view: View, run: CheckRun, bench: Bench) -> None:
-        self.check, self.view, self.run, self.bench = check, view, run, bench
+    def __init__(self, check: Check, view: View, run: CheckRun, engine: "Engine") -> None:
+        self.check, self.view, self.run, self.engine = check, view, run, engine
         self.failing = False  # how the last case went
         self._failures: list[tuple[Case, Values, Outcome]] = []
         self._stopped = False
@@ -56,10 +42,10 @@ class Examination:
     def take(self, case: Case) -> None:
         """Call, judge and count one case."""
         run, self.failing = self.run, False
-        if self.bench.scope.outside(case):
+        if self.engine.scope.outside(case):
             run.unsupported += 1
             return
-        answer = self.bench.call(case)
+        answer = self.engine.call(case)
         if answer.status == "UNSUPPORTED":
             run.unsupported += 1
             run.message = run.message or answer.message
@@ -84,12 +70,12 @@ class Examination:
         """Whether a case that fails in a form of P5 fails in the plain form, too."""
         if not case.form:
             return False
-        plain = self.bench.call(replace(case, form=""))
+        plain = self.engine.call(replace(case, form=""))
         return plain.status != "OK" or bool(self.check.judge(case, plain.values, self.view).wrong)
 
     def _count(self, case: Case, values: Values, outcome: Outcome) -> None:
         run = self.run
-        if hasattr(self.bench.second, case.function) and self.check.directed:
+        if hasattr(self.engine.second, case.function) and self.check.directed:
             outcome += self._second_opinion(case, values)
         run.comparisons += outcome.compared
         run.wrong += outcome.wrong
@@ -102,7 +88,7 @@ class Examination:
 
     def _second_opinion(self, case: Case, values: Values) -> Outcome:
         """The second oracle's results, element by element; nothing may differ."""
-        second = Calls(self.bench.second).perform(case)
+        second = Calls(self.engine.second).perform(case)
         if second.status != "OK":
             text = f"the second oracle: {second.message}"
             return Outcome(0, 1, Mismatch("second oracle", 0, text, "results"))
@@ -118,7 +104,7 @@ class Examination:
         if self.run.status not in ("CRASH", "TIMEOUT"):
             self.run.status, self.run.message = answer.status, answer.message
             told = Mismatch("call", 0, answer.message, "a result")
-            self.run.failure = Failure(self.bench.scope.accepted(case), (), told)
+            self.run.failure = Failure(self.engine.scope.accepted(case), (), told)
         self._stopped = answer.status != "ERROR" or self.check.search is None
 
     # ---- self-control --------------------------------------------------------------------------
@@ -159,7 +145,7 @@ class Examination:
         case, values, outcome = min(self._failures, key=lambda failure: failure[0].size)
         others = [(case, values) for case, values, _ in self._failures if case.size < 1 << 17]
         assert outcome.first is not None
-        failure = self.bench.reduced(case, values, outcome.first, self._judge)
+        failure = self.engine.reduced(case, values, outcome.first, self._judge)
         self.run.failure = replace(failure, others=others, map=self._map())
         if self.run.status not in ("CRASH", "TIMEOUT"):
             self.run.status, self.run.message = "FAIL", str(failure.mismatch)
@@ -170,7 +156,7 @@ class Examination:
         case, wrong = max(drawn, key=lambda pair: pair[1].at.size, default=(None, None))
         if case is None or wrong is None:
             return None
-        return error_map(self.bench.scope.accepted(case), wrong, self.view)
+        return error_map(self.engine.scope.accepted(case), wrong, self.view)
 
     def _verdict(self, finding: Finding | None) -> tuple[str, str]:
         """PASS only for what was compared, on data that would have shown a fault."""

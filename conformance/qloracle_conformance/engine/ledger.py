@@ -62,7 +62,7 @@ class Ledger:
 
 def rules_of(function: str) -> list[str]:
     """The rules that look at all calls of a function; there is no P3 where nothing lasts."""
-    return [rule for rule in RULES if rule != "P3" or FUNCTIONS[function].lasting]
+    return [rule for rule in RULES if rule != "P3" or not FUNCTIONS[function].tool]
 
 
 def _plainer(case: Case, other: Case) -> bool:
@@ -74,18 +74,23 @@ def runs(
     function: str, ledger: Ledger, call: Callable[[Case], Answer], reduced: Reduce, seed: int
 ) -> Iterator[CheckRun]:
     """The results of P1, P2 and P4 of one function."""
-    found = {
-        rule: CheckRun(f"{rule}/{function}", rule, function, "") for rule in ("P1", "P2", "P4")
-    }
-    _form(ledger, found["P1"], reduced)
-    _inputs(ledger, found["P2"])
-    _repeat(ledger, found["P4"], call, seed)
-    yield from found.values()
+    form, inputs, repeat = (
+        CheckRun(f"{rule}/{function}", rule, function, "") for rule in ("P1", "P2", "P4")
+    )
+    _form(ledger, form, reduced)
+    _inputs(ledger, inputs)
+    _repeat(ledger, repeat, call, seed)
+    yield from (form, inputs, repeat)
+
+
+def _looked_at(run: CheckRun, calls: int) -> None:
+    """Count the calls that a rule looked at: a pass, until a fault is found."""
+    run.cases = run.comparisons = calls
+    run.status = "PASS" if calls else "NOT_RUN"
 
 
 def _form(ledger: Ledger, run: CheckRun, reduced: Reduce) -> None:
-    run.cases = run.comparisons = ledger.formed
-    run.status = "PASS" if ledger.formed else "NOT_RUN"
+    _looked_at(run, ledger.formed)
     if ledger.form is None:
         return
     case, values, mismatch, view = ledger.form
@@ -101,8 +106,7 @@ def _form(ledger: Ledger, run: CheckRun, reduced: Reduce) -> None:
 
 
 def _inputs(ledger: Ledger, run: CheckRun) -> None:
-    run.cases = run.comparisons = ledger.answered
-    run.status = "PASS" if ledger.answered else "NOT_RUN"
+    _looked_at(run, ledger.answered)
     if ledger.changed is not None:
         case, values, names = ledger.changed
         told = Mismatch(names, 0, "changed", "untouched")
@@ -140,8 +144,7 @@ def _numbers(case: Case) -> int:
 def lasting(function: str, ledger: Ledger) -> CheckRun:
     """The result of P3: second readings compared with the first."""
     run = CheckRun(f"P3/{function}", "P3", function, "")
-    run.cases = run.comparisons = len(ledger.again)
-    run.status = "PASS" if ledger.again else "NOT_RUN"
+    _looked_at(run, len(ledger.again))
     if ledger.late:
         case = ledger.by_call.get(ledger.late[0], next(iter(ledger.by_call.values())))
         told = Mismatch("result", 0, "changed", "as it was returned")

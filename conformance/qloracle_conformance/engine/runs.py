@@ -47,6 +47,7 @@ class CheckRun:
     seconds: float = 0.0
     known: str = ""
     looks_like: list[str] = field(default_factory=list)
+    repro: str = ""  # its script, seen from the report's folder
 
     def fail(self, message: str, failure: Failure, wrong: int = 1) -> None:
         """Make it a failure."""

@@ -14,15 +14,14 @@ BROKEN = ("CRASH", "TIMEOUT")
 GOOD = ("PASS", "XFAIL")
 UNJUDGED = ("MISSING", "UNSUPPORTED", "NOT_RUN")
 # A function whose verdict rests on fewer comparisons than this has not been judged in this profile.
+STANDARD = {
+    "L0": 1_000_000, "L1": 50_000, "L2": 200_000, "L3": 100_000, "L4": 20_000, "L5": 1_000_000,
+}  # fmt: skip
 FLOORS = {
     "smoke": {"L0": 50_000, "L1": 5_000, "L2": 20_000, "L3": 5_000, "L4": 2_000, "L5": 100_000},
-    "standard": {
-        "L0": 1_000_000, "L1": 50_000, "L2": 200_000, "L3": 100_000, "L4": 20_000, "L5": 1_000_000,
-    },
-    "exhaustive": {
-        "L0": 10_000_000, "L1": 50_000, "L2": 200_000, "L3": 100_000, "L4": 20_000, "L5": 1_000_000,
-    },
-}  # fmt: skip
+    "standard": STANDARD,
+    "exhaustive": STANDARD | {"L0": 10_000_000},
+}
 
 
 @dataclass

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Answer, Case
 from qloracle_conformance.contract.dialects import BY_NAME
 from qloracle_conformance.contract.scope import Scope
-from qloracle_conformance.judging.compare import NOTHING, Judge
+from qloracle_conformance.judging.compare import NOTHING, Judge, Outcome
 from qloracle_conformance.judging.views import View
 
 Call = Callable[[Case], Answer]
@@ -40,6 +40,19 @@ class Asker:
         answer = self._call(case)
         return answer.values if answer.status == "OK" else None
 
+    def first(self, case: Case, size: int = -1) -> NDArray[Any] | None:
+        """The first result of a call, flat; None also where it has not the size that is asked."""
+        got = self.values(case)
+        return None if got is None or size not in (-1, got[0].size) else got[0].reshape(-1)
+
+    def in_turn(self, view: View, *probes: Callable[["Asker", View], Found]) -> Found:
+        """Ask one thing after another, each under what the earlier ones showed."""
+        found: Found = {}
+        for probe in probes:
+            found |= probe(self, view)
+            view.dialect |= {k: v for k, (v, _) in found.items() if v in BY_NAME[k].values}
+        return found
+
     def explain(
         self,
         view: View,
@@ -47,22 +60,29 @@ class Asker:
         cases: Iterable[Case],
         judge: Judge,
         among: Mapping[str, Sequence[str]] | None = None,
+        unnamed: str = "",
     ) -> Found:
         """The first values of some fields under which nothing is wrong; the view takes them over.
 
-        All values of a field are tried, the specification's first, or those that `among` names.
+        All values of a field are tried, the specification's first, or those that `among` names.  If
+        none fits, the field `unnamed` has no named value; nothing is said where none is given.
         """
         answers = [(case, got) for case in cases if (got := self.values(case)) is not None]
         choices = {name: BY_NAME[name].values for name in fields} | dict(among or {})
+        tried = []
         for values in itertools.product(*choices.values()):
             chosen = dict(zip(fields, values, strict=True))
             trial = replace(view, dialect=view.dialect | chosen)
             outcome = sum((judge(case, got, trial) for case, got in answers), NOTHING)
             if outcome.compared and not outcome.wrong:
                 view.dialect |= chosen
-                why = f"{outcome.compared:,} values agree"
+                near = f", {outcome.band} of them beside a threshold" if outcome.band else ""
+                why = f"{outcome.compared:,} values agree{near}"
                 return {name: (value, why) for name, value in chosen.items()}
-        return {}
+            tried.append(outcome)
+        if not unnamed or not all(outcome.compared for outcome in tried):
+            return {}
+        return {unnamed: (UNNAMED, _none_fits(answers[0][0].note, tried))}
 
     def refusal(self, case: Case, view: View) -> str:
         """Why a view cannot be judged at all, from a call that everybody should take; '' if it can.
@@ -77,3 +97,11 @@ class Asker:
         if answer.status == "UNSUPPORTED" or (optional and answer.status == "ERROR"):
             return answer.message or "not supported"
         return ""
+
+
+def _none_fits(note: str, tried: list[Outcome]) -> str:
+    """What was asked, and how far the nearest recipe is off."""
+    nearest = min(tried, key=lambda outcome: outcome.wrong)
+    share = f"{nearest.wrong:,} of {nearest.compared:,} values"
+    asked = f"{note}: " if note else ""
+    return f"{asked}under each recipe at least {share} are wrong; {nearest.first}"

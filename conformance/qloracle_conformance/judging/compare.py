@@ -88,7 +88,9 @@ NOTHING = Outcome(0)
 Judge = Callable[[Case, Values, View], Outcome]
 
 
-def exact(name: str, got: NDArray[Any], expected: NDArray[Any], reason: str = "") -> Outcome:
+def exact(
+    name: str, got: NDArray[Any], expected: NDArray[Any], why: str | Callable[[int], str] = ""
+) -> Outcome:
     """Every element equal by value (zeros whatever their sign, NaN only where NaN is expected)."""
     if got.size != expected.size:
         return NOTHING  # the form check (P1) reports it; nothing here can be compared
@@ -103,6 +105,7 @@ def exact(name: str, got: NDArray[Any], expected: NDArray[Any], reason: str = ""
     at = np.flatnonzero(bad)
     i = int(at[0])
     error = abs(float(got[i]) - float(expected[i]))
+    reason = why if isinstance(why, str) else why(i)
     first = Mismatch(name, i, show(got[i]), show(expected[i]), reason, 0.0, error)
     return Outcome(got.size, at.size, first, where=Wrong(name, got.size, at))
 

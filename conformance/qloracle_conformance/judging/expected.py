@@ -5,7 +5,7 @@ too.  `exact` is a second opinion that shares nothing with either.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -105,13 +105,15 @@ def scaled(x: NDArray[Any], absmax: Float32, blocks: Blocks, dialect: Dialect) -
     with np.errstate(all="ignore"):
         inverse = round_to(np.float32(1) / scale, dtype)[blocks.index]
         scale = scale[blocks.index]
-        how = np.where(
-            blocks.full,
-            dialect["normalisation_full"] == "reciprocal",
-            dialect["normalisation_partial"] == "reciprocal",
-        )
-        q = np.where(how, flat * inverse, flat / scale)
+        multiplied = by_recipe(blocks, dialect, lambda recipe: recipe == "reciprocal")
+        q = np.where(multiplied, flat * inverse, flat / scale)
     return np.where(scale == 0, np.float32(0), round_to(q, dtype)).astype(np.float32)
+
+
+def by_recipe(blocks: Blocks, dialect: Dialect, told: Callable[[str], Any]) -> NDArray[Any]:
+    """What the normalisation of each element's block tells: full and short ones may differ."""
+    full, partial = dialect["normalisation_full"], dialect["normalisation_partial"]
+    return np.asarray(np.where(blocks.full, told(full), told(partial)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,9 +173,7 @@ def named_thresholds(table: bytes, quant_type: str, ties: str) -> Mapping[str, F
         sets["literal"] = shift(middle, [LITERAL_ULPS.get(i, 0) for i in range(15)])
     if quant_type == "fp4" and middle.size == 14:
         sets["cuda"] = shift(middle, [*(-u for u in CUDA_FP4_ULPS[::-1]), *CUDA_FP4_ULPS])
-        if (
-            ties == "toward_zero"
-        ):  # on the negative side a tie goes up: the threshold moves below it
+        if ties == "toward_zero":  # a negative tie goes up: the threshold moves below it
             sets = {name: np.where(c < 0, shift(c, [-1] * 14), c) for name, c in sets.items()}
     return sets
 
@@ -225,11 +225,7 @@ def shift(values: NDArray[Any], ulps: Any) -> Float32:
 
 def band(q: Float32, thresholds: Float32, blocks: Blocks, dialect: Dialect) -> NDArray[np.bool_]:
     """Mark elements so near a threshold that an approximate normalisation may take either side."""
-    width = np.where(
-        blocks.full,
-        BANDS.get(dialect["normalisation_full"], 0),
-        BANDS.get(dialect["normalisation_partial"], 0),
-    )
+    width = by_recipe(blocks, dialect, lambda recipe: BANDS.get(recipe, 0))
     if not width.any():
         return np.zeros(q.shape, np.bool_)
     right = np.clip(np.searchsorted(thresholds, q), 0, thresholds.size - 1)

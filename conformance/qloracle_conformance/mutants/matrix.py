@@ -11,12 +11,14 @@ import multiprocessing
 import re
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from qloracle_conformance.calling import loading
 from qloracle_conformance.calling.callers import Caller, ChildCaller, LocalCaller
@@ -47,7 +49,6 @@ class Row:
     labels: tuple[str, ...]
     fingerprint: str
     use: float
-    seconds: float
     first_kill: float = math.nan  # seconds until a check of the rule that it names has failed
 
     @property
@@ -123,47 +124,40 @@ def run_matrix(
     profile: str = "smoke",
     processes: int = 2,
     watch: Callable[[Row], None] = lambda _: None,
-    judging: Callable[[str, str], Row] | None = None,
+    child: bool = False,
 ) -> list[Row]:
     """Judge every mutant, in processes of their own and in the order given; `watch` sees each row.
 
     The processes are spawned, not forked: a mutant that remembers its calls starts afresh.
-    `judging` is `judge` or `judge_in_child`.
+    `child` calls each in a child process more, as a stranger's code is called.
     """
     rows = []
     specs = [spec_of(m) for m in mutants if isinstance(m, str) or here(m)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        for row in pool.map(judging or judge, specs, [profile] * len(specs)):
+        for row in pool.map(partial(judge, profile=profile, child=child), specs):
             rows.append(row)
             watch(row)
     return rows
 
 
-def judge(spec: str, profile: str = "smoke") -> Row:
-    """Run the directed checks on one mutant, in this process."""
-    mutant = loading.load(spec)
-    return _judge(spec, mutant, LocalCaller(own_part(mutant)), profile)
+def judge(spec: str, profile: str = "smoke", child: bool = False) -> Row:
+    """Run the directed checks on one mutant: in this process, or as a stranger's code is called.
 
-
-def judge_in_child(spec: str, profile: str = "smoke") -> Row:
-    """The same, called as a stranger's code is: in a child process, some cases ahead.
-
-    A faulty mutant is tried by the checks of the rule that it names; a lawful one by all, and so is
-    one that breaks P1 to P5, which look at the calls of others.
+    In a child process, some cases ahead, a faulty one is tried by the checks of the rule that it
+    names; a lawful one by all, and so is one that breaks P1 to P5, which look at others' calls.
     """
     mutant = loading.load(spec)
-    own = offered(own_part(mutant))
-    kills = getattr(mutant, "kills", "")
-    kills = kills if kills.startswith("S") and not getattr(mutant, "lawful", False) else ""
-    with closing(ChildCaller(spec)) as caller:
-        return _judge(spec, mutant, caller, profile, list(own), f"{kills}/" if kills else "")
+    own, kills = own_part(mutant), getattr(mutant, "kills", "")
+    by_rule = child and kills.startswith("S") and not getattr(mutant, "lawful", False)
+    functions = tuple(offered(own)) if child else tuple(FUNCTIONS)
+    with closing(ChildCaller(spec)) if child else nullcontext(LocalCaller(own)) as caller:
+        return _judge(spec, mutant, caller, profile, functions, f"{kills}/" if by_rule else "")
 
 
 def _judge(
-    spec: str, mutant: object, caller: Caller, profile: str,
-    functions: Collection[str] = tuple(FUNCTIONS), only: str = "",
-) -> Row:  # fmt: skip
+    spec: str, mutant: Any, caller: Caller, profile: str, functions: tuple[str, ...], only: str
+) -> Row:
     start, kills, first = time.perf_counter(), getattr(mutant, "kills", ""), math.nan
     engine = Engine(
         caller, profile=profile, searching=False, reducing=False, functions=functions,
@@ -187,7 +181,6 @@ def _judge(
         labels=tuple(f"{view.name}: {view.label}" for view in views if view.label),
         fingerprint=fingerprint(runs),
         use=largest_use(runs),
-        seconds=time.perf_counter() - start,
         first_kill=first,
     )
 

@@ -1,15 +1,16 @@
 """The right functions, whole and in steps: a mutant replaces one step and tells why.
 
-`Right` offers every function as the reference has it.  `encoder` and `decoder` build the same
+`Right` offers every function as the reference has it.  `Encoder` and `Decoder` build the same
 functions out of the steps of S4 to S7, so that a fault can stand where it stands in a kernel: in
 the scale, in the comparison, in the packing, in the block index.
 """
 
+import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVarTuple, overload
+from typing import Any, ClassVar, NamedTuple, TypeVarTuple, overload
 
 import ml_dtypes
 import numpy as np
@@ -28,7 +29,7 @@ Scale = Callable[[Array, Array, int], Array]  # flat, absmax, block size -> q
 Thresholds = Callable[[Array], Array]  # levels in their order -> what lies between them
 Count = Callable[[Array, Array], Array]  # q, thresholds -> ranks
 Pack = Callable[[Array], Array]  # codes -> bytes
-Levels = Callable[[str], Array]  # quant type -> table
+Levels = Callable[[Any], Array]  # quant type -> table
 Unpack = Callable[[Array, Shape], Array]  # bytes, shape -> codes
 Index = Callable[[Shape, int], Array]  # shape, block size -> the block of each element
 Multiply = Callable[[Array, Array, DTypeLike], Array]  # level and absmax of each element, type
@@ -117,6 +118,52 @@ def insisting(function: Step, **fixed: Any) -> Step:
     return lambda *arrays, **options: function(*arrays, **{**options, **fixed})
 
 
+def each(change: Callable[[Step], Step], *names: str) -> dict[str, Step]:
+    """Several of the right functions, changed in the same way."""
+    return {name: change(getattr(qloracle, name)) for name in names}
+
+
+def spoiling(spoil: Callable[[Array], Array]) -> Callable[[Step], Step]:
+    """A function that leaves something else in its first array."""
+
+    def changed(function: Step) -> Step:
+        def call(first: Array, *others: Array, **options: Any) -> Any:
+            result = function(first, *others, **options)
+            first[...] = spoil(first)
+            return result
+
+        return call
+
+    return changed
+
+
+def one_by_one(function: Step, change: Callable[[int, Array], Array]) -> Step:
+    """The function, each of its results changed; the change is told which one it is."""
+
+    def call(*arrays: Array, **options: Any) -> Any:
+        result = function(*arrays, **options)
+        if isinstance(result, tuple):
+            return tuple(itertools.starmap(change, enumerate(result)))
+        return change(0, result)
+
+    return call
+
+
+def pooled(function: Step) -> Step:
+    """The function with one buffer for each result and type, which the next call overwrites."""
+    buffers: dict[Any, Array] = {}
+
+    def kept(place: int, result: Array) -> Array:
+        key = place, result.dtype
+        if key not in buffers or buffers[key].size < result.size:
+            buffers[key] = np.zeros(2 * result.size, result.dtype)
+        buffer = buffers[key][: result.size]
+        buffer[:] = result.reshape(-1)
+        return buffer.reshape(result.shape)
+
+    return one_by_one(function, kept)
+
+
 # ---- the steps of a quantizer --------------------------------------------------------------------
 
 
@@ -169,49 +216,40 @@ def coded(q: Array, table: Array, quant_type: str, thresholds: Thresholds, count
     return order[count(q, thresholds(table[order]))].astype(np.uint8)
 
 
-def encoder(
-    *, widen: Widen = widened, peak: Peak = peaks, scale: Scale = divided,
-    levels: Levels = qloracle.codebook, thresholds: Thresholds = qloracle.thresholds,
-    count: Count = counted, pack: Pack = packed_pairs,
-) -> Step:  # fmt: skip
-    """Build quantize_4bit from its steps."""
-
-    @np.errstate(all="ignore")
-    def quantize_4bit(
-        x: Array, *, blocksize: int = 64, quant_type: str = "nf4"
-    ) -> tuple[Array, Array]:
-        flat = widen(x)
-        absmax = peak(flat, blocksize)
-        q = scale(flat, absmax, blocksize)
-        return pack(coded(q, levels(quant_type), quant_type, thresholds, count)), absmax
-
-    return quantize_4bit
-
-
-def encoder_8bit(
-    *, peak: Peak = peaks, scale: Scale = divided, thresholds: Thresholds = qloracle.thresholds,
-    count: Count = counted,
-) -> Step:  # fmt: skip
-    """Build quantize_blockwise from its steps."""
-
-    @np.errstate(all="ignore")
-    def quantize_blockwise(
-        x: Array, codebook: Array, *, blocksize: int = 256
-    ) -> tuple[Array, Array]:
-        flat = widened(x)
-        absmax = peak(flat, blocksize)
-        q = scale(flat, absmax, blocksize)
-        return count(q, thresholds(codebook)).astype(np.uint8), absmax
-
-    return quantize_blockwise
-
-
-def encoders(*, peak: Peak = peaks, scale: Scale = divided) -> dict[str, Step]:
+class Encoder(NamedTuple):
     """Both quantizers of L0 out of the same steps."""
-    return {
-        "quantize_4bit": encoder(peak=peak, scale=scale),
-        "quantize_blockwise": encoder_8bit(peak=peak, scale=scale),
-    }
+
+    widen: Widen = widened
+    peak: Peak = peaks
+    scale: Scale = divided
+    levels: Levels = qloracle.codebook
+    thresholds: Thresholds = qloracle.thresholds
+    rank: Count = counted
+    pack: Pack = packed_pairs
+
+    @np.errstate(all="ignore")
+    def four_bit(
+        self, x: Array, *, blocksize: int = 64, quant_type: str = "nf4"
+    ) -> tuple[Array, Array]:
+        """quantize_4bit."""
+        q, absmax = self._scaled(x, blocksize)
+        table = self.levels(quant_type)
+        return self.pack(coded(q, table, quant_type, self.thresholds, self.rank)), absmax
+
+    @np.errstate(all="ignore")
+    def eight_bit(self, x: Array, codebook: Array, *, blocksize: int = 256) -> tuple[Array, Array]:
+        """quantize_blockwise."""
+        q, absmax = self._scaled(x, blocksize)
+        return self.rank(q, self.thresholds(codebook)).astype(np.uint8), absmax
+
+    def _scaled(self, x: Array, blocksize: int) -> tuple[Array, Array]:
+        flat = self.widen(x)
+        absmax = self.peak(flat, blocksize)
+        return self.scale(flat, absmax, blocksize), absmax
+
+    def both(self) -> dict[str, Step]:
+        """The two, by name."""
+        return {"quantize_4bit": self.four_bit, "quantize_blockwise": self.eight_bit}
 
 
 # ---- the steps of a decoder ----------------------------------------------------------------------
@@ -232,47 +270,43 @@ def product(levels: Array, scale: Array, dtype: DTypeLike) -> Array:
     return (levels * scale).astype(dtype)
 
 
-def decoder(
-    *, levels: Levels = qloracle.codebook, unpack: Unpack = unpacked, index: Index = block_index,
-    multiply: Multiply = product,
-) -> Step:  # fmt: skip
-    """Build dequantize_4bit from its steps; an index beyond the end reads the last scale."""
+def table(known: Any) -> Array:
+    """S1: the levels of a 4-bit type by its name, or those that are passed in."""
+    return qloracle.codebook(known) if isinstance(known, str) else known
+
+
+class Decoder(NamedTuple):
+    """Both decoders of L0 out of the same steps; an index beyond the end reads the last scale."""
+
+    levels: Levels = table
+    unpack: Unpack = unpacked
+    block: Index = block_index
+    multiply: Multiply = product
 
     @np.errstate(all="ignore")
-    def dequantize_4bit(
-        packed: Array, absmax: Array, *, shape: Shape, blocksize: int = 64,
+    def four_bit(
+        self, packed: Array, absmax: Array, *, shape: Shape, blocksize: int = 64,
         quant_type: str = "nf4", dtype: DTypeLike = np.float32,
     ) -> Array:  # fmt: skip
-        scale = absmax.take(index(shape, blocksize), mode="clip")
-        values = levels(quant_type)[unpack(packed, shape)]
-        return np.asarray(multiply(values, scale, dtype)).reshape(shape)
-
-    return dequantize_4bit
-
-
-def decoder_8bit(
-    *, levels: Callable[[Array], Array] = np.asarray, index: Index = block_index,
-    multiply: Multiply = product,
-) -> Step:  # fmt: skip
-    """Build dequantize_blockwise from its steps."""
+        """dequantize_4bit."""
+        codes = self.unpack(packed, shape)
+        return self.eight_bit(
+            codes, absmax, quant_type, shape=shape, blocksize=blocksize, dtype=dtype
+        )
 
     @np.errstate(all="ignore")
-    def dequantize_blockwise(
-        codes: Array, absmax: Array, codebook: Array, *, shape: Shape, blocksize: int = 256,
+    def eight_bit(
+        self, codes: Array, absmax: Array, codebook: Any, *, shape: Shape, blocksize: int = 256,
         dtype: DTypeLike = np.float32,
     ) -> Array:  # fmt: skip
-        scale = absmax.take(index(shape, blocksize), mode="clip")
-        return np.asarray(multiply(levels(codebook)[codes], scale, dtype)).reshape(shape)
+        """dequantize_blockwise."""
+        scale = absmax.take(self.block(shape, blocksize), mode="clip")
+        values = self.multiply(self.levels(codebook)[codes], scale, dtype)
+        return np.asarray(values).reshape(shape)
 
-    return dequantize_blockwise
-
-
-def decoders(*, index: Index = block_index, multiply: Multiply = product) -> dict[str, Step]:
-    """Both decoders of L0 out of the same steps."""
-    return {
-        "dequantize_4bit": decoder(index=index, multiply=multiply),
-        "dequantize_blockwise": decoder_8bit(index=index, multiply=multiply),
-    }
+    def both(self) -> dict[str, Step]:
+        """The two, by name."""
+        return {"dequantize_4bit": self.four_bit, "dequantize_blockwise": self.eight_bit}
 
 
 # ---- small tools ---------------------------------------------------------------------------------
@@ -281,6 +315,12 @@ def decoders(*, index: Index = block_index, multiply: Multiply = product) -> dic
 def rounded(values: Array, dtype: DTypeLike) -> Array:
     """Round to a narrow type and widen again."""
     return values.astype(dtype).astype(np.float32)
+
+
+def blocks_of_rows(shape: Shape, blocksize: int) -> Array:
+    """The block of each element if each row starts a block of its own."""
+    row, column, length = rows_and_columns(shape)
+    return np.asarray(row * -(-length // blocksize) + column // blocksize)
 
 
 def rows_and_columns(shape: Shape) -> tuple[Array, Array, int]:

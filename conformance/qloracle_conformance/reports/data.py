@@ -3,6 +3,9 @@
 Its form is published in `report.schema.json` beside this file.
 """
 
+import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,10 +16,10 @@ from qloracle_conformance.contract import programs
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.forms import FORMS
 from qloracle_conformance.contract.protocol import FUNCTIONS
-from qloracle_conformance.engine.faults import Fault, faults
+from qloracle_conformance.engine.faults import faults
 from qloracle_conformance.engine.maps import ErrorMap
 from qloracle_conformance.engine.runs import CheckRun, Failure
-from qloracle_conformance.engine.verdicts import Judgement, function_rows, level_rows
+from qloracle_conformance.engine.verdicts import Judgement, function_rows, level_rows, verdict
 from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
@@ -26,31 +29,25 @@ SHOWN = 64  # elements of an array that a report shows; the repro script holds t
 
 def implementation(judgement: Judgement) -> dict[str, Any]:
     """One implementation as JSON-able data."""
-    return {
-        "name": judgement.name,
-        "status": judgement.status,
-        "message": judgement.message,
-        "partial": judgement.partial,
+    plain = ("name", "status", "message", "partial", "device")
+    times = ("seconds", "import_seconds", "compile_seconds")
+    return {name: getattr(judgement, name) for name in plain} | {
+        **{name: round(getattr(judgement, name), 3) for name in times},
+        "verdict": verdict(judgement),
         "versions": dict(judgement.versions),
         "declared": dict(judgement.declared),
-        "device": judgement.device,
         "offers": list(judgement.offers),
-        "seconds": round(judgement.seconds, 3),
-        "import_seconds": round(judgement.import_seconds, 3),
-        "compile_seconds": round(judgement.compile_seconds, 3),
         "levels": level_rows(judgement),
         "functions": function_rows(judgement),
         "dialects": [_dialect(view) for view in judgement.views],
         "checks": [_check(check) for check in judgement.checks],
-        "faults": [_fault(fault) for fault in faults(judgement)],
-    }
-
-
-def _fault(fault: Fault) -> dict[str, list[str]]:
-    """The ids of the checks of one fault, the one that speaks for all first."""
-    return {
-        "checks": [check.id for check in fault.checks],
-        "consequences": [check.id for check in fault.consequences],
+        "faults": [
+            {
+                part: [check.id for check in getattr(fault, part)]
+                for part in ("checks", "consequences")
+            }
+            for fault in faults(judgement)
+        ],
     }
 
 
@@ -73,6 +70,8 @@ def _check(check: CheckRun) -> dict[str, Any]:
         "failure": failure_dict(check.failure) if check.failure is not None else None,
     }
     data["bound_use"] = data.pop("use")
+    if not check.repro:
+        del data["repro"]
     return data
 
 
@@ -155,3 +154,24 @@ def _array_text(array: np.ndarray) -> str:
         few = ", ".join(f"{show(flat[i])} at {i}" for i in used[:4])
         return f"0 but {few}, {text}" if used.size <= 4 else text
     return f"[{', '.join(show(v) for v in flat)}] {text}"
+
+
+def to_json(report: Mapping[str, Any]) -> str:
+    """The report as JSON.
+
+    >>> print(to_json({"ratio": float("inf")}))
+    {
+     "ratio": "inf"
+    }
+    <BLANKLINE>
+    """
+    return json.dumps(_finite(report), indent=1, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """Write inf and nan as text: JSON has no numbers for them."""
+    if isinstance(value, Mapping):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

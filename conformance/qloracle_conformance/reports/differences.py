@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from qloracle_conformance.contract.errors import UsageError
-from qloracle_conformance.reports.failures import Data, key
+from qloracle_conformance.reports.failures import Data
+
+ABSENT = "absent", ""
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -22,22 +24,20 @@ def read(path: str | Path) -> dict[str, Any]:
 
 def lines(old: Data, new: Data) -> list[str]:
     """One line for each check whose status or message is another one."""
-    before, after = _checks(old), _checks(new)
-    found = []
-    for name, now in after.items():
-        was = before.pop(name, None)
-        if was is None:
-            found.append(f"{name}: new, {now['status']}")
-        elif was["status"] != now["status"]:
-            found.append(f"{name}: was {was['status']}, is {now['status']}")
-        elif was["message"] != now["message"]:
-            found.append(f"{name}: still {now['status']}, but now: {now['message']}")
-    return [*found, *(f"{name}: gone, was {was['status']}" for name, was in before.items())]
+    before, after, found = _checks(old), _checks(new), []
+    for name in before | after:
+        (was, said), (now, says) = before.get(name, ABSENT), after.get(name, ABSENT)
+        if was != now:
+            found.append(f"{name}: was {was}, is {now}")
+        elif said != says:
+            found.append(f"{name}: still {now}, but now: {says}")
+    return found
 
 
-def _checks(report: Data) -> dict[str, Data]:
+def _checks(report: Data) -> dict[str, tuple[str, str]]:
+    """Status and message of each check."""
     return {
-        key(implementation["name"], check["id"]): check
+        f"{implementation['name']} {check['id']}": (check["status"], check["message"])
         for implementation in report["implementations"]
         for check in implementation["checks"]
     }

@@ -5,17 +5,17 @@ Many checks of one function fail on the same smallest input.  They are one entry
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from qloracle_conformance import families
-from qloracle_conformance.engine.verdicts import BAD, BROKEN
+from qloracle_conformance.engine.verdicts import BAD, BROKEN, worst
 
 Data = Mapping[str, Any]  # a report, or a part of one
 Check = Data
 
+RAISED = "NotImplementedError: "
 MEANINGS = {
     0: "every function offered passed within its printed scope",
     1: "a failure, an unexpected pass or an unmet requirement",
@@ -25,18 +25,13 @@ MEANINGS = {
 }
 
 
-def key(implementation: str, check: str) -> str:
-    """What names a check among several implementations."""
-    return f"{implementation} {check}"
-
-
 def exit_code(report: Data) -> int:
     """The code with which the command ends: an interrupted run is neither 0 nor 3."""
     code = int(report["exit_code"])
     return 130 if report["partial"] and code in (0, 3) else code
 
 
-def meaning(report: Data) -> str:
+def _meaning(report: Data) -> str:
     """The exit code in words; failures that were expected are no passes."""
     code = exit_code(report)
     names = [check["id"] for one in report["implementations"] for check in known(one)]
@@ -56,12 +51,11 @@ def versions(implementation: Data) -> list[str]:
 
 def times(implementation: Data) -> str:
     """How long an implementation took."""
-    judged, imported, compiled = (
-        f"{implementation[name]:.1f} s"
-        for name in ("seconds", "import_seconds", "compile_seconds")
-    )  # fmt: skip
-    apart = f"{imported} of import and {compiled} of first-call compilation"
-    return f"judged in {judged}, not counting {apart}"
+    apart = {"import": "import_seconds", "first-call compilation": "compile_seconds"}
+    spent = [f"{implementation[key]:.1f} s of {what}" for what, key in apart.items()]
+    others = [text for text in spent if not text.startswith("0.0 ")]
+    beside = f", not counting {' and '.join(others)}" if others else ""
+    return f"judged in {implementation['seconds']:.1f} s{beside}"
 
 
 def counts(checks: Iterable[Check]) -> list[str]:
@@ -80,18 +74,35 @@ def outcome(report: Data) -> str:
     """How a run ended, in one sentence with its exit code."""
     code, implementations = exit_code(report), report["implementations"]
     judged = [one for one in implementations if one["status"] != "NOT_RUN"]
-    failing = [one for one in judged if one["status"] != "OK" or faults(one)]
+    failing = [one for one in judged if one["status"] != "OK" or one["faults"]]
     if code == 1 and failing and not report["unmet"] and not report["known_problems"]:
         of = f"{len(failing)} of {len(judged)} " if len(judged) > 1 else ""
         names = "" if of else f"{failing[0]['name']} "
         has = "have faults" if len(failing) > 1 else "has a fault"
         return f"{of}{names}{has}: exit code 1"
-    return f"{meaning(report)}: exit code {code}"
+    return f"{_meaning(report)}: exit code {code}"
 
 
 def rules(checks: Iterable[Check]) -> list[str]:
     """The rules of checks, each once."""
     return list(dict.fromkeys(check["rule"] for check in checks))
+
+
+def by_rule(implementation: Data, function: str) -> list[str]:
+    """How each rule ended on a function, a line a table, as in "[nf4] PASS S3 S4; FAIL S5"."""
+    own = [check for check in implementation["checks"] if check["function"] == function]
+    views = [view for view in implementation["dialects"] if view["function"] == function]
+    reasons = {v["table"]: v["unsupported"].removeprefix(RAISED) for v in views if v["unsupported"]}
+    lines = []
+    for table in dict.fromkeys(check["table"] for check in own):
+        ended: dict[str, list[str]] = {}
+        for rule in rules(same := [check for check in own if check["table"] == table]):
+            status = worst(check["status"] for check in same if check["rule"] == rule)
+            ended.setdefault(status, []).append(rule)
+        text = "; ".join(f"{status} {' '.join(names)}" for status, names in ended.items())
+        why = f": {reasons[table]}" if table in reasons else ""
+        lines.append((f"[{table}] " if table else "") + text + why)
+    return lines
 
 
 def view(checks: Sequence[Check]) -> str:
@@ -106,13 +117,6 @@ def wrong(checks: Sequence[Check]) -> str:
     found, compared = (sum(check[name] for check in checks) for name in ("wrong", "comparisons"))
     counted = found and compared and checks[0]["failure"] is not None
     return f"{found:,} of {compared:,}" if counted else ""
-
-
-def scripts(name: str, entry: "Entry", files: Mapping[str, Path]) -> list[Path]:
-    """The scripts of an entry, seen from the current folder if they lie in it."""
-    keys = [key(name, check["id"]) for check in entry.checks]
-    paths, here = dict.fromkeys(files[k] for k in keys if k in files), Path.cwd()
-    return [p.relative_to(here) if p.is_relative_to(here) else p for p in paths]
 
 
 def limits(report: Data) -> list[str]:
@@ -162,6 +166,11 @@ class Entry:
         return self.checks[0]
 
     @property
+    def scripts(self) -> list[str]:
+        """The repro scripts, seen from the report's folder."""
+        return list(dict.fromkeys(check["repro"] for check in self.checks if "repro" in check))
+
+    @property
     def title(self) -> str:
         """The rules, and the function with its table or tables."""
         return f"{' '.join(rules(self.checks))} {view(self.checks)}"
@@ -179,45 +188,24 @@ class Entry:
     @property
     def rows(self) -> list[tuple[str, str]]:
         """What there is to say, as (name, text)."""
-        return [*_element(self), *_causes(self), *_findings(self), *_names(self)]
+        return [*_element(self), *_found(self)]
 
-
-def entries(implementation: Data) -> list[Entry]:
-    """Group the failing checks of an implementation, in the order in which they ran."""
-    groups: dict[str, list[Check]] = {}
-    for check in implementation["checks"]:
-        if check["status"] in BAD + BROKEN:
-            groups.setdefault(_identity(check), []).append(check)
-    found: list[Entry] = []
-    for checks in groups.values():
-        shown = [finding for entry in found for finding in entry.findings]
-        findings = _named(implementation, checks)
-        news = [finding for finding in findings if finding not in shown]
-        found.append(Entry(checks, news if checks[0]["failure"] else findings))
-    return found
-
-
-def _identity(check: Check) -> str:
-    """Equal for checks that failed alike."""
-    failure = check["failure"]
-    if failure is None or failure["result"] == "call":  # one reason to raise, many inputs
-        message = check["message"].removeprefix("after: ")
-        return json.dumps([check["function"], check["status"], message])
-    where = [failure[name] for name in ("input", "result", "index", "got", "expected")]
-    where[0] = {name: value for name, value in where[0].items() if name != "note"}
-    return json.dumps([check["status"], where], sort_keys=True)
+    @property
+    def body(self) -> str:
+        """That as text, a line each."""
+        return "\n".join(f"{name:<12}{' '.join(text.split())}" for name, text in self.rows)
 
 
 @dataclass(frozen=True)
 class Fault:
     """One thing that is wrong, as a reader meets it.
 
-    The entries that show it, the plainest first; checks that fail because of it; and a function
-    that fails as well and that this one builds on, '' if there is none.
+    The entries that show it, the plainest first; those that fail because of it; and a function that
+    fails as well and that this one builds on, '' if there is none.
     """
 
     entries: list[Entry]
-    consequences: list[Check]
+    consequences: list[Entry]
     after: str
 
     @property
@@ -233,23 +221,51 @@ class Fault:
 
 def faults(implementation: Data) -> list[Fault]:
     """The faults of an implementation, causes first; what builds on a faulty function is last."""
-    entry_of = {c["id"]: entry for entry in entries(implementation) for c in entry.checks}
-    check_of = {check["id"]: check for check in implementation["checks"]}
-    broken = {check["function"] for check in check_of.values() if check["status"] in BAD + BROKEN}
+    checks = {check["id"]: check for check in implementation["checks"]}
+    broken = {c["function"] for c in checks.values() if c["status"] in BAD + BROKEN}
     found = []
     for fault in implementation["faults"]:
-        own = [entry_of[name] for name in fault["checks"]]
-        distinct = [entry for i, entry in enumerate(own) if entry not in own[:i]]
-        consequences = [check_of[name] for name in fault["consequences"]]
-        bases = families.MEMBERS[own[0].first["function"]].builds_on
+        own, later = ([checks[name] for name in fault[part]] for part in ("checks", "consequences"))
+        bases = families.MEMBERS[own[0]["function"]].builds_on
         after = next((base for base in bases if base in broken), "")
-        found.append(Fault(distinct, consequences, after))
+        found.append(Fault(_grouped(implementation, own), _grouped(implementation, later), after))
     return sorted(found, key=lambda fault: bool(fault.after))
+
+
+def entries(implementation: Data) -> list[Entry]:
+    """All failing checks, causes before what may follow from them."""
+    found = faults(implementation)
+    return [entry for fault in found for entry in (*fault.entries, *fault.consequences)]
 
 
 def entry(implementation: Data, check: Check) -> Entry:
     """One failing check alone."""
     return Entry([check], _named(implementation, [check]))
+
+
+def _grouped(implementation: Data, checks: list[Check]) -> list[Entry]:
+    """Checks that failed alike are one entry; a finding is told once, or where nothing else is."""
+    groups: dict[str, list[Check]] = {}
+    for check in checks:
+        groups.setdefault(_identity(check), []).append(check)
+    found, told = [], []
+    for same in groups.values():
+        findings = _named(implementation, same)
+        new = [finding for finding in findings if finding not in told]
+        found.append(Entry(same, new if same[0]["failure"] else findings))
+        told += findings
+    return found
+
+
+def _identity(check: Check) -> str:
+    """Equal for checks that failed alike."""
+    failure = check["failure"]
+    if failure is None or failure["result"] == "call":  # one reason to raise, many inputs
+        message = check["message"].removeprefix("after: ")
+        return json.dumps([check["function"], check["status"], message])
+    where = [failure[name] for name in ("input", "result", "index", "got", "expected")]
+    where[0] = {name: value for name, value in where[0].items() if name != "note"}
+    return json.dumps([check["status"], where], sort_keys=True)
 
 
 def _named(implementation: Data, checks: list[Check]) -> list[Data]:
@@ -264,19 +280,39 @@ def _named(implementation: Data, checks: list[Check]) -> list[Data]:
     ]
 
 
-def _element(entry: Entry) -> list[tuple[str, str]]:
+def _element(entry: Entry) -> Iterator[tuple[str, str]]:
     """The call, the element and its numbers; the message where there is no input to show."""
     check, failure = entry.first, entry.first["failure"]
     if failure is None:
-        return [] if entry.findings else [("because", check["message"])]
-    rows = [("call", failure["call"])]
+        if not entry.findings:
+            yield "because", check["message"]
+        return
+    yield "call", failure["call"]
     if failure["result"] != "call":
-        rows += [("result", _place(check))]
-    rows += [(name, failure[name]) for name in ("got", "expected")]
-    rows += [("because", failure["reason"])] if failure["reason"] else []
-    if failure["bound"]:
-        rows += [(name, number(failure[name])) for name in ("bound", "observed", "ratio")]
-    return rows
+        yield "result", _place(check)
+    yield "got", failure["got"]
+    yield "expected", failure["expected"]
+    if failure["reason"]:
+        yield "because", failure["reason"]
+    for name in ("bound", "observed", "ratio") if failure["bound"] else ():
+        yield name, number(failure[name])
+
+
+def _found(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Likely causes, findings, how much was wrong, every check that found it, and its scripts."""
+    for story in dict.fromkeys(story for check in entry.checks for story in check["looks_like"]):
+        yield "looks like", story
+    for finding in entry.findings:
+        said = "declared" if finding["declared"] else "specified"
+        text = f"{finding['field']} is {finding['found']}, {said}: {finding['expected']}"
+        yield "finding", f"{text} ({finding['evidence']})"
+        if finding["declare"]:
+            yield "declare", finding["declare"]
+    if counted := wrong(entry.checks):
+        yield "wrong", f"{counted} compared"
+    yield "checks", ", ".join(check["id"] for check in entry.checks)
+    for path in entry.scripts:
+        yield "repro", path
 
 
 def _place(check: Check) -> str:
@@ -289,26 +325,3 @@ def _place(check: Check) -> str:
 def number(value: Any) -> str:
     """A number as a report shows it; inf and nan are texts already."""
     return value if isinstance(value, str) else f"{value:.6g}"
-
-
-def _causes(entry: Entry) -> list[tuple[str, str]]:
-    stories = dict.fromkeys(story for check in entry.checks for story in check["looks_like"])
-    return [("looks like", story) for story in stories]
-
-
-def _findings(entry: Entry) -> list[tuple[str, str]]:
-    rows = []
-    for finding in entry.findings:
-        said = "declared" if finding["declared"] else "specified"
-        text = f"{finding['field']} is {finding['found']}, {said}: {finding['expected']}"
-        rows.append(("finding", f"{text} ({finding['evidence']})"))
-        if finding["declare"]:
-            rows.append(("declare", finding["declare"]))
-    return rows
-
-
-def _names(entry: Entry) -> list[tuple[str, str]]:
-    """How much was wrong, and every check that found it."""
-    counted = wrong(entry.checks)
-    rows = [("wrong", f"{counted} compared")] if counted else []
-    return [*rows, ("checks", ", ".join(check["id"] for check in entry.checks))]

@@ -1,9 +1,8 @@
 """Text on its way out: made printable, and never half-written."""
 
-import json
 import os
+import re
 from pathlib import Path
-from typing import Any
 
 
 def write(path: Path, text: str) -> None:
@@ -23,23 +22,11 @@ def remove_old_scripts(directory: Path) -> None:
     A script of a fault that is gone would look like one of this run.
     """
     try:
-        report = json.loads((directory / "report.json").read_bytes())
-    except (OSError, ValueError):
+        report = (directory / "report.json").read_text("utf-8", "replace")
+    except OSError:
         return
-    for name in _named(report):
-        path, folder = directory / name, directory / "repro"
-        if path.is_file() and path.suffix == ".py" and path.parent.resolve() == folder.resolve():
-            path.unlink()
-
-
-def _named(value: Any) -> set[str]:
-    """Every text under the name "repro" in a report of whatever form."""
-    if isinstance(value, list):
-        return {name for entry in value for name in _named(entry)}
-    if not isinstance(value, dict):
-        return set()
-    own = {value["repro"]} if isinstance(value.get("repro"), str) else set()
-    return own | {name for entry in value.values() for name in _named(entry)}
+    for name in re.findall(r'"repro": "(repro/[^"/\\]+\.py)"', report):
+        (directory / name).unlink(missing_ok=True)
 
 
 def printable(text: str) -> str:

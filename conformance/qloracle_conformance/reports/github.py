@@ -64,9 +64,8 @@ def commands(report: Data, places: Mapping[str, Places]) -> list[str]:
         for kind, lines in (("errors", errors), ("warnings", warnings))
         if len(lines) > SHOWN
     ]
-    code = failures.exit_code(report)
-    text = "\n".join([f"exit code {code}: {failures.meaning(report)}", *left])
-    verdict = command("error" if code and not errors else "notice", text, title="qloracle verify")
+    kind = "error" if failures.exit_code(report) and not errors else "notice"
+    verdict = command(kind, "\n".join([failures.outcome(report), *left]), title="qloracle verify")
     return [*errors[:SHOWN], *warnings[:SHOWN], verdict]
 
 
@@ -89,55 +88,44 @@ def _escaped(text: str, more: str = "") -> str:
 
 
 def _errors(implementation: Data, places: Places) -> list[str]:
-    name = implementation["name"]
+    name, status = implementation["name"], implementation["status"]
     found = [_error(entry, name, places) for entry in failures.entries(implementation)]
-    if implementation["status"] not in ("OK", "NOT_RUN"):
-        title = f"{implementation['status']} {name}"
-        found.insert(0, _annotation("error", title, implementation["message"], _own_file(name)))
+    if status not in ("OK", "NOT_RUN"):
+        message, title = printable(implementation["message"]), printable(f"{status} {name}")
+        found.insert(0, command("error", message, **_own_file(name), title=title))
     return found
 
 
 def _error(entry: Entry, name: str, places: Places) -> str:
     rows = [f"{row}: {' '.join(text.split())}" for row, text in entry.rows]
-    text = "\n".join([entry.brief, failures.statement(entry.first["rule"]), *rows])
+    text = printable("\n".join([entry.brief, failures.statement(entry.first["rule"]), *rows]))
     place = _in_workspace(*places.get(entry.first["function"], ("", 0))) or _own_file(name)
-    return _annotation("error", f"{entry.first['status']} {entry.title}", text, place)
-
-
-def _annotation(kind: str, title: str, text: str, place: tuple[str, int] | None = None) -> str:
-    file, line = place or ("", 0)
-    return command(kind, printable(text), file=file, line=line, title=printable(title))
+    return command("error", text, **place, title=f"{entry.first['status']} {entry.title}")
 
 
 def _warnings(report: Data) -> list[str]:
-    unmet = [_annotation("warning", "required", text) for text in report["unmet"]]
-    stale = [_annotation("warning", "known failures", text) for text in report["known_problems"]]
-    known = [
-        _annotation("warning", f"XFAIL {check['id']}", f"{check['message']}\n{check['known']}")
-        for implementation in report["implementations"]
-        for check in failures.known(implementation)
-    ]
-    away = [
-        _annotation("warning", f"NOT_RUN {implementation['name']}", implementation["message"])
-        for implementation in report["implementations"]
-        if implementation["status"] == "NOT_RUN"
-    ]
-    return [*unmet, *stale, *away, *known]
+    said = [("required", text) for text in report["unmet"]]
+    said += [("known failures", text) for text in report["known_problems"]]
+    for one in report["implementations"]:
+        said += [(f"NOT_RUN {one['name']}", one["message"])] * (one["status"] == "NOT_RUN")
+        for check in failures.known(one):
+            said.append((f"XFAIL {check['id']}", f"{check['message']}\n{check['known']}"))
+    return [command("warning", printable(text), title=printable(title)) for title, text in said]
 
 
-def _own_file(name: str) -> tuple[str, int] | None:
+def _own_file(name: str) -> dict[str, str | int]:
     """The file that an implementation is, if it is one."""
     place = parse(name)
-    return _in_workspace(place.where, 0) if place.kind == "file" else None
+    return _in_workspace(place.where, 0) if place.kind == "file" else {}
 
 
-def _in_workspace(file: str, line: int) -> tuple[str, int] | None:
-    """A place as GitHub names it; None for what is not in the checkout, or was installed there."""
+def _in_workspace(file: str, line: int) -> dict[str, str | int]:
+    """A place as GitHub names it; none for what is not in the checkout, or was installed there."""
     workspace = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
     path = Path(file).resolve()
     if not path.is_file() or not path.is_relative_to(workspace) or "site-packages" in path.parts:
-        return None
-    return path.relative_to(workspace).as_posix(), line
+        return {}
+    return {"file": path.relative_to(workspace).as_posix(), "line": line}
 
 
 # ---- the step's summary --------------------------------------------------------------------------

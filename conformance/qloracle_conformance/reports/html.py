@@ -1,4 +1,4 @@
-"""report.html: the whole report as one page, which needs nothing else; and a piece for a notebook.
+"""report.html: the whole report as one page, which needs nothing else.
 
 The page may load nothing and run nothing but its own script: its policy names the digests of its
 one style sheet and its one script.  It is complete without the script, which only copies.
@@ -9,31 +9,24 @@ import hashlib
 from collections.abc import Mapping
 from importlib.resources import files
 
+from qloracle_conformance.engine.verdicts import BAD, BROKEN, level_lines
 from qloracle_conformance.reports import failures
-from qloracle_conformance.reports.failures import Data, Entry
-from qloracle_conformance.reports.page import comparison, failure, overview, verdicts
-from qloracle_conformance.reports.page.markup import Markup, join, more, prose, row, status, tag
-from qloracle_conformance.reports.page.subject import Subject
+from qloracle_conformance.reports.failures import Data
+from qloracle_conformance.reports.page import failure, tables
+from qloracle_conformance.reports.page.markup import Markup, status, tag
 
-SHOWN_FAILURES = 5  # entries of one implementation that are open in a notebook
+SHOWN = 12  # failures of one implementation that are open from the start
 
 
 def text(report: Data, scripts: Mapping[str, str] = {}) -> str:
-    """The report as one HTML file; `scripts` are the repro scripts by `failures.key`."""
-    subjects = [Subject(data, n) for n, data in enumerate(report["implementations"])]
-    body = tag(
-        "body",
-        overview.head(report),
-        tag(
-            "main",
-            overview.summary(subjects),
-            comparison.side_by_side(subjects),
-            *(_implementation(subject, scripts) for subject in subjects),
-        ),
-        overview.foot(report),
-        tag("script", _part("page.js")),
-    )
-    return f"<!DOCTYPE html>\n{tag('html', _head(report, subjects), body, lang='en')}\n"
+    """The report as one HTML file; `scripts` are the repro scripts by their path."""
+    found = sorted(report["implementations"], key=lambda data: data["verdict"] not in BAD + BROKEN)
+    sections = [
+        _implementation(data, f"implementation-{n}", scripts) for n, data in enumerate(found)
+    ]
+    main = tag("main", *sections, tables.side_by_side(found))
+    body = tag("body", _opening(report), main, _foot(report), tag("script", _part("page.js")))
+    return f"<!DOCTYPE html>\n{tag('html', _head(report), body, lang='en')}\n"
 
 
 def _part(name: str) -> Markup:
@@ -41,8 +34,8 @@ def _part(name: str) -> Markup:
     return Markup(resource.read_text(encoding="utf-8"))
 
 
-def _head(report: Data, subjects: list[Subject]) -> Markup:
-    names = ", ".join(subject.name for subject in subjects)
+def _head(report: Data) -> Markup:
+    names = ", ".join(data["name"] for data in report["implementations"])
     return tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -66,49 +59,39 @@ def _digest(name: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _implementation(subject: Subject, scripts: Mapping[str, str]) -> Markup:
-    data = subject.data
-    versions = ", ".join(failures.versions(data))
-    parts = [tag("h2", subject.name), tag("p.level", versions) if versions else ""]
-    if data["message"]:
-        parts.append(tag("p.message", status(data["status"]), f" {data['message']}"))
-    if subject.judged:
-        parts += [verdicts.functions(subject), verdicts.rules(subject)]
-    parts += [verdicts.bounds(subject), verdicts.known(subject)]
-    if subject.entries:
-        count = len(subject.entries)
-        parts.append(tag("h3", f"{count} failure{'s' if count > 1 else ''}"))
-    parts += [failure.article(subject, n, scripts) for n in range(len(subject.entries))]
-    parts.append(tag("p.level", failures.times(data)))
-    return tag("section", *parts, id=subject.anchor, aria_label=subject.name)
+def _opening(report: Data) -> Markup:
+    """The verdict in words, and what belongs to the run as a whole."""
+    words, _, code = failures.outcome(report).rpartition(": ")
+    title = tag("h1", tag("span.code" if code != "exit code 0" else "span", words))
+    noted = [tag("li", note) for note in failures.notes(report)]
+    listed = tag("ul.notes", *noted) if noted else ""
+    return tag("header", tag("p.run", failures.run(report)), title, tag("p.meaning", code), listed)
 
 
-# ---- a notebook's cell ---------------------------------------------------------------------------
+def _implementation(data: Data, place: str, scripts: Mapping[str, str]) -> Markup:
+    """Its verdict, its failures, causes first, and its tables."""
+    title = tag("h2", status(data["verdict"]), f" {data['name']}")
+    lines = [", ".join(failures.versions(data)), failures.times(data)]
+    if tables.judged(data):
+        lines = [*(line for line, _ in level_lines(data["levels"])), *lines]
+    parts = [title, tag("p.message", data["message"]) if data["message"] else ""]
+    parts += [tag("p.level", line) for line in lines if line]
+    entries = failures.entries(data)
+    if entries:
+        parts.append(tag("h3", f"{len(entries)} failure{'s' if len(entries) > 1 else ''}"))
+    for n, entry in enumerate(entries):
+        parts.append(failure.article(entry, f"{place}-{n}", scripts, shown=n < SHOWN))
+    parts += [tables.functions(data)] if tables.judged(data) else []
+    parts += [tables.bounds(data), tables.known(data)]
+    return tag("section", *parts, id=place, aria_label=data["name"])
 
 
-def fragment(report: Data) -> str:
-    """Verdicts and counterexamples for a notebook's cell: own styles, no script, its colours."""
-    head = tag("p", tag("strong", failures.outcome(report)))
-    notes = [tag("p", tag("strong", note)) for note in failures.notes(report)]
-    subjects = [Subject(data, n) for n, data in enumerate(report["implementations"])]
-    style = tag("style", _part("fragment.css"))
-    return tag("div.qloracle", style, head, *notes, *map(_piece, subjects))
-
-
-def _piece(subject: Subject) -> Markup:
-    """An implementation: its verdicts, and each of its failures."""
-    data = subject.data
-    versions = ", ".join(failures.versions(data))
-    parts = [tag("p", tag("strong", subject.name), f" ({versions})" if versions else "")]
-    if data["message"]:
-        parts.append(tag("p", status(data["status"]), f" {data['message']}"))
-    if subject.judged:
-        parts.append(verdicts.functions(subject))
-    return join(*parts, *(_counterexample(entry, n) for n, entry in enumerate(subject.entries)))
-
-
-def _counterexample(entry: Entry, n: int) -> Markup:
-    title = join(status(entry.first["status"]), f" {entry.title}: {entry.brief}")
-    rule = tag("p", prose(failures.statement(entry.first["rule"])))
-    rows = [row(name, failure.said(name, text)) for name, text in entry.rows]
-    return more(title, rule, tag("table", *rows), shown=n < SHOWN_FAILURES)
+def _foot(report: Data) -> Markup:
+    """The machine and the times."""
+    machine = report["machine"]
+    where = (
+        f"{machine['platform']}, {machine['cores']} cores, Python {machine['python']}, "
+        f"NumPy {machine['numpy']}"
+    )
+    when = f" Begun {report['started']}." if report["started"] else ""
+    return tag("footer", tag("p", f"{failures.run(report)}. {where}.{when}"))

@@ -6,6 +6,7 @@ Nothing that makes the exit code differ from 0 is green here: what concerns the 
 
 from collections.abc import Iterator
 from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 from qloracle_conformance.engine.verdicts import BROKEN
 from qloracle_conformance.reports import failures
@@ -15,6 +16,8 @@ from qloracle_conformance.reports.files import printable
 FAILURES = ("FAIL", "XPASS", "INCONCLUSIVE")
 ERRORS = ("ERROR", *BROKEN)
 
+Case = tuple[str, str, float, str, str, str]  # class, name, seconds, status, message, body
+
 
 def text(report: Data) -> str:
     """The report as JUnit's XML."""
@@ -22,8 +25,12 @@ def text(report: Data) -> str:
     for implementation in report["implementations"]:
         suite = _suite(root, implementation["name"], report, implementation["seconds"])
         _properties(suite, report, implementation)
-        _cases(suite, implementation)
-    _run_as_a_whole(root, report)
+        for case in _cases(implementation):
+            _enter(suite, *case)
+    if whole := list(_problems(report)):
+        suite = _suite(root, "the run", report, 0.0)
+        for status, message in whole:
+            _enter(suite, "run", message, 0.0, status, message)
     for element in (*root, root):
         _count(element)
     ElementTree.indent(root)
@@ -31,47 +38,40 @@ def text(report: Data) -> str:
     return f'<?xml version="1.0" encoding="utf-8"?>\n{body}\n'
 
 
-def _suite(
-    root: ElementTree.Element, name: str, report: Data, seconds: float
-) -> ElementTree.Element:
+def _suite(root: Element, name: str, report: Data, seconds: float) -> Element:
     attributes = {"name": printable(name), "time": f"{seconds:.3f}"}
     if report["started"]:
         attributes["timestamp"] = report["started"]
     return ElementTree.SubElement(root, "testsuite", attributes)
 
 
-def _properties(suite: ElementTree.Element, report: Data, implementation: Data) -> None:
+def _properties(suite: Element, report: Data, implementation: Data) -> None:
     properties = ElementTree.SubElement(suite, "properties")
     run = {name: report[name] for name in ("profile", "seed", "spec_version", "qloracle_version")}
     for name, value in {**run, **implementation["versions"]}.items():
         ElementTree.SubElement(properties, "property", name=name, value=printable(str(value)))
 
 
-def _cases(suite: ElementTree.Element, implementation: Data) -> None:
+def _cases(implementation: Data) -> Iterator[Case]:
     if implementation["status"] != "OK":
-        case = _case(suite, "load", implementation["name"], implementation["import_seconds"])
-        _outcome(case, implementation["status"], implementation["message"])
+        name, seconds = implementation["name"], implementation["import_seconds"]
+        yield "load", name, seconds, implementation["status"], implementation["message"], ""
     for check in implementation["checks"]:
-        case = _case(suite, f"{check['rule']}.{check['function']}", check["id"], check["seconds"])
-        message = check["message"]
-        if check["known"]:
-            message += f" ({check['known']})"
-        _outcome(case, check["status"], message, _body(implementation, check))
+        body = failures.entry(implementation, check).body if check["failure"] else ""
+        message = check["message"] + (f" ({check['known']})" if check["known"] else "")
+        place = f"{check['rule']}.{check['function']}"
+        yield place, check["id"], check["seconds"], check["status"], message, body
     for row in implementation["functions"]:
         if row["status"] == "MISSING":
-            case = _case(suite, f"protocol.{row['name']}", row["name"], 0.0)
-            _outcome(case, "MISSING", "not offered")
+            yield f"protocol.{row['name']}", row["name"], 0.0, "MISSING", "not offered", ""
 
 
-def _case(
-    suite: ElementTree.Element, classname: str, name: str, seconds: float
-) -> ElementTree.Element:
-    attributes = {"classname": classname, "name": printable(name), "time": f"{seconds:.3f}"}
-    return ElementTree.SubElement(suite, "testcase", attributes)
-
-
-def _outcome(case: ElementTree.Element, status: str, message: str, body: str = "") -> None:
-    """Add what happened to a case; nothing for a pass."""
+def _enter(
+    suite: Element, place: str, name: str, seconds: float, status: str, message: str, body: str = ""
+) -> None:
+    """Add a case, and what happened to it; nothing for a pass."""
+    attributes = {"classname": place, "name": printable(name), "time": f"{seconds:.3f}"}
+    case = ElementTree.SubElement(suite, "testcase", attributes)
     if status == "PASS":
         return
     tag = "failure" if status in FAILURES else "error" if status in ERRORS else "skipped"
@@ -81,24 +81,8 @@ def _outcome(case: ElementTree.Element, status: str, message: str, body: str = "
         element.text = printable(body)
 
 
-def _body(implementation: Data, check: Data) -> str:
-    """The failing input with its numbers, and the likely causes."""
-    rows = [] if check["failure"] is None else failures.entry(implementation, check).rows
-    rows += [("repro", check["repro"])] if "repro" in check else []
-    return "\n".join(f"{name:<12}{text}" for name, text in rows)
-
-
-def _run_as_a_whole(root: ElementTree.Element, report: Data) -> None:
-    """What no single check shows, if there is any."""
-    problems = list(_problems(report))
-    if problems:
-        suite = _suite(root, "the run", report, 0.0)
-        for status, message in problems:
-            _outcome(_case(suite, "run", message, 0.0), status, message)
-
-
 def _problems(report: Data) -> Iterator[tuple[str, str]]:
-    """Each with a message of its own: CI servers merge cases of one name."""
+    """What no single check shows, each with a message of its own: CI servers merge equal ones."""
     for line in report["unmet"]:
         yield "FAIL", f"required: {line}"
     for line in report["known_problems"]:
@@ -109,7 +93,7 @@ def _problems(report: Data) -> Iterator[tuple[str, str]]:
         yield "ERROR", failures.MEANINGS[3]
 
 
-def _count(element: ElementTree.Element) -> None:
+def _count(element: Element) -> None:
     """Enter the totals that CI servers read from a suite's head."""
     element.set("tests", str(len(element.findall(".//testcase"))))
     for tag, name in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):

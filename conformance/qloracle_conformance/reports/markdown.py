@@ -13,8 +13,7 @@ SHOWN_FAILURES = 5  # entries of one implementation
 
 def text(report: Data) -> str:
     """The report as Markdown."""
-    code = failures.exit_code(report)
-    lines = [f"## qloracle: exit code {code}, {_inline(failures.meaning(report))}", ""]
+    lines = [f"## qloracle: {_inline(failures.outcome(report))}", ""]
     for note in failures.notes(report):
         lines += [f"**{_inline(note)}**", ""]
     for implementation in report["implementations"]:
@@ -51,11 +50,7 @@ def _table(implementation: Data) -> list[str]:
 
 
 def _failure(entry: Entry) -> list[str]:
-    rows = entry.rows
-    if "repro" in entry.first:
-        rows = [*rows, ("repro", entry.first["repro"])]
-    width = max(len(name) for name, _ in rows) + 2
-    body = "\n".join(f"{name:<{width}}{' '.join(text.split())}" for name, text in rows)
+    body = entry.body
     fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", body)), default=0))
     rule = _inline(failures.statement(entry.first["rule"]))
     head = f"**{entry.first['status']} {_inline(entry.title)}**: {rule}"

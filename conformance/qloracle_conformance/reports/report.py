@@ -1,10 +1,11 @@
-"""From check results to verdicts: functions, levels, the exit code, and the report as plain data.
+"""The verdict on one or more implementations: the exit code, and the report as plain data.
 
 The dict that `Report.to_dict` returns is the one source of every output: report.json is it, and the
 terminal, JUnit, Markdown and repro scripts are written from it.  Its form is published in
 `reports/report.schema.json`.
 """
 
+import html
 import os
 import platform
 from dataclasses import dataclass, field
@@ -48,10 +49,10 @@ class Report:
         return f"<Report: exit code {self.exit_code}; {'; '.join(lines)}>"
 
     def _repr_html_(self) -> str:
-        """The report as a notebook shows it."""
-        from qloracle_conformance.reports import html
+        """What a notebook shows: all that `-v` prints, and nothing that acts or has a style."""
+        from qloracle_conformance.reports import screen
 
-        return html.fragment(self.to_dict())
+        return f"<pre>{html.escape(screen.text(self.to_dict()), quote=False)}</pre>"
 
     @property
     def ok(self) -> bool:

@@ -91,11 +91,6 @@ def stale(
     ]
 
 
-def about(name: str, entries: Iterable[Known]) -> list[Known]:
-    """The entries that speak of an implementation: those that name it, or none."""
-    return [entry for entry in entries if entry.implementation in ("", name)]
-
-
 def _may_hold(entry: Known, judgement: Judgement) -> bool:
     """Whether an entry matches a check, or may do so: not all was run, or nothing could be."""
     if not judgement.whole:

@@ -1,22 +1,24 @@
 """The options that Python and pytest have in common, made into those of a `Run`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from qloracle_conformance.calling.opening import LIMIT
 from qloracle_conformance.contract import dialects, presets
 from qloracle_conformance.contract.errors import UsageError
-from qloracle_conformance.contract.protocol import FUNCTIONS, LEVELS
+from qloracle_conformance.contract.protocol import LEVELS
 from qloracle_conformance.judging.checks import PROFILES
 from qloracle_conformance.running.known import read as read_known
 
 
 def read(
-    *, profile: str, require: str, seed: int, dialect: str | Mapping[str, Any] | None,
-    known: str | Path | None, ops: Sequence[str] | None = None, **others: Any,
+    *, profile: str = "smoke", require: str = "", seed: int = 0,
+    dialect: str | Mapping[str, Any] | None = None, known: str | Path | None = None,
+    device: str | None = "", limit: float = LIMIT,
 ) -> dict[str, Any]:  # fmt: skip
-    """Options as `Run` takes them; those not named here stay as they are.
+    """Options as `Run` takes them, and `require`.
 
     dialect: a preset by its name, or a declaration as an implementation would have it.
     UsageError for an option that means nothing; ImportError if Hypothesis is missing.
@@ -27,13 +29,14 @@ def read(
         raise UsageError(f"profile is {profile!r}; allowed: {', '.join(PROFILES)}")
     if require and require not in LEVELS:
         raise UsageError(f"require is {require!r}; allowed: {', '.join(LEVELS)}")
-    if isinstance(ops, str) or not set(ops or ()) <= set(FUNCTIONS):
-        raise UsageError(f"ops is {ops!r}; allowed: a list of {', '.join(FUNCTIONS)}")
     if type(seed) is not int or seed < 0:
         raise UsageError(f"seed is {seed!r}; allowed: a whole number >= 0")
+    if not limit > 0:
+        raise UsageError(f"limit is {limit}; allowed: seconds above 0")
     declared = presets.preset(dialect) if dialect and isinstance(dialect, str) else dialect or {}
     dialects.check_declaration(declared)
-    return others | {
-        "profile": profile, "seed": seed, "dialect": declared,
-        "known": read_known(known) if known is not None else (),
+    return {
+        "profile": profile, "require": require, "seed": seed, "dialect": declared,
+        "known": read_known(known) if known is not None else (), "device": device or "",
+        "limit": limit,
     }  # fmt: skip

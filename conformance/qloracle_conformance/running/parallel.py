@@ -1,126 +1,152 @@
-"""Several processes: every function of every implementation is judged in one of its own."""
+"""Several processes: each judges some functions of an implementation, on one of its own."""
 
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
+from qloracle_conformance.calling import nursery
+from qloracle_conformance.calling.callers import environment
+from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement
 from qloracle_conformance.families import MEMBERS
-from qloracle_conformance.judging.views import View
 from qloracle_conformance.running.pool import stream
-from qloracle_conformance.running.run import Listener, Run, conclude
-from qloracle_conformance.running.selecting import Selection, every_check
+from qloracle_conformance.running.run import Listener, Run, conclude, name_causes
+from qloracle_conformance.running.selecting import Selection, every_check, function_of
 
-Opening = Callable[..., Run]  # `Run` with the options of the run
+Opening = partial[Run]  # with the options of the run
+Word = tuple[str, tuple[Any, ...]]  # an event (of a `Listener`, or our own), and what it says
 
 
 class Job(NamedTuple):
-    """One function of one implementation: how it is opened, and whether causes are sought."""
+    """Some functions of an implementation: how it is opened, and whether causes are sought."""
 
-    impl: Any
+    impl: str
     only: Selection
     opening: Opening
     causes: bool
+    doors: list[int]
 
 
-class Word(NamedTuple):
-    """What a process says: each check as it ends, its judgement at its end, then likely causes."""
-
-    planned: int = 0
-    views: Sequence[View] = ()
-    check: CheckRun | None = None
-    end: Judgement | None = None
-    causes: Sequence[tuple[str, list[str]]] = ()
-
-
-def judge_function(job: Job, send: Callable[[Word], None]) -> None:
-    """Judge one function in this process, on an implementation of its own."""
+def judge(job: Job, send: Callable[[Word], None]) -> None:
+    """Judge some functions in this process, on an implementation of its own."""
+    nursery.adopt(job.doors)
     run = job.opening(job.impl, only=job.only)
 
-    def checked(_: str, planned: int, check: CheckRun | None) -> None:
-        own = [view for view in run.judgement.views if view.function in job.only.functions]
-        send(Word(planned, () if check is not None else own, check))
+    def told(event: str) -> Callable[..., None]:
+        return lambda *said: send((event, said))
+
+    def checked(name: str, planned: int, check: CheckRun | None) -> None:
+        if check is None:  # other functions were probed for these
+            own = [view for view in run.judgement.views if view.function in job.only.functions]
+            send(("probed", (own,)))
+        send(("checked", (name, planned, check)))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the kit's own: a kernel warns in its child
-        run.judge(Listener(checked=checked))
-        send(Word(end=replace(run.judgement, checks=[], views=[])))
+        run.judge(Listener(told("opened"), checked, doing=told("doing")))
+        send(("ended", (replace(run.judgement, views=[], checks=[]),)))
         if job.causes:
-            run.name_causes()
-            send(Word(causes=[(check.id, check.looks_like) for check in run.judgement.checks]))
+            name_causes(run.judgement.checks)
+            send(("causes", ({check.id: check.looks_like for check in run.judgement.checks},)))
+
+
+def shares(only: Selection, count: int) -> list[Selection]:
+    """Divide the functions of a selection among so many jobs, by the number of their checks.
+
+    Above L1 the functions of a level stay together: a library compiles what they share once.
+
+    >>> from qloracle_conformance.running.selecting import select
+    >>> [share.functions for share in shares(select("L2, S7"), 2)]
+    [('matmul_4bit', 'matmul_4bit_backward'), ('dequantize_blockwise', 'dequantize_4bit')]
+    """
+    groups: dict[str, list[str]] = {}  # the function of each check
+    for check in filter(only, every_check()):
+        name = function_of(check)
+        level = FUNCTIONS[name].level
+        groups.setdefault(name if level < "L2" else level, []).append(name)
+    parts: list[list[str]] = [[] for _ in range(count)]
+    for group in sorted(groups.values(), key=len, reverse=True):
+        min(parts, key=len).extend(group)
+    return [replace(only, functions=tuple(dict.fromkeys(part))) for part in parts if part]
 
 
 class SideBySide:
-    """The judgements of several implementations, while processes judge their functions."""
+    """The judgements of several implementations, while processes judge them."""
 
-    def __init__(self, only: Selection, listener: Listener, stop_early: bool) -> None:
-        self.judgements: list[Judgement] = []
+    def __init__(
+        self, impls: Sequence[str], opening: Opening, listener: Listener, *,
+        stop_early: bool, causes: bool, processes: int,
+    ) -> None:  # fmt: skip
+        only: Selection = opening.keywords["only"]
+        self.judgements = [opening(impl).judgement for impl in impls]
         self._only, self._listener, self._stop_early = only, listener, stop_early
-        self._jobs: list[tuple[Judgement, Job]] = []
-        self._going: dict[int, Judgement] = {}  # by the number of each job that has not ended
+        parts = shares(only, max(1, processes // len(impls)))
+        work = [(impl, part) for impl in zip(impls, self.judgements, strict=True) for part in parts]
+        # Who needs no library is judged while those of the first are loaded.
+        work[1:] = sorted(work[1:], key=lambda pair: bool(nursery.needs(pair[0][0])))
+        self._of = [judgement for (_, judgement), _ in work]  # by number of the job
+        self._going = dict(enumerate(self._of))  # those of the jobs that have not ended
+        self._untold = [*self.judgements]  # in whose order the verdicts are told
+        with nursery.opened(environment(), impls):
+            how = opening, causes, nursery.doors()
+            self._go([Job(impl, part, *how) for (impl, _), part in work], processes)
 
-    def open(self, impl: Any, opening: Opening, causes: bool) -> None:
-        """See what there is to do of an implementation: a job for each of its functions."""
-        run = opening(impl)
-        self.judgements.append(run.judgement)
-        with run:
-            run.announce(self._listener)
-            offers = run.judgement.offers if run.engine is not None else []
-        wanted = [name for name in MEMBERS if name in {*offers} & {*self._only.needed}]
-        for name in wanted:
-            job = Job(impl, replace(self._only, functions=(name,)), opening, causes)
-            self._going[len(self._jobs)] = run.judgement
-            self._jobs.append((run.judgement, job))
-        if not wanted:
-            self._conclude(run.judgement)
-
-    def go(self, processes: int) -> None:
+    def _go(self, jobs: Sequence[Job], processes: int) -> None:
         """Do the jobs; Ctrl-C, or the first failure where that is asked for, ends them all."""
-        words, stopped = stream(judge_function, [job for _, job in self._jobs], processes), False
+        words, stopped = stream(judge, jobs, processes, nursery.doors()), False
         with suppress(KeyboardInterrupt), closing(words):
-            for number, word in words:
-                self._hear(number, word)
-                failed = word.check is not None and word.check.status in BAD + BROKEN
+            for number, (event, said) in words:
+                self._hear(number, event, said)
+                failed = event == "checked" and said[2] and said[2].status in BAD + BROKEN
                 if stopped := failed and self._stop_early:
                     break
         for judgement in self._going.values():
             judgement.stopped, judgement.partial = stopped, not stopped
             _put_in_order(judgement)
         if self._going:  # as in one process, what was not begun is left out
+            self._untold = [one for one in self._untold if one.whole]
+            self._tell()
             begun = [judgement for judgement in self.judgements if judgement.checks]
             self.judgements = begun or self.judgements[:1]
 
-    def _hear(self, number: int, word: Word) -> None:
-        """Enter in a judgement what a process says of it."""
-        judgement = self._jobs[number][0]
-        if word.causes:
-            stories = dict(word.causes)
+    def _hear(self, number: int, event: str, said: tuple[Any, ...]) -> None:
+        """Enter in a judgement what a process says of it, and pass it on."""
+        judgement = self._of[number]
+        if event == "probed":
+            judgement.views += said[0]
+        elif event == "causes":
             for check in judgement.checks:
-                check.looks_like = stories.get(check.id, check.looks_like)
-        elif word.end is None:
-            judgement.views += word.views
-            judgement.checks += [word.check] if word.check is not None else []
-            self._listener.checked(judgement.name, word.planned, word.check)
-        else:
+                check.looks_like = said[0].get(check.id, check.looks_like)
+        elif event == "ended":
             del self._going[number]
-            _add(judgement, word.end)
-            if judgement not in self._going.values():
-                self._conclude(judgement)
+            _add(judgement, said[0])
+            self._tell()
+        else:
+            judgement.checks += [said[2]] if event == "checked" and said[2] else []
+            getattr(self._listener, event)(*said)
 
-    def _conclude(self, judgement: Judgement) -> None:
-        _put_in_order(judgement)
-        conclude(judgement, self._only)
-        self._listener.judged(judgement)
-        self._listener.doing(judgement.name, "")
+    def _tell(self) -> None:
+        """Tell the verdicts that are there, each after those before it."""
+        going = {id(judgement) for judgement in self._going.values()}
+        while self._untold and id(self._untold[0]) not in going:
+            judgement = self._untold.pop(0)
+            _put_in_order(judgement)
+            conclude(judgement, self._only)
+            self._listener.judged(judgement)
+            self._listener.doing(judgement.name, "")
 
 
 def _add(judgement: Judgement, end: Judgement) -> None:
-    """Add what became of one function; that nothing was compared of it alone says nothing yet."""
+    """Add what became of some functions; that nothing was compared of them says nothing yet."""
     if judgement.status == "OK" and (end.away or end.status != "NOT_RUN"):
         judgement.status, judgement.message, judgement.away = end.status, end.message, end.away
+    for name in ("versions", "declared", "device", "offers", "files", "scopes"):
+        setattr(judgement, name, getattr(end, name))
+    judgement.import_seconds = max(judgement.import_seconds, end.import_seconds)
     judgement.seconds += end.seconds
     judgement.compile_seconds += end.compile_seconds
 

@@ -36,10 +36,10 @@ class Suite:
     `found` is what `objects.target` returns; the options are those of `Run`.
     """
 
-    def __init__(self, found: Any, require: str, **options: Any) -> None:
+    def __init__(self, found: Any, require: str = "", **options: Any) -> None:
         self.name, self._found = objects.name_of(found), found
         self._require = LEVELS[: LEVELS.index(require) + 1] if require else ()
-        self._run = Run(found, **options)
+        self._run = Run(found, searching=True, **options)  # in smoke, too: a CI has the time
         OPEN.append(self)
 
     def close(self) -> None:
@@ -102,9 +102,8 @@ class Suite:
         data = implementation(alone)
         entry = failures.entry(data, data["checks"][0])
         lines = [f"{check.status} {entry.title}: {failures.statement(check.rule)}"]
-        for name, text in entry.rows:
-            hang = " " * 12
-            lines += textwrap.wrap(f"{name:<12}{text}", 96, subsequent_indent=hang)
+        for line in entry.body.splitlines():
+            lines += textwrap.wrap(line, 96, subsequent_indent=" " * 12)
         if isinstance(self._found, str):
             lines.append(
                 f"repro       qloracle verify {self.name} --only '{check.id}' --report DIR"

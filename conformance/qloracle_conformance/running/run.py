@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 from qloracle_conformance.calling import objects, opening
 from qloracle_conformance.calling.callers import Caller
 from qloracle_conformance.contract.errors import CannotRun, LoadError, UsageError
-from qloracle_conformance.engine import Engine, ledger
+from qloracle_conformance.engine import Engine, bare_views, ledger
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement, any_compared
 from qloracle_conformance.families import MEMBERS, all_checks
 from qloracle_conformance.judging.checks import Check
-from qloracle_conformance.judging.views import View, specified_levels
-from qloracle_conformance.running.known import Known, about, mark
+from qloracle_conformance.running.known import Known, mark
 from qloracle_conformance.running.likely import likely
 from qloracle_conformance.running.selecting import EVERYTHING, Selection
 
@@ -61,20 +60,19 @@ class Run:
         self, impl: Any, *, profile: str = "smoke", seed: int = 0,
         dialect: Mapping[str, Any] | None = None, only: Selection = EVERYTHING,
         known: Sequence[Known] = (), device: str = "", limit: float = opening.LIMIT,
+        searching: bool | None = None,
     ) -> None:  # fmt: skip
         name = objects.name_of(impl)
         self.judgement = Judgement(name, profile="" if only.narrow else profile)
-        self.known = about(name, known)
+        self.known = [entry for entry in known if entry.implementation in ("", name)]
         self._impl, self._device, self._limit = impl, device, limit
-        self._profile, self._seed, self._dialect, self.only = profile, seed, dialect or {}, only
-        self.ended = False
+        self._profile, self.only, self.ended = profile, only, False
+        self._options: dict[str, Any] = {
+            "seed": seed,
+            "declared": dict(dialect or {}),
+            "searching": searching,
+        }
         self._results: dict[str, CheckRun] = {}
-
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the implementation."""
@@ -105,9 +103,8 @@ class Run:
             return None
         try:
             engine = Engine(
-                caller, profile=self._profile, seed=self._seed, declared=dict(self._dialect),
-                only=self.only, second=_second_oracle(self.judgement.name, self._profile),
-                functions=self.only.functions,
+                caller, profile=self._profile, only=self.only, functions=self.only.functions,
+                second=_second_oracle(self.judgement.name, self._profile), **self._options,
             )  # fmt: skip
         except UsageError as error:
             self._give_up("ERROR", error)
@@ -146,7 +143,7 @@ class Run:
 
     def judge(self, listener: Listener = SILENT, stop_early: bool = False) -> None:
         """Open, probe, run every selected check, and let go; the first failure may end it."""
-        with self:
+        with closing(self):
             self.announce(listener)
             listener.doing(self.judgement.name, "finding its dialect")
             if self.probed:
@@ -213,24 +210,13 @@ class Run:
         engine = self.engine
         if engine is None:
             return {}
-        views = [
-            View(function, table, {}, specified_levels(table))
-            for function, member in MEMBERS.items()
-            if function in engine.caller.offers
-            for table in member.tables
-        ]
+        views = bare_views(name for name in MEMBERS if name in engine.caller.offers)
         fitting = ((c, view) for c in all_checks() for view in views if engine.fits(c, view))
         return {check.id(view): (check, view.name) for check, view in fitting}
 
     def plan_of(self, function: str) -> list[str]:
         """The ids of the planned checks of one function."""
         return [name for name, (check, _) in self.plan.items() if check.function == function]
-
-    # ---- explained -----------------------------------------------------------------------------
-
-    def name_causes(self) -> None:
-        """Say of each failure which planted fault it looks like: late, as it takes its time."""
-        name_causes(self.judgement.checks)
 
 
 def name_causes(checks: Iterable[CheckRun]) -> None:

@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 
-import numpy as np
-
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.contract.protocol import FUNCTIONS, LEVELS
-from qloracle_conformance.engine import ledger
+from qloracle_conformance.engine import bare_views, ledger
 from qloracle_conformance.families import MEMBERS, RULES, all_checks
-from qloracle_conformance.judging.views import View
 
 
 @dataclass(frozen=True)
@@ -76,16 +73,10 @@ def function_of(check: str) -> str:
 @cache
 def every_check() -> tuple[str, ...]:
     """The ids of all checks of all functions, in the order in which one process runs them."""
-    nothing = np.zeros(0, np.float32)
-    views = [
-        View(name, table, {}, nothing)
-        for name, member in MEMBERS.items()
-        for table in member.tables
-    ]
     checks = [
         check.id(view)
         for check in all_checks()
-        for view in views
+        for view in bare_views(MEMBERS)
         if view.function == check.function and view.table in (check.tables or (view.table,))
     ]
     lasting = [name for name in MEMBERS if "P3" in ledger.rules_of(name)]

@@ -1,5 +1,6 @@
 """Judge implementations: each by a `Run` of its own, one by one or by function in parallel."""
 
+import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -11,12 +12,12 @@ from qloracle_conformance.calling.loading import parse
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.reports.report import Report
 from qloracle_conformance.running.known import Known, stale
-from qloracle_conformance.running.parallel import SideBySide
-from qloracle_conformance.running.run import SILENT, Listener, Run
-from qloracle_conformance.running.selecting import select
+from qloracle_conformance.running.parallel import Opening, SideBySide
+from qloracle_conformance.running.run import SILENT, Listener, Run, name_causes
+from qloracle_conformance.running.selecting import Selection, select
 
-Opening = partial[Run]  # with the options of the run
-
+MOST = 4  # processes that judge, where nothing else is said
+FEW = 3  # functions that one process judges as fast as two
 OURS = ("qloracle", "qloracle_gpu")  # packages that are judged after other people's
 
 
@@ -37,7 +38,7 @@ def verify(
     known: Sequence[Known] = (),
     device: str = "",
     limit: float = opening.LIMIT,
-    processes: int = 1,
+    processes: int | None = 1,
     stop_early: bool = False,
     causes: bool = True,
     listener: Listener = SILENT,
@@ -45,19 +46,17 @@ def verify(
     """Judge implementations, other people's before our own.
 
     impls: what `objects.target` returns.  A text runs in a child process of its own, an object in
-    this one.  `functions` are those that must have been judged; none: what `only` selects.  With
-    several `processes` so many functions of texts are judged at once, each on an implementation of
-    its own: the results are the same, in the same order; seconds are those of all processes
-    together.  With `stop_early` the first failure ends the run.  Likely `causes` are sought after
-    each verdict.
+    this one.  `functions` are those that must have been judged; none: what `only` selects.
+    Several `processes` judge texts side by side, or functions of one text if there are more
+    processes than texts: the results are the same, in the same order; seconds are those of all
+    processes together.  None: one for each core, where there is enough to do.  With `stop_early`
+    the first failure ends the run.  Likely `causes` are sought after each verdict.
 
     UsageError if an argument cannot mean anything.  Ctrl-C ends the run; what was judged until then
     is in the report, which is marked partial.
     """
-    if processes < 1:
+    if processes is not None and processes < 1:
         raise UsageError(f"processes is {processes}; allowed: a whole number from 1")
-    if not limit > 0:
-        raise UsageError(f"limit is {limit}; allowed: seconds above 0")
     selection, first = select(only, functions), sorted(impls, key=_is_ours)
     report = Report(
         profile, seed, require=require, only=", ".join(filter(None, [*functions, only])),
@@ -67,12 +66,25 @@ def verify(
         Run, profile=profile, seed=seed, dialect=dialect, only=selection, known=known,
         device=device, limit=limit,
     )  # fmt: skip
-    if processes == 1:
+    alone = stop_early or device not in ("", "cpu")
+    count = processes or (1 if alone else usual(first, selection))
+    if count == 1:
         _one_by_one(report, first, run, listener, stop_early, causes)
     else:
-        _side_by_side(report, first, run, listener, stop_early, causes, processes)
+        report.judgements = SideBySide(
+            first, run, listener, stop_early=stop_early, causes=causes, processes=count
+        ).judgements
     report.known_problems = stale(known, report.judgements, selection)
     return report
+
+
+def usual(impls: Sequence[str], only: Selection) -> int:
+    """How many processes judge: more than one for several texts, or for all of a library.
+
+    A file under work has few functions: it is judged before a second process has started.
+    """
+    much = len(impls) > 1 or (adapters.find(impls[0]) and len(only.needed) > FEW)
+    return min(len(os.sched_getaffinity(0)), MOST) if much else 1
 
 
 def _is_ours(impl: object) -> bool:
@@ -96,25 +108,10 @@ def _one_by_one(
             listener.judged(run.judgement)
             if causes and run.judgement.failed:
                 listener.doing(run.judgement.name, "seeking likely causes")
-                run.name_causes()
+                name_causes(run.judgement.checks)
             listener.doing(run.judgement.name, "")
         except KeyboardInterrupt:
             run.judgement.partial = not run.ended or impl is not impls[-1]
             break
         if stop_early and run.judgement.failed:
             break
-
-
-def _side_by_side(
-    report: Report, impls: Sequence[Any], opening: Opening, listener: Listener, stop_early: bool,
-    causes: bool, processes: int,
-) -> None:  # fmt: skip
-    """See what all of them offer, then judge their functions in so many processes."""
-    work = SideBySide(opening.keywords["only"], listener, stop_early)
-    try:
-        for impl in impls:
-            work.open(impl, opening, causes)
-        work.go(processes)
-    except KeyboardInterrupt:  # while they were opened
-        work.judgements[-1].partial = True
-    report.judgements = work.judgements

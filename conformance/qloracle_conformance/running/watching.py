@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from qloracle_conformance.calling.loading import parse
-from qloracle_conformance.engine.faults import faults
-from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.engine.verdicts import Judgement, verdict
+from qloracle_conformance.reports import failures
+from qloracle_conformance.reports.data import implementation
 from qloracle_conformance.running.verify import verify
 
 PAUSE = 0.1  # seconds between two looks at the files
@@ -73,24 +73,14 @@ def line(judgement: Judgement, seconds: float) -> str:
     >>> line(Judgement("k.py", status="ERROR", message="does not import"), 0.25)[10:]
     'ERROR    does not import                                                0.2 s'
     """
-    found = faults(judgement)
+    found = failures.faults(implementation(judgement))
     if found:
-        first = found[0].checks[0]
-        head, rest = f"{first.status} {first.rule}", _fault(first, judgement)
-        rest += f"; {len(found) - 1} more" if len(found) > 1 else ""
+        first = found[0].first
+        head, rest = "{status} {rule}".format(**first.first), f"{failures.view(first.checks)}: "
+        rest += first.brief + (f"; {len(found) - 1} more" if len(found) > 1 else "")
     else:
         head, rest = verdict(judgement), judgement.message or _passed(judgement)
     return f"{time.strftime('%H:%M:%S')}  {head:<8} {rest:<{REST}} {seconds:5.1f} s"
-
-
-def _fault(check: CheckRun, judgement: Judgement) -> str:
-    """The wrong element; the function where several were judged."""
-    functions = {run.function for run in judgement.checks}
-    name = f"{check.function}, " if len(functions) > 1 else ""
-    if check.failure is None or check.failure.mismatch.result == "call" or check.rule[0] == "P":
-        return name + check.message
-    wrong = check.failure.mismatch
-    return f"{name}element {wrong.index}: got {wrong.got}, expected {wrong.expected}"
 
 
 def _passed(judgement: Judgement) -> str:
@@ -99,13 +89,4 @@ def _passed(judgement: Judgement) -> str:
     names = list(dict.fromkeys(check.function for check in checks))
     what = ", ".join(names) if len(names) < 3 else f"{len(names)} functions"
     cases, values = (sum(getattr(c, name) for c in checks) for name in ("cases", "comparisons"))
-    return f"{what}, {cases:,} cases, {_count(values)} values"
-
-
-def _count(n: int) -> str:
-    """A number as one says it.
-
-    >>> _count(815), _count(2_618_153)
-    ('815', '2.6 million')
-    """
-    return f"{n:,}" if n < 1_000_000 else f"{n / 1e6:.1f} million"
+    return f"{what}, {cases:,} cases, {values:,} values"

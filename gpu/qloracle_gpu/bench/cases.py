@@ -4,7 +4,7 @@ A case is prepared when its turn comes and let go afterwards, so that all of the
 its own.  Every figure of a case has the name by which `goals` asks for it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ SIDE = 16384  # of the matrix that is coded: 2^28 elements
 MATRICES = {8: (4096, 4096), 33: (8192, 8192), 67: (8192, 16384), 256: (8192, 65536)}  # by MB
 ROWS = (1, 2, 4, 8, 16)
 PARAMETERS = 1 << 27
-SMALL = [(16, 4096), (4096, 16)] * 112  # the adapters of a model of 32 layers, seven a layer
+SMALL: list[tuple[int, ...]] = [(16, 4096), (4096, 16)] * 112  # adapters: 32 layers, seven in each
 STEP: Mapping[str, Any] = {"step": 10, "lr": 1e-3, "weight_decay": 0.01}
 MACHINE = CupyDevice()
 
@@ -52,8 +52,8 @@ def cases() -> dict[str, Prepared]:
         "quantize bfloat16": partial(quantize, "bfloat16", 2),
         "lora r = 16": lora,
         "adam float32": adam,
-        "adam 8 bits": adam_8bit,
-        "adam, small tensors": many,
+        "adam 8 bits": partial(adam_8bit, "adam 8 bits", [(PARAMETERS,)]),
+        "adam, small tensors": partial(adam_8bit, "adam, small tensors", SMALL),
     }
     products = {
         f"product {size} MB, M = {m}": partial(product, size, m) for size in MATRICES for m in ROWS
@@ -151,29 +151,17 @@ def adam() -> Case:
     return Case("adam float32", "4_3", 28 * PARAMETERS, calls | theirs, notes=notes)
 
 
-def adam_8bit() -> Case:
-    """Take a step of 2^27 bfloat16 parameters with moments in 8 bits, in place."""
+def adam_8bit(name: str, shapes: Sequence[tuple[int, ...]]) -> Case:
+    """Take a step of bfloat16 parameters with moments in 8 bits, in place, in one launch."""
     from qloracle_gpu.operations import adam as steps
 
-    lists = [[part] for part in _coded_state(PARAMETERS)]
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    lists = [list(parts) for parts in zip(*map(_coded_state, sizes), strict=True)]
     out = lists[0], *lists[2:]
     calls = {"ours": partial(steps.adam_steps_8bit, MACHINE, *lists, out=out, **STEP)}
-    theirs, notes = peers.bitsandbytes_adam([(PARAMETERS,)])
-    moved = PARAMETERS * (2 + 2 + 2 + 4 * (1 + 4 / 256))
-    return Case("adam 8 bits", "3_2", moved, calls | theirs, notes=notes)
-
-
-def many() -> Case:
-    """Take a step of 224 small tensors with moments in 8 bits, in one launch."""
-    from qloracle_gpu.operations import adam as steps
-
-    states = [_coded_state(int(np.prod(shape))) for shape in SMALL]
-    lists = [list(parts) for parts in zip(*states, strict=True)]
-    out = lists[0], *lists[2:]
-    calls = {"ours": partial(steps.adam_steps_8bit, MACHINE, *lists, out=out, **STEP)}
-    theirs, notes = peers.bitsandbytes_adam(SMALL)
-    moved = sum(int(np.prod(shape)) for shape in SMALL) * (6 + 4 * (1 + 4 / 256))
-    return Case("adam, small tensors", "3_2", moved, calls | theirs, notes=notes)
+    theirs, notes = peers.bitsandbytes_adam(shapes)
+    moved = sum(sizes) * (2 + 2 + 2 + 4 * (1 + 4 / 256))
+    return Case(name, "3_2", moved, calls | theirs, notes=notes)
 
 
 def _coded_state(n: int) -> Iterator[Array]:

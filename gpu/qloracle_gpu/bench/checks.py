@@ -72,44 +72,31 @@ def _run(name: str, check: Callable[[], object]) -> Result:
 
 def calls(n: int = 4096, rows: int = 3) -> dict[str, Callable[[], Any]]:
     """Return calls by name, on inputs that are the same at every run."""
-    ours = operations.implementation(MACHINE)
+    ours, book = operations.implementation(MACHINE), MACHINE.table(qloracle.dynamic_codebook())
+    width, step = 64 * max(n // 4096, 1), {"step": 3, "lr": 1e-3}
     found: dict[str, Callable[[], Any]] = {}
-    book = MACHINE.table(qloracle.dynamic_codebook())
-    width = 64 * max(n // 4096, 1)
     for dtype in TYPES:
-        x = normal(n, dtype=dtype)
+        x, thin = normal(n, dtype=dtype), normal(rows, width, dtype=dtype)
         packed, absmax = ours.quantize_4bit(x)
         codes, scales = ours.quantize_blockwise(x, book)
         coded = *ours.quantize_absmax(absmax), None
-        layer = {"shape": (n // width, width)}
-        thin = normal(rows, width, dtype=dtype)
-        named = {
-            "quantize_4bit": partial(ours.quantize_4bit, x),
-            "dequantize_4bit": partial(
-                ours.dequantize_4bit, packed, absmax, shape=(n,), dtype=dtype
-            ),
-            "nested": partial(ours.dequantize_4bit, packed, nested=coded, shape=(n,), dtype=dtype),
-            "quantize_blockwise": partial(ours.quantize_blockwise, x, book),
-            "dequantize_blockwise": partial(
-                ours.dequantize_blockwise, codes, scales, book, shape=(n,), dtype=dtype
-            ),
-            "quantize_absmax": partial(ours.quantize_absmax, absmax),
-            "dequantize_absmax": partial(ours.dequantize_absmax, *coded[:3]),
-            "matmul_4bit": partial(ours.matmul_4bit, thin, packed, absmax, **layer),
-            "adam_step": partial(_adam, ours, x),
-            "adam_step_8bit": partial(_adam_8bit, ours, x, codes, scales),
+        form, wide = {"shape": (n,), "dtype": dtype}, MACHINE.cast(x, "float32")
+        named: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+            "quantize_4bit": ((x,), {}),
+            "dequantize_4bit": ((packed, absmax), form),
+            "dequantize_4bit nested": ((packed,), form | {"nested": coded}),
+            "quantize_blockwise": ((x, book), {}),
+            "dequantize_blockwise": ((codes, scales, book), form),
+            "quantize_absmax": ((absmax,), {}),
+            "dequantize_absmax": (coded[:3], {}),
+            "matmul_4bit": ((thin, packed, absmax), {"shape": (n // width, width)}),
+            "adam_step": ((x, x, wide, abs(wide)), step | {"weight_decay": 0.01}),
+            "adam_step_8bit": ((x, x, codes, scales, codes, scales), step),
         }
-        found |= {f"{name} {dtype}": call for name, call in named.items()}
+        for name, (given, options) in named.items():
+            function = getattr(ours, name.split()[0])
+            found[f"{name} {dtype}"] = partial(function, *given, **options)
     return found
-
-
-def _adam(ours: Any, x: Array) -> Any:
-    wide = MACHINE.cast(x, "float32")
-    return ours.adam_step(x, x, wide, abs(wide), step=3, lr=1e-3, weight_decay=0.01)
-
-
-def _adam_8bit(ours: Any, x: Array, codes: Array, scales: Array) -> Any:
-    return ours.adam_step_8bit(x, x, codes, scales, codes, scales, step=3, lr=1e-3)
 
 
 def bits(result: Any) -> bytes:

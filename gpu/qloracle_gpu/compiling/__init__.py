@@ -84,10 +84,7 @@ def ptx(
 
     Raises CompileError with file and line, and NoCompiler.
     """
-    compiler_ = by or compiler()
-    flags = [*options, "-lineinfo", f"-arch=compute_{arch}"]
-    digest = store.digest_of("ptx", compiler_.name, *flags, source)
-    return _kept(digest, lambda: compiler_.ptx(source, flags))
+    return _kept("ptx", source, [*options, "-lineinfo", f"-arch=compute_{arch}"], by)
 
 
 def resources(
@@ -100,20 +97,19 @@ def resources(
 
     Raises CompileError with file and line, and NoCompiler.
     """
+    return read_log(_kept("log", source, [*options, "-lineinfo", f"-arch=sm_{arch}"], by))
+
+
+def _kept(what: str, source: str, flags: Sequence[str], by: Compiler | None) -> str:
+    """Return the PTX or the log from the cache, made if it is not there."""
     compiler_ = by or compiler()
-    flags = [*options, "-lineinfo", f"-arch=sm_{arch}"]
-    digest = store.digest_of("log", compiler_.name, *flags, source)
-    return read_log(_kept(digest, lambda: compiler_.log(source, flags)))
 
+    def make(folder: Path) -> None:
+        text = (compiler_.ptx if what == "ptx" else compiler_.log)(source, flags)
+        (folder / TEXT).write_text(text, "utf-8")
 
-def _kept(digest: str, make: Callable[[], str]) -> str:
-    """Return a text of the cache, made if it is not there."""
-    folder = store.kept("compiled", digest, lambda aside: _write(aside, make()))
-    return (folder / TEXT).read_text("utf-8")
-
-
-def _write(folder: Path, text: str) -> None:
-    (folder / TEXT).write_text(text, "utf-8")
+    digest = store.digest_of(what, compiler_.name, *flags, source)
+    return (store.kept("compiled", digest, make) / TEXT).read_text("utf-8")
 
 
 def read_log(log: str) -> dict[str, Resources]:

@@ -25,32 +25,24 @@ class Nvrtc:
 
     def ptx(self, source: str, options: Sequence[str]) -> str:
         """Return the PTX of a text; CompileError if it does not compile."""
-        program = self._compile(source, options)
-        try:
-            return self._text("PTX", program)
-        finally:
-            self._call("nvrtcDestroyProgram", byref(program))
+        return self._made("PTX", source, options)
 
     def log(self, source: str, options: Sequence[str]) -> str:
         """Compile to machine code and return what ptxas said of it; CompileError."""
-        program = self._compile(source, [*options, "--ptxas-options=-v"])
-        try:
-            return self._text("ProgramLog", program)
-        finally:
-            self._call("nvrtcDestroyProgram", byref(program))
+        return self._made("ProgramLog", source, [*options, "--ptxas-options=-v"])
 
-    def _compile(self, source: str, options: Sequence[str]) -> c_void_p:
-        """Return a program that compiled, to be destroyed by the caller."""
+    def _made(self, what: str, source: str, options: Sequence[str]) -> str:
+        """Compile, and return one of the texts that come of it."""
         program = c_void_p()
         arguments = (source.encode(), b"kernels.cu", 0, None, None)
         self._call("nvrtcCreateProgram", byref(program), *arguments)
         flags = (c_char_p * len(options))(*(option.encode() for option in options))
-        code = self._library.nvrtcCompileProgram(program, len(options), flags)
-        if code:
-            log = self._text("ProgramLog", program)
+        try:
+            if code := self._library.nvrtcCompileProgram(program, len(options), flags):
+                raise CompileError(self._text("ProgramLog", program) or self._word(code))
+            return self._text(what, program)
+        finally:
             self._call("nvrtcDestroyProgram", byref(program))
-            raise CompileError(log or self._word(code))
-        return program
 
     def _text(self, what: str, program: c_void_p) -> str:
         size = c_size_t()

@@ -34,6 +34,8 @@ Argument: TypeAlias = Array | Addresses | np.generic | None
 class Arrays(Protocol):
     """What computes with arrays: all that L3 needs."""
 
+    chunk: int  # elements of a weight in float32 at a time; a single row may be longer
+
     def array(self, name: str, value: object) -> Array:
         """Return an array of this machine's; TypeError or ValueError by name for anything else."""
 

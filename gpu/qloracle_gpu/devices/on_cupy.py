@@ -28,6 +28,8 @@ IEEE = 1  # CuPy's number for float32 products in float32; TF32 has another
 class CupyDevice:
     """Runs the kernels by CuPy: see `qloracle_gpu.devices.Device`."""
 
+    chunk = 1 << 20
+
     def __init__(self) -> None:
         self._tables: dict[tuple[int, str, bytes], Array] = {}
 

@@ -7,6 +7,8 @@ import numpy as np
 class OnNumPy:
     """The part of a `devices.Device` that computes with NumPy."""
 
+    chunk = 1 << 20
+
     def array(self, name: str, value: object) -> np.ndarray:
         """Return a contiguous, aligned array in native order, a copy only where it must be.
 

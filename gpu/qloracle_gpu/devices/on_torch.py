@@ -19,8 +19,10 @@ from qloracle_gpu.devices.precision import full_float32
 class Tensors:
     """The tensors of one device: see `qloracle_gpu.devices.Arrays`."""
 
+    chunk = 1 << 18
+
     def __init__(self, place: torch.device) -> None:
-        self._place = place
+        self.place = place
 
     def array(self, name: str, value: object) -> Tensor:
         """Return a dense tensor of this device, cut from the graph of gradients; strides stay.
@@ -31,10 +33,9 @@ class Tensors:
             raise TypeError(f"{name} must be a torch tensor, got {type(value).__name__}")
         if value.layout != torch.strided:
             raise TypeError(f"{name} must be a dense tensor, got {value.layout}")
-        if value.device != self._place:
+        if value.device != self.place:
             raise ValueError(
-                f"{name} must lie on {self._place} like the call's other tensors, "
-                f"got {value.device}"
+                f"{name} must lie on {self.place} like the call's other tensors, got {value.device}"
             )
         if value.is_meta:
             raise ValueError(f"{name} must hold values, got a tensor on meta")
@@ -42,7 +43,7 @@ class Tensors:
 
     def empty(self, shape: Sequence[int], dtype: str) -> Tensor:
         """Return a tensor that holds nothing yet."""
-        return torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=self._place)
+        return torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=self.place)
 
     def cast(self, array: Tensor, dtype: str) -> Tensor:
         """Return a copy of another type, rounded to nearest even."""
@@ -50,12 +51,14 @@ class Tensors:
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
         """Return a @ b in float32, whatever the process has allowed."""
-        with full_float32(self._place):
+        with full_float32(self.place):
             return a @ b
 
 
 class CudaTensors(Tensors):
     """Runs the kernels on tensors of one GPU: see `qloracle_gpu.devices.Device`."""
+
+    chunk = 1 << 20
 
     def __init__(self, place: torch.device) -> None:
         super().__init__(place)
@@ -78,7 +81,7 @@ class CudaTensors(Tensors):
         if key not in self._tables:
             if torch.cuda.is_current_stream_capturing():
                 raise RuntimeError("call once before the capture: a codebook is not on the GPU yet")
-            with cupy.cuda.Device(self._place.index):
+            with cupy.cuda.Device(self.place.index):
                 sent = cupy.asarray(values)
                 cupy.cuda.get_current_stream().synchronize()
             self._tables[key] = torch.utils.dlpack.from_dlpack(sent)
@@ -93,8 +96,8 @@ class CudaTensors(Tensors):
         import cupy
 
         held = [self._sent(a) if isinstance(a, Addresses) else a for a in arguments]
-        handle = torch.cuda.current_stream(self._place).cuda_stream
-        place, stream = cupy.cuda.Device(self._place.index), cupy.cuda.Stream.from_external
+        handle = torch.cuda.current_stream(self.place).cuda_stream
+        place, stream = cupy.cuda.Device(self.place.index), cupy.cuda.Stream.from_external
         with place, stream(_Stream(handle)):
             launching.launch(kernel, grid, block, held, self.address)
 
@@ -106,8 +109,8 @@ class CudaTensors(Tensors):
         numbers = [0 if array is None else array.data_ptr() for array in addresses.arrays]
         if not torch.cuda.is_current_stream_capturing():
             pinned = torch.tensor(numbers, dtype=torch.int64, pin_memory=True)
-            return pinned.to(self._place, non_blocking=True)
-        table = torch.empty(len(numbers), dtype=torch.int64, device=self._place)
+            return pinned.to(self.place, non_blocking=True)
+        table = torch.empty(len(numbers), dtype=torch.int64, device=self.place)
         for entry, number in zip(table.unbind(), numbers, strict=True):
             entry.fill_(number)
         return table

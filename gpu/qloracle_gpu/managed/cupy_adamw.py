@@ -43,8 +43,6 @@ class PagedAdamW:
         self.memory = best() if memory is None else memory
         self._device = CupyDevice()
         self._moments = [[self._room(param) for param in self.params] for _ in MOMENTS]
-        for array in (array for arrays in self._moments for array in arrays):
-            array[...] = 0
 
     def step(self, grads: Sequence[Any]) -> None:
         """Change the parameters and the moments by a list of gradients, in place."""
@@ -72,6 +70,8 @@ class PagedAdamW:
 
         ValueError for a state of other shapes; all stays as it was then.
         """
+        import cupy
+
         shapes = [tuple(param.shape) for param in self.params]
         for name in MOMENTS:
             found = [np.shape(values) for values in state[name]]
@@ -80,16 +80,18 @@ class PagedAdamW:
         self.memory.synchronize()
         for name, arrays in zip(MOMENTS, self._moments, strict=True):
             for array, values in zip(arrays, state[name], strict=True):
-                self._write(array, np.asarray(values, np.float32))
+                new = np.asarray(values, np.float32)
+                array[...] = cupy.asarray(new) if isinstance(self.memory, PlainMemory) else new
         self.step_count = int(state["step"])
 
     def _room(self, param: Any) -> Any:
-        """Allocate a moment: in managed memory a NumPy array, else CuPy's."""
-        if isinstance(self.memory, PlainMemory):
-            import cupy
+        """Allocate a moment of zeros: in managed memory a NumPy array, else CuPy's."""
+        import cupy
 
-            return cupy.empty(tuple(param.shape), "float32")
-        return self.memory.empty(tuple(param.shape), "float32")
+        plain = isinstance(self.memory, PlainMemory)
+        array = (cupy if plain else self.memory).empty(tuple(param.shape), "float32")
+        array[...] = 0
+        return array
 
     def _fetched(self, array: Any, stream: int) -> Any:
         """Return a moment as CuPy sees it, its pages on their way."""
@@ -97,13 +99,6 @@ class PagedAdamW:
             return array
         self.memory.prefetch(array, stream=stream)
         return in_cupy(array)
-
-    def _write(self, array: Any, values: np.ndarray) -> None:
-        if isinstance(self.memory, PlainMemory):
-            import cupy
-
-            values = cupy.asarray(values)
-        array[...] = values
 
 
 def _on_host(array: Any) -> np.ndarray:

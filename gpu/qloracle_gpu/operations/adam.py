@@ -64,8 +64,7 @@ def adam_step(
 
     Source: rule S11; `qloracle.adam_step`.
     """
-    decoupled = plain.boolean("decoupled_weight_decay", decoupled_weight_decay)
-    k = constants(step, lr, beta1, beta2, eps, weight_decay, decoupled)
+    k = constants(step, lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay)
     old = state(device, (param, grad, m, v))
     new = _fresh(device, old)
     _launch(device, "adam_step", [old], [new], CHUNK, *k)
@@ -79,24 +78,18 @@ def adam_steps(
     ms: Sequence[Array],
     vs: Sequence[Array],
     *,
-    step: int,
-    lr: float,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    decoupled_weight_decay: bool = True,
     out: Lists | None = None,
+    **numbers: Any,
 ) -> tuple[list[Array], ...]:
     """Return the new params, ms and vs: `adam_step` of each tensor, in one launch.
 
-    out: None for new arrays, else (params, ms, vs) to be written, contiguous, which may be those
-    passed in. Types may differ from tensor to tensor; each pair of them is a launch.
+    numbers: those of `adam_step`, by name. out: None for new arrays, else (params, ms, vs) to be
+    written, contiguous, which may be those passed in. Types may differ from tensor to tensor; each
+    pair of them is a launch.
 
     Source: rule S11.
     """
-    decoupled = plain.boolean("decoupled_weight_decay", decoupled_weight_decay)
-    k = constants(step, lr, beta1, beta2, eps, weight_decay, decoupled)
+    k = constants(**numbers)
     tensors = _tensors(("params", "grads", "ms", "vs"), (params, grads, ms, vs))
     old = [state(device, arrays, names) for names, arrays in tensors]
     new = _results(device, old, out, 3)
@@ -142,34 +135,22 @@ def adam_step_8bit(
 
 def adam_steps_8bit(
     device: Device,
-    params: Sequence[Array],
-    grads: Sequence[Array],
-    m_codes: Sequence[Array],
-    m_absmax: Sequence[Array],
-    v_codes: Sequence[Array],
-    v_absmax: Sequence[Array],
-    *,
-    step: int,
-    lr: float,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
+    *lists: Sequence[Array],
     blocksize: int = 256,
     m_codebook: Array | None = None,
     v_codebook: Array | None = None,
     out: Lists | None = None,
+    **numbers: Any,
 ) -> tuple[list[Array], ...]:
     """Return the new params, and codes and scales: `adam_step_8bit` of each tensor, in one launch.
 
-    out: None for new arrays, else (params, m_codes, m_absmax, v_codes, v_absmax) to be written, as
-    in `adam_steps`.
+    lists: of each of its six arrays; numbers: the others of its arguments. out: None for new
+    arrays, else (params, m_codes, m_absmax, v_codes, v_absmax) to be written, as in `adam_steps`.
 
     Source: rule S11b.
     """
-    k = constants(step, lr, beta1, beta2, eps, weight_decay)
-    maps, size = _maps(device, m_codebook, v_codebook), check.blocksize(blocksize)
-    lists = params, grads, m_codes, m_absmax, v_codes, v_absmax
+    k, size = constants(**numbers, decoupled_weight_decay=True), check.blocksize(blocksize)
+    maps = _maps(device, m_codebook, v_codebook)
     tensors = _tensors(("params", "grads", *CODED[2:]), lists)
     old = [coded(device, arrays, size, names) for names, arrays in tensors]
     new = _results(device, old, out, 5)
@@ -238,11 +219,11 @@ class Constants(NamedTuple):
 def constants(
     step: int,
     lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled: bool = True,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled_weight_decay: bool = True,
 ) -> Constants:
     """Check the numbers of a step, and return its constants in the kernel's order."""
     t = plain.integer("step", step, least=1)
@@ -252,6 +233,7 @@ def constants(
     decay = plain.at_least("weight_decay", weight_decay, 0)
     b1, b2 = plain.fraction("beta1", beta1), plain.fraction("beta2", beta2)
     numbers = (b1, 1 - b1, b2, 1 - b2, 1 - b1**t, 1 - b2**t, rate, floor)
+    decoupled = plain.boolean("decoupled_weight_decay", decoupled_weight_decay)
     decays = (0.0, 1 - rate * decay) if decoupled else (decay, 1.0)
     return Constants(*np.array([*numbers, *decays], np.float32))
 

@@ -19,7 +19,7 @@ from qloracle_gpu.devices import Array, Arrays, Device, type_name
 from qloracle_gpu.operations import arguments as check
 from qloracle_gpu.operations import products
 from qloracle_gpu.operations.blockwise import Nested
-from qloracle_gpu.operations.products import CHUNK, Added, Chunks, as_matrix, heights
+from qloracle_gpu.operations.products import Added, Chunks, as_matrix, heights
 
 Gradients: TypeAlias = tuple[Array, Array, Array]  # dx, da, db
 Forward: TypeAlias = Callable[[Array, Added, str], Array]  # x, added, dtype -> x W' + added
@@ -56,7 +56,7 @@ def lora_forward(
     weight = check.matrix(device, "w", w)
     layer = given(device, x, a, b, dropout_mask, tuple(weight.shape))
     through = partial(products.times_rows, device, widened(device, weight), weight.shape[0])
-    return forward(device, layer, through, plain.real("scaling", scaling))
+    return forward(device, layer, through, scaling)
 
 
 def lora_backward(
@@ -82,7 +82,7 @@ def lora_backward(
     layer = given(device, x, a, b, dropout_mask, dims)
     known = output_gradient(device, dy, x, dims)
     back = partial(products.times, device, widened(device, weight), dims[1])
-    return backward(device, known, layer, back, plain.real("scaling", scaling))
+    return backward(device, known, layer, back, scaling)
 
 
 def qlora_forward(
@@ -111,7 +111,7 @@ def qlora_forward(
     layer = given(device, x, a, b, dropout_mask, dims)
     weight = products.weight_of(device, packed, absmax, dims, blocksize, quant_type, nested)
     through = partial(products.forward, device, weight)
-    return forward(device, layer, through, plain.real("scaling", scaling))
+    return forward(device, layer, through, scaling)
 
 
 def qlora_backward(
@@ -141,7 +141,7 @@ def qlora_backward(
     known = output_gradient(device, dy, x, dims)
     weight = products.weight_of(device, packed, absmax, dims, blocksize, quant_type, nested)
     back = partial(products.backward, device, weight)
-    return backward(device, known, layer, back, plain.real("scaling", scaling))
+    return backward(device, known, layer, back, scaling)
 
 
 # ---- the two passes, for W in any form -----------------------------------------------------------
@@ -150,6 +150,7 @@ def qlora_backward(
 @np.errstate(all="ignore")  # NumPy is one of the machines
 def forward(device: Arrays, layer: Given, through: Forward, scaling: float) -> Array:
     """Return y of shape (..., out), in x's type: one rounding at the end."""
+    scaling = plain.real("scaling", scaling)
     x, masked, _ = _inputs(device, layer)
     a, b = device.cast(layer.a, "float32"), device.cast(layer.b, "float32")
     h = device.product(masked, a.T) * scaling  # M, r
@@ -160,6 +161,7 @@ def forward(device: Arrays, layer: Given, through: Forward, scaling: float) -> A
 @np.errstate(all="ignore")
 def backward(device: Arrays, dy: Array, layer: Given, back: Backward, scaling: float) -> Gradients:
     """Return dx in x's type, da and db in a's type."""
+    scaling = plain.real("scaling", scaling)
     _, masked, mask = _inputs(device, layer)
     a, b = device.cast(layer.a, "float32"), device.cast(layer.b, "float32")
     dy32 = device.cast(as_matrix(dy), "float32")
@@ -172,9 +174,9 @@ def backward(device: Arrays, dy: Array, layer: Given, back: Backward, scaling: f
     return dx, device.cast(da, type_name(layer.a)), device.cast(db, type_name(layer.a))
 
 
-def widened(device: Arrays, w: Array, chunk: int = CHUNK) -> Chunks:
+def widened(device: Arrays, w: Array) -> Chunks:
     """Return a weight that is not packed, a few rows at a time."""
-    slices = heights(w.shape[0], w.shape[1], chunk)
+    slices = heights(w.shape[0], w.shape[1], device.chunk)
     return ((rows, device.cast(w[rows], "float32")) for rows in slices)
 
 

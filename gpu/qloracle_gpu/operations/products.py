@@ -5,7 +5,7 @@ The rule is that of `qloracle.linear4bit`, the kernel in `kernels/product.cu`.
 * Up to 16 rows of x take one launch, which decodes W as it goes. The order of its sums depends on
   the shape of W alone: a row has the same bits in any company, and wherever the arrays begin.
 * More rows, and all gradients, meet W a few rows at a time: `dequantize_4bit` in float32, and the
-  machine's own product. At most CHUNK decoded weights are there at once, 4 MiB (or one row).
+  machine's own product. At most `device.chunk` decoded weights are there at once (or one row).
 * The weights are the same in both: float32, as `dequantize_4bit` has them, whatever the type of x.
 * In place of absmax, `nested=` is taken as `dequantize_4bit` takes it.
 """
@@ -30,7 +30,6 @@ COLUMNS, WARPS = 4, 8  # rows of W of a warp, warps of a block, as in product.cu
 OCTET, SPAN = 8, 256  # elements of K of a lane and of a warp at a time
 ENOUGH_WARPS = 4096  # to fill a large GPU
 WIDEST = 1 << 30  # elements of a row that the kernel counts in 32 bits
-CHUNK = 1 << 20  # decoded weights held at a time; a single row may be longer
 
 Chunks: TypeAlias = Iterable[tuple[slice, Array]]  # rows of W, and W[rows] in float32
 Added: TypeAlias = Callable[[slice], Array]  # what joins x W' before it is rounded, for rows of W
@@ -70,9 +69,7 @@ def matmul_4bit(
     dims = plain.matrix_shape("shape", shape)
     known = check.rows(device, "x", x, dims[1], f"shape {dims}")
     weight = weight_of(device, packed, absmax, dims, blocksize, quant_type, nested)
-    if bias is not None:
-        bias = check.floats(device, "bias", bias, type_name(known), "float32")
-        check.shaped("bias", bias, dims[:1], f"shape {dims}")
+    bias = bias_of(device, bias, type_name(known), dims)
     x, few = as_matrix(known), math.prod(known.shape[:-1]) <= FEW
     y = _few(device, x, weight, bias) if few else _many(device, x, weight, bias)
     return y.reshape((*known.shape[:-1], dims[0]))
@@ -122,6 +119,14 @@ def weight_of(
     return Weight(known, scales, group, shape, step, quant_type)
 
 
+def bias_of(device: Arrays, bias: Array | None, dtype: str, shape: tuple[int, int]) -> Array | None:
+    """Check a bias (out,), of x's type or float32."""
+    if bias is None:
+        return None
+    known = check.floats(device, "bias", bias, dtype, "float32")
+    return check.shaped("bias", known, shape[:1], f"shape {shape}")
+
+
 def forward(device: Device, weight: Weight, x: Array, added: Added, dtype: str) -> Array:
     """Return x W' + added, dtype[M, out], of float32 x [M, in]."""
     if x.shape[0] <= FEW:
@@ -162,7 +167,7 @@ def decoded(device: Device, weight: Weight) -> Iterator[tuple[slice, Array]]:
     """
     width, step = weight.shape[1], weight.blocksize
     absmax = _plain_scales(device, weight)
-    for rows in heights(*weight.shape, CHUNK):
+    for rows in heights(*weight.shape, device.chunk):
         start, stop = rows.start * width, rows.stop * width
         first = start // step  # block
         flat = blockwise.dequantize_4bit(

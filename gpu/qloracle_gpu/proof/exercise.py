@@ -6,7 +6,8 @@ The results are not looked at: other tests judge them.
 """
 
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -125,59 +126,31 @@ def _dequantize_absmax() -> Calls:
 # ---- L2 and L3 ---------------------------------------------------------------------------------
 
 
-def products() -> Iterator[tuple[str, tuple[int, int], Any, Any]]:
-    """Yield the shape of a weight, x [rows, in] and dy [rows, out]."""
+def products() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield all that a product of a small layer may take, by the names of its arguments."""
     for shape in SHAPES:
+        packed, absmax = qloracle.quantize_4bit(normal(*shape))
         for dtype in FLOATS:
+            drawn = partial(normal, dtype=dtype)
+            w, a, b = drawn(*shape), drawn(4, shape[1]), drawn(shape[0], 4)
+            layer = {"w": w, "packed": packed, "absmax": absmax, "a": a, "b": b, "shape": shape}
             for m in ROWS:
-                x, dy = normal(m, shape[1], dtype=dtype), normal(m, shape[0], dtype=dtype)
-                yield f"{shape}, {m} rows of {dtype}", shape, x, dy
+                rows = {"x": drawn(m, shape[1]), "dy": drawn(m, shape[0]), "scaling": 2.0}
+                yield f"{shape}, {m} rows of {dtype}", layer | rows
 
 
-@cache
-def _weight(shape: tuple[int, int]) -> tuple[Any, Any]:
-    return qloracle.quantize_4bit(normal(*shape))
-
-
-def _adapter(shape: tuple[int, int], dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    return normal(4, shape[1], dtype=dtype), normal(shape[0], 4, dtype=dtype)
+def _product(name: str) -> Calls:
+    wanted = signature(getattr(qloracle, name)).parameters
+    for what, known in products():
+        yield what, (), {argument: known[argument] for argument in wanted if argument in known}
 
 
 def _matmul_4bit() -> Calls:
-    for what, shape, x, _ in products():
-        packed, absmax = _weight(shape)
-        yield what, (x, packed, absmax), {"shape": shape}
-        bias = normal(shape[0], dtype=x.dtype)
-        yield f"{what} nested", (x, packed), {"shape": shape, "bias": bias, **_nested(absmax)}
-
-
-def _matmul_4bit_backward() -> Calls:
-    for what, shape, _, dy in products():
-        yield what, (dy, *_weight(shape)), {"shape": shape}
-
-
-def _lora_forward() -> Calls:
-    for what, shape, x, _ in products():
-        w = normal(*shape, dtype=x.dtype)
-        yield what, (x, w, *_adapter(shape, x.dtype)), {"scaling": 2.0}
-
-
-def _lora_backward() -> Calls:
-    for what, shape, x, dy in products():
-        w = normal(*shape, dtype=x.dtype)
-        yield what, (dy, x, w, *_adapter(shape, x.dtype)), {"scaling": 2.0}
-
-
-def _qlora_forward() -> Calls:
-    for what, shape, x, _ in products():
-        given = (x, *_weight(shape), *_adapter(shape, x.dtype))
-        yield what, given, {"shape": shape, "scaling": 2.0}
-
-
-def _qlora_backward() -> Calls:
-    for what, shape, x, dy in products():
-        given = (dy, x, *_weight(shape), *_adapter(shape, x.dtype))
-        yield what, given, {"shape": shape, "scaling": 2.0}
+    yield from _product("matmul_4bit")
+    for what, known in products():
+        given, shape = (known["x"], known["packed"]), known["shape"]
+        bias = normal(shape[0], dtype=known["x"].dtype)
+        yield f"{what} nested", given, {"shape": shape, "bias": bias, **_nested(known["absmax"])}
 
 
 # ---- L4 ----------------------------------------------------------------------------------------
@@ -198,12 +171,16 @@ def _adam_step_8bit() -> Calls:
         yield what, (x, x.copy(), *m, *v), {"step": 2, "lr": 0.01}
 
 
+ALIKE = ("matmul_4bit_backward", "lora_forward", "lora_backward", "qlora_forward", "qlora_backward")
 CALLS: dict[str, Callable[[], Calls]] = {
-    calls.__name__.removeprefix("_"): calls
-    for calls in (
-        *(_quantize_4bit, _dequantize_4bit, _quantize_blockwise, _dequantize_blockwise),
-        *(_quantize_absmax, _dequantize_absmax, _matmul_4bit, _matmul_4bit_backward),
-        *(_lora_forward, _lora_backward, _qlora_forward, _qlora_backward),
-        *(_adam_step, _adam_step_8bit),
-    )
+    "quantize_4bit": _quantize_4bit,
+    "dequantize_4bit": _dequantize_4bit,
+    "quantize_blockwise": _quantize_blockwise,
+    "dequantize_blockwise": _dequantize_blockwise,
+    "quantize_absmax": _quantize_absmax,
+    "dequantize_absmax": _dequantize_absmax,
+    "matmul_4bit": _matmul_4bit,
+    **{name: partial(_product, name) for name in ALIKE},
+    "adam_step": _adam_step,
+    "adam_step_8bit": _adam_step_8bit,
 }

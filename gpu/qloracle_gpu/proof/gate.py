@@ -74,7 +74,7 @@ def arithmetic_problems(source: str, ptx: str) -> Iterator[str]:
     """Yield every instruction of the PTX whose rounding is not the one that the text asks for."""
     lines, module = lines_of(source), parse(ptx)
     for kernel in module.kernels.values():
-        if any(variable.space == "local" for variable in kernel.variables.values()):
+        if any(variable.space == "local" for variable in kernel.variables):
             yield f"{kernel.name}: has an array in local memory"
         for instruction in kernel.instructions:
             problem = _rounding(instruction, lines)

@@ -6,7 +6,7 @@
     linear4bit  the product with a packed weight, a few rows at a time
     adam        the step, with moments in 32 bits or in 8
     tables      the codebooks, once for each device
-    precision   float32 products that are float32
+    operators   what a compiler and torch's gradients see of them
     cuda        which calls go to the kernels: CUDA tensors, where CuPy is installed
 
 The functions are those of `qloracle`, with tensors for arrays and torch's types for NumPy's. Codes,
@@ -47,8 +47,8 @@ known to lack (float64, for one; only a CPU is asked for it). A device that flus
 numbers, or rounds a quotient or a root otherwise than IEEE 754, will differ.
 
 To look for a NaN or an unknown code the values of a call are read, which on a GPU waits for it. By
-the kernels, under `torch.compile`, and while a CUDA graph is captured, nothing waits: there the
-checks of values are left out, and those of types and shapes are not.
+the kernels, and while a CUDA graph is captured, nothing waits: there the checks of values are left
+out, and those of types and shapes are not.
 """
 
 from qloracle_gpu.torch_backend.adam import adam_step, adam_step_8bit

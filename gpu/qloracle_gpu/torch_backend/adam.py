@@ -9,8 +9,8 @@ The rules are those of `qloracle.adam`. What is particular here:
 * A root is torch's own, except on a CPU: there it comes from a library that rounds one root in five
   to the wrong neighbour (MKL, in torch 2.13). The root in float64 is good enough to be rounded.
 * The constants are formed by Python in float64. But for that root no float64 is used.
-* The functions are operators of torch, as those of `lora`: a compiler would fuse what is written
-  here, and change the last bits. They have no gradient.
+* The functions are operators of torch: a compiler would fuse what is written here, and change the
+  last bits. They have no gradient.
 
 >>> param, zero = torch.zeros(4), torch.zeros(4)
 >>> grad = torch.tensor([10, 1e-3, -1e-8, 0])
@@ -18,29 +18,23 @@ The rules are those of `qloracle.adam`. What is particular here:
 [-0.5, -0.49999499320983887, 0.2499999850988388, 0.0]
 """
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
-from torch import Tensor, library
+from torch import Tensor
 
 from qloracle import arguments as plain
 from qloracle_gpu.operations import adam
 from qloracle_gpu.operations.adam import Constants
-from qloracle_gpu.torch_backend import cuda, tables, values
-from qloracle_gpu.torch_backend.blockwise import (
-    dequantize_by,
-    levels_of,
-    quantize_by,
-    thresholds_of,
-)
-from qloracle_gpu.torch_backend.lora import like
-from qloracle_gpu.torch_backend.values import Checked
+from qloracle_gpu.torch_backend import values
+from qloracle_gpu.torch_backend.blockwise import dequantize_by, map_or, quantize_by
+from qloracle_gpu.torch_backend.operators import like, operator
 
-ANY_BLOCK = 64  # where there are no blocks
 State: TypeAlias = tuple[Tensor, Tensor, Tensor]  # param, m, v
 Coded: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # m and v as codes and scales
 
 
+@operator(lambda param, grad, m, v, *_: like(param, m, v))
 def adam_step(
     param: Tensor,
     grad: Tensor,
@@ -68,14 +62,13 @@ def adam_step(
     >>> adam_step(p, g, m, v, step=1, lr=1.0, beta1=0.5, beta2=0.5, eps=0.0)
     (tensor([-0.1180]), tensor([1.2500]), tensor([2.5000]))
     """
-    decay = plain.boolean("decoupled_weight_decay", decoupled_weight_decay)
-    numbers = step, lr, beta1, beta2, eps, weight_decay
-    _check_numbers(*numbers)
-    state = adam.state(values.beside(param), (param, grad, m, v))
-    new: State = _step_op(*state, *numbers, decay)
-    return new
+    k = adam.constants(step, lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay)
+    param, grad, m, v = adam.state(values.beside(param), (param, grad, m, v))
+    p, m_new, v_new = _update(_flat(param), _flat(grad), _flat(m), _flat(v), k)
+    return p.to(param.dtype).view(param.shape), m_new.view(m.shape), v_new.view(v.shape)
 
 
+@operator(lambda param, grad, mc, ms, vc, vs, *_: like(param, mc, ms, vc, vs))
 def adam_step_8bit(
     param: Tensor,
     grad: Tensor,
@@ -109,77 +102,19 @@ def adam_step_8bit(
     >>> m_codes.tolist()
     [255, 127]
     """
-    numbers = step, lr, beta1, beta2, eps, weight_decay
-    _check_numbers(*numbers)
-    here, size = values.beside(param), values.integer("blocksize", blocksize, least=1)
-    state = adam.coded(here, (param, grad, m_codes, m_absmax, v_codes, v_absmax), size)
-    _check_codebook(here, "m", state[2], m_codebook, size)
-    _check_codebook(here, "v", state[4], v_codebook, size)
-    new: Coded = _step_8bit_op(*state, *numbers, blocksize, m_codebook, v_codebook)
-    return new
-
-
-# ---- the step, as operators of torch -------------------------------------------------------------
-
-
-@library.custom_op("qloracle::adam_step", mutates_args=())
-def _step_op(
-    param: Tensor,
-    grad: Tensor,
-    m: Tensor,
-    v: Tensor,
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled_weight_decay: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    numbers = step, lr, beta1, beta2, eps, weight_decay
-    if cuda.takes(param, ANY_BLOCK):
-        form = _named(*numbers) | {"decoupled_weight_decay": decoupled_weight_decay}
-        new: State = cuda.on(param).adam_step(param, grad, m, v, **form)
-        return new
-    k = adam.constants(*numbers, decoupled_weight_decay)
-    p, m_new, v_new = _update(_flat(param), _flat(grad), _flat(m), _flat(v), k)
-    return p.to(param.dtype).view(param.shape), m_new.view(m.shape), v_new.view(v.shape)
-
-
-@library.custom_op("qloracle::adam_step_8bit", mutates_args=())
-def _step_8bit_op(
-    param: Tensor,
-    grad: Tensor,
-    m_codes: Tensor,
-    m_absmax: Tensor,
-    v_codes: Tensor,
-    v_absmax: Tensor,
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    blocksize: int,
-    m_codebook: Tensor | None,
-    v_codebook: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    numbers = step, lr, beta1, beta2, eps, weight_decay
-    if cuda.takes(param, blocksize):
-        form = _named(*numbers) | {
-            "blocksize": blocksize, "m_codebook": m_codebook, "v_codebook": v_codebook,
-        }  # fmt: skip
-        moments = m_codes, m_absmax, v_codes, v_absmax
-        new: Coded = cuda.on(param).adam_step_8bit(param, grad, *moments, **form)
-        return new
-    m_levels, m_thresholds = _map(m_codebook, "dynamic", param.device)
-    v_levels, v_thresholds = _map(v_codebook, "unsigned", param.device)
-    m = dequantize_by(m_levels, m_codes, m_absmax, blocksize, torch.float32)
-    v = dequantize_by(v_levels, v_codes, v_absmax, blocksize, torch.float32)
-    p, m, v = _update(_flat(param), _flat(grad), m, v, adam.constants(*numbers))
-    coded_m = quantize_by(m_thresholds, m, blocksize)
-    coded_v = quantize_by(v_thresholds, v, blocksize)
+    k = adam.constants(step, lr, beta1, beta2, eps, weight_decay)
+    here, size = values.beside(param), plain.integer("blocksize", blocksize, least=1)
+    old = adam.coded(here, (param, grad, m_codes, m_absmax, v_codes, v_absmax), size)
+    m_levels, m_thresholds = map_or("dynamic", here, "m_codebook", m_codebook)
+    v_levels, v_thresholds = map_or("unsigned", here, "v_codebook", v_codebook)
+    m = dequantize_by(m_levels, old[2], old[3], size, torch.float32, "m_codes")
+    v = dequantize_by(v_levels, old[4], old[5], size, torch.float32, "v_codes")
+    p, m, v = _update(_flat(old[0]), _flat(old[1]), m, v, k)
+    coded_m, coded_v = quantize_by(m_thresholds, m, size), quantize_by(v_thresholds, v, size)
     return p.to(param.dtype).view(param.shape), *coded_m, *coded_v
+
+
+# ---- the step -----------------------------------------------------------------------------------
 
 
 def _update(p: Tensor, g: Tensor, m: Tensor, v: Tensor, k: Constants) -> State:
@@ -207,63 +142,8 @@ def _root(values: Tensor) -> Tensor:
     return values.double().sqrt().float() if values.is_cpu else values.sqrt()
 
 
-def _named(
-    step: int, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float
-) -> dict[str, Any]:
-    numbers = {"step": step, "lr": lr, "beta1": beta1, "beta2": beta2}
-    return {**numbers, "eps": eps, "weight_decay": weight_decay}
-
-
 def _flat(values: Tensor) -> Tensor:
     return values.reshape(-1).float()
-
-
-def _map(codebook: Tensor | None, name: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return levels and thresholds: of the caller's codebook, or of a dynamic map."""
-    if codebook is None:
-        return tables.levels(name, device), tables.thresholds(name, device)
-    here = values.beside(codebook)
-    return levels_of(here, name, codebook), thresholds_of(here, name, codebook)
-
-
-@_step_op.register_fake
-def _(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, *_: object) -> Any:
-    return like(param, m, v)
-
-
-@_step_8bit_op.register_fake
-def _(
-    param: Tensor,
-    grad: Tensor,
-    m_codes: Tensor,
-    m_absmax: Tensor,
-    v_codes: Tensor,
-    v_absmax: Tensor,
-    *_: object,
-) -> Any:
-    return like(param, m_codes, m_absmax, v_codes, v_absmax)
-
-
-# ---- what is checked -----------------------------------------------------------------------------
-
-
-def _check_numbers(*numbers: Any) -> None:
-    """Check the numbers of a step, unless they are a compiler's symbols."""
-    if not torch.compiler.is_compiling():
-        adam.constants(*numbers)
-
-
-def _check_codebook(
-    here: Checked, moment: str, codes: Tensor, codebook: Tensor | None, blocksize: int
-) -> None:
-    """Refuse what is no codebook, and codes that name none of its levels."""
-    if codebook is None:
-        return
-    if cuda.takes(codes, blocksize):
-        here.array(f"{moment}_codebook", codebook)
-    else:
-        size = values.codebook(here, f"{moment}_codebook", codebook).size
-        values.codes_below(f"{moment}_codes", codes, size)
 
 
 def _not_negative(v: Tensor) -> None:

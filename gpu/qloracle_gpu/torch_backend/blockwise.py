@@ -13,7 +13,7 @@ The rules are those of `qloracle.blockwise`; here is how tensors carry them out.
 >>> rows = x.view(-1, 2)  # blocks of two
 >>> absmax = rows.abs().amax(dim=1)
 >>> q = (rows / absmax[:, None]).view(-1)
->>> torch.bucketize(q, tables.thresholds("nf4", x.device))
+>>> torch.bucketize(q, table("thresholds", "nf4", x.device))
 tensor([10,  0,  7, 15])
 
 Memory. Large tensors are handled in parts of whole blocks, about PART elements each, so that what
@@ -25,22 +25,31 @@ block is one part, and takes up to 16 bytes for each of its elements.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
-from torch import Tensor, library
+from torch import Tensor
 
 import qloracle
 from qloracle import arguments as plain
 from qloracle.codebook import QUANT_TYPES
 from qloracle_gpu.devices.on_torch import Tensors
 from qloracle_gpu.operations import arguments as check
-from qloracle_gpu.torch_backend import cuda, tables, values
+from qloracle_gpu.torch_backend import values
+from qloracle_gpu.torch_backend.operators import operator
+from qloracle_gpu.torch_backend.tables import table
 
 PART = 1 << 20  # elements handled at a time
 Blocks: TypeAlias = tuple[Tensor, Tensor]  # codes, packed or not, and absmax
 
 
+def _fake(n: int, x: Tensor, blocksize: int) -> Blocks:
+    """Return n codes and the scales of x, without numbers."""
+    scales = x.new_empty(-(-x.numel() // blocksize), dtype=torch.float32)
+    return x.new_empty(n, dtype=torch.uint8), scales
+
+
+@operator(lambda x, blocksize, _: _fake(-(-x.numel() // 2), x, blocksize))
 def quantize_4bit(
     x: Tensor, *, blocksize: int = 64, quant_type: str = "nf4"
 ) -> tuple[Tensor, Tensor]:
@@ -56,9 +65,6 @@ def quantize_4bit(
     ([240, 247], [1.0, 3.0])
     """
     plain.choice("quant_type", quant_type, QUANT_TYPES)
-    if cuda.takes(x, blocksize):
-        coded: Blocks = _quantize_4bit_op(x.detach(), blocksize, quant_type)
-        return coded
     encode = partial(_codes_4bit, quant_type=quant_type)
     codes, absmax = _quantize(x, blocksize, encode)  # n, ceil(n / blocksize)
     if codes.numel() % 2:  # the spare nibble holds the code of zero
@@ -66,6 +72,7 @@ def quantize_4bit(
     return codes[::2] << 4 | codes[1::2], absmax
 
 
+@operator(lambda packed, absmax, shape, *form: packed.new_empty(shape, dtype=form[-1]))
 def dequantize_4bit(
     packed: Tensor,
     absmax: Tensor,
@@ -92,19 +99,15 @@ def dequantize_4bit(
     dims, n = plain.dimensions("shape", shape)
     here = values.beside(packed)
     known = check.vector(here, "packed", packed, "uint8", (n + 1) // 2)
-    if cuda.takes(known, blocksize):
-        scale = here.array("absmax", absmax)
-        form = list(dims), blocksize, quant_type, values.float_type("dtype", dtype)
-        decoded: Tensor = _dequantize_4bit_op(known, scale, *form)
-        return decoded
     if blocksize % 2:  # two blocks may share a byte
         codes = torch.stack([known >> 4, known & 15], dim=1).view(-1)[:n]
-        levels = tables.levels(quant_type, known.device)
+        levels = table("levels", quant_type, known.device)
         return _decode(levels, codes, absmax, n, blocksize, dtype).view(dims)
-    pairs = tables.pairs(quant_type, known.device)  # 256, each the two levels that a byte names
+    pairs = table("pairs", quant_type, known.device)  # 256, each the two levels that a byte names
     return _decode(pairs, known, absmax, n, blocksize, dtype).view(dims)
 
 
+@operator(lambda x, codebook, blocksize: _fake(x.numel(), x, blocksize))
 def quantize_blockwise(
     x: Tensor, codebook: Tensor, *, blocksize: int = 256
 ) -> tuple[Tensor, Tensor]:
@@ -120,13 +123,10 @@ def quantize_blockwise(
     ([2, 1, 0], [4.0])
     """
     here, known = values.beside(x), check.floats(Tensors(values.place_of(x)), "x", x)
-    if cuda.takes(known, blocksize):
-        table = here.array("codebook", codebook)
-        coded: Blocks = _quantize_blockwise_op(known, table, blocksize)
-        return coded
-    return quantize_by(thresholds_of(here, "codebook", codebook), known, blocksize)
+    return quantize_by(map_of(here, "codebook", codebook)[1], known, blocksize)
 
 
+@operator(lambda codes, absmax, codebook, shape, _, dtype: codes.new_empty(shape, dtype=dtype))
 def dequantize_blockwise(
     codes: Tensor,
     absmax: Tensor,
@@ -146,29 +146,28 @@ def dequantize_blockwise(
     [4.0, 0.0, -4.0]
     """
     here = values.beside(codes)
-    if cuda.takes(codes, blocksize):
-        own = here.array("absmax", absmax), here.array("codebook", codebook)
-        form = list(plain.dimensions("shape", shape)[0]), blocksize
-        wanted = values.float_type("dtype", dtype)
-        decoded: Tensor = _dequantize_blockwise_op(codes.detach(), *own, *form, wanted)
-        return decoded
     here.array("codes", codes)
-    levels = levels_of(here, "codebook", codebook)
+    levels, _ = map_of(here, "codebook", codebook)
     dims, n = plain.dimensions("shape", shape)
     known = check.vector(here, "codes", codes, "uint8", n)
     return dequantize_by(levels, known, absmax, blocksize, dtype).view(dims)
 
 
-def levels_of(here: Tensors, name: str, codebook: Tensor) -> Tensor:
-    """Return a codebook that was passed in, checked as the reference checks it: in NumPy."""
+def map_or(
+    dynamic: str, here: Tensors, name: str, codebook: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return levels and thresholds: of a codebook that was passed in, else of a dynamic map."""
+    if codebook is not None:
+        return map_of(here, name, codebook)
+    return table("levels", dynamic, here.place), table("thresholds", dynamic, here.place)
+
+
+def map_of(here: Tensors, name: str, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """Return levels and thresholds of a codebook that was passed in."""
     known = values.codebook(here, name, codebook)
-    return torch.from_numpy(known).to(codebook.device)
-
-
-def thresholds_of(here: Tensors, name: str, codebook: Tensor) -> Tensor:
-    """Return the thresholds of a codebook that was passed in (S2)."""
-    known = qloracle.thresholds(values.codebook(here, name, codebook))
-    return torch.from_numpy(known).to(codebook.device)
+    both = known, qloracle.thresholds(known)
+    levels, thresholds = (torch.from_numpy(part).to(here.place) for part in both)
+    return levels, thresholds
 
 
 def quantize_by(thresholds: Tensor, x: Tensor, blocksize: int) -> Blocks:
@@ -177,10 +176,15 @@ def quantize_by(thresholds: Tensor, x: Tensor, blocksize: int) -> Blocks:
 
 
 def dequantize_by(
-    levels: Tensor, codes: Tensor, absmax: Tensor, blocksize: int, dtype: torch.dtype
+    levels: Tensor,
+    codes: Tensor,
+    absmax: Tensor,
+    blocksize: int,
+    dtype: torch.dtype,
+    name: str = "codes",
 ) -> Tensor:
     """Decode codes uint8[n] by `levels`, which are known to be a codebook; dtype[n]."""
-    known = values.codes_below("codes", codes, levels.numel())
+    known = values.codes_below(name, codes, levels.numel())
     return _decode(levels, known, absmax, known.numel(), blocksize, dtype)
 
 
@@ -204,11 +208,11 @@ def _quantize(
 
 def _codes_4bit(q: Tensor, quant_type: str) -> Tensor:
     """Apply S5 to the named types. FP4 is the one whose codes are not in order."""
-    thresholds = tables.thresholds(quant_type, q.device)
+    thresholds = table("thresholds", quant_type, q.device)
     if quant_type != "fp4":
         return _count_below(thresholds, q).to(torch.uint8)
     smaller = _count_below(thresholds, q.abs())  # so ties go toward zero
-    magnitude = tables.fp4_codes(q.device).index_select(0, smaller.view(-1))
+    magnitude = table("codes", "fp4", q.device).index_select(0, smaller.view(-1))
     return magnitude.view_as(q) | (q < 0).to(torch.uint8) << 3
 
 
@@ -218,21 +222,21 @@ def _count_below(thresholds: Tensor, q: Tensor) -> Tensor:
 
 
 def _decode(
-    table: Tensor, stored: Tensor, absmax: Tensor, n: int, blocksize: int, dtype: torch.dtype
+    named: Tensor, stored: Tensor, absmax: Tensor, n: int, blocksize: int, dtype: torch.dtype
 ) -> Tensor:
     """Return level * absmax, rounded to float32 and then once more to dtype (S7), dtype[n].
 
-    An entry of the table holds the levels that one stored byte names: one, or a pair.
+    An entry of `named` holds the levels that one stored byte names: one, or a pair.
     """
     wanted = values.float_type("dtype", dtype)
     step = plain.integer("blocksize", blocksize, least=1)
     scale = check.vector(values.beside(stored), "absmax", absmax, "float32", -(-n // step))
     result = torch.empty(n, dtype=wanted, device=stored.device)
-    parts, named = _parts(result, step), table.itemsize // 4
+    parts, each = _parts(result, step), named.itemsize // 4
     scales = scale.split([len(rows) for rows in parts])
-    codes = stored.split([-(-rows.numel() // named) for rows in parts])
+    codes = stored.split([-(-rows.numel() // each) for rows in parts])
     for rows, own, some in zip(parts, scales, codes, strict=True):
-        levels = table.index_select(0, some.int()).view(torch.float32)[: rows.numel()]
+        levels = named.index_select(0, some.int()).view(torch.float32)[: rows.numel()]
         torch.mul(levels.view(rows.shape), own[:, None], out=rows)
     return result
 
@@ -244,79 +248,3 @@ def _parts(flat: Tensor, step: int) -> list[Tensor]:
     whole = n // step * step
     parts = [*flat[:whole].view(-1, step).split(max(PART // step, 1))]
     return [*parts, flat[whole:].view(1, -1)] if whole < n else parts
-
-
-# ---- the same as operators of torch, which no compiler looks into --------------------------------
-
-
-@library.custom_op("qloracle::quantize_4bit", mutates_args=())
-def _quantize_4bit_op(x: Tensor, blocksize: int, quant_type: str) -> tuple[Tensor, Tensor]:
-    offered = cuda.on(x).quantize_4bit if cuda.takes(x, blocksize) else quantize_4bit
-    coded: Blocks = offered(x, blocksize=blocksize, quant_type=quant_type)
-    return coded
-
-
-@library.custom_op("qloracle::dequantize_4bit", mutates_args=())
-def _dequantize_4bit_op(
-    packed: Tensor,
-    absmax: Tensor,
-    shape: list[int],
-    blocksize: int,
-    quant_type: str,
-    dtype: torch.dtype,
-) -> Tensor:
-    offered = cuda.on(packed).dequantize_4bit if cuda.takes(packed, blocksize) else dequantize_4bit
-    form: dict[str, Any] = {"shape": shape, "blocksize": blocksize, "dtype": dtype}
-    decoded: Tensor = offered(packed, absmax, quant_type=quant_type, **form)
-    return decoded
-
-
-@library.custom_op("qloracle::quantize_blockwise", mutates_args=())
-def _quantize_blockwise_op(x: Tensor, codebook: Tensor, blocksize: int) -> tuple[Tensor, Tensor]:
-    offered = cuda.on(x).quantize_blockwise if cuda.takes(x, blocksize) else quantize_blockwise
-    coded: Blocks = offered(x, codebook, blocksize=blocksize)
-    return coded
-
-
-@library.custom_op("qloracle::dequantize_blockwise", mutates_args=())
-def _dequantize_blockwise_op(
-    codes: Tensor,
-    absmax: Tensor,
-    codebook: Tensor,
-    shape: list[int],
-    blocksize: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    by_kernels = cuda.takes(codes, blocksize)
-    offered = cuda.on(codes).dequantize_blockwise if by_kernels else dequantize_blockwise
-    form: dict[str, Any] = {"shape": shape, "blocksize": blocksize, "dtype": dtype}
-    decoded: Tensor = offered(codes, absmax, codebook, **form)
-    return decoded
-
-
-@_quantize_4bit_op.register_fake
-def _(x: Tensor, blocksize: int, quant_type: str) -> Blocks:
-    return _new(x, -(-x.numel() // 2), torch.uint8), _new_absmax(x, blocksize)
-
-
-@_dequantize_4bit_op.register_fake
-def _(packed: Tensor, absmax: Tensor, shape: list[int], *form: Any) -> Tensor:
-    return packed.new_empty(shape, dtype=form[-1])
-
-
-@_quantize_blockwise_op.register_fake
-def _(x: Tensor, codebook: Tensor, blocksize: int) -> Blocks:
-    return _new(x, x.numel(), torch.uint8), _new_absmax(x, blocksize)
-
-
-@_dequantize_blockwise_op.register_fake
-def _(codes: Tensor, absmax: Tensor, codebook: Tensor, shape: list[int], *form: Any) -> Tensor:
-    return codes.new_empty(shape, dtype=form[-1])
-
-
-def _new(beside: Tensor, n: int, dtype: torch.dtype) -> Tensor:
-    return beside.new_empty(n, dtype=dtype)
-
-
-def _new_absmax(x: Tensor, blocksize: int) -> Tensor:
-    return _new(x, -(-x.numel() // blocksize), torch.float32)

@@ -4,9 +4,8 @@ Where CuPy is installed, a call on CUDA tensors goes to `qloracle_gpu.operations
 `CudaTensors`.  Nothing waits for the GPU, and no value is looked at: a NaN in x, or a code that
 names no level, is not refused.
 
-Every such call is made within an operator of torch, so that a compiler sees a closed box of known
-shapes, and a CUDA graph can record what it does.  As with all of torch, a graph needs one call
-before it is captured: that compiles the kernels and sends the codebooks to the device.
+As with all of torch, a CUDA graph needs one call before it is captured: that compiles the kernels
+and sends the codebooks to the device.
 
 Where CuPy is absent, or the kernels do not take the block size (a power of two from 32 to 4096),
 tensors are computed with as on a CPU, operation by operation.

@@ -7,8 +7,7 @@ The rule is that of `qloracle.linear4bit`, the adapter in `lora`. What is partic
   that is left unfinished are each multiplied by their scale, in place.
 * The weight is float32 whatever the type of x, and at every number of rows: one row and a thousand
   use the same weights.
-* The functions are operators of torch, as those of `lora`. The gradient decodes again: what is
-  kept for it is what was passed in, x and the packed weight.
+* The gradient decodes again: what is kept for it is what was passed in, x and the packed weight.
 
 >>> from qloracle_gpu.torch_backend.blockwise import quantize_4bit
 >>> packed, absmax = quantize_4bit(torch.eye(3), blocksize=3)
@@ -28,7 +27,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, library
+from torch import Tensor
 
 from qloracle import arguments as plain
 from qloracle.codebook import QUANT_TYPES
@@ -37,12 +36,51 @@ from qloracle_gpu.devices.on_torch import Tensors
 from qloracle_gpu.operations import arguments as check
 from qloracle_gpu.operations import lora as adapter
 from qloracle_gpu.operations import products
-from qloracle_gpu.operations.lora import Given, Gradients
 from qloracle_gpu.operations.products import Chunks, as_matrix, heights
-from qloracle_gpu.torch_backend import cuda, lora, tables, values
-from qloracle_gpu.torch_backend.lora import given, like
+from qloracle_gpu.torch_backend import values
+from qloracle_gpu.torch_backend.lora import Gradients
+from qloracle_gpu.torch_backend.operators import boxed, like, operator
+from qloracle_gpu.torch_backend.tables import table
+
+# ---- torch's gradients ---------------------------------------------------------------------------
 
 
+def _keep_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, packed, absmax, *ctx.form, bias = inputs
+    ctx.bias_type = None if bias is None else bias.dtype
+    ctx.save_for_backward(packed, absmax)
+
+
+def _product_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    dx = dbias = None
+    if ctx.needs_input_grad[0]:
+        dx = boxed(matmul_4bit_backward)(dy, *ctx.saved_tensors, *ctx.form)
+    if ctx.needs_input_grad[6]:
+        dbias = as_matrix(dy).float().sum(0).to(ctx.bias_type)
+    return dx, None, None, None, None, None, dbias
+
+
+def _keep_layer(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.shape, ctx.scaling, ctx.blocksize, ctx.quant_type, mask = inputs
+    ctx.save_for_backward(*tensors, mask)
+
+
+def _layer_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, mask = ctx.saved_tensors
+    form = ctx.shape, ctx.scaling, ctx.blocksize, ctx.quant_type
+    dx, da, db = boxed(qlora_backward)(dy, *tensors, *form, mask)
+    return dx, None, None, da, db, *[None] * 5
+
+
+# ---- the functions -------------------------------------------------------------------------------
+
+
+@operator(
+    lambda x, packed, absmax, shape, *_: x.new_empty(*x.shape[:-1], shape[0]),
+    _keep_product,
+    _product_gradient,
+    learns=("x", "bias"),
+)
 def matmul_4bit(
     x: Tensor,
     packed: Tensor,
@@ -68,16 +106,19 @@ def matmul_4bit(
     >>> matmul_4bit(x, packed, absmax, shape=(2, 3), blocksize=3, bias=bias)
     tensor([ 9., 28.])
     """
-    dims, here = values.matrix_shape("shape", shape), values.beside(x)
-    kind = type_name(check.rows(here, "x", x, dims[1], f"shape {dims}"))
-    weight = _weight(here, packed, absmax, dims, blocksize, quant_type)
-    if bias is not None:
-        known = check.floats(here, "bias", bias, kind, "float32")
-        check.shaped("bias", known, dims[:1], f"shape {dims}")
-    y: Tensor = _product_op(x, *weight, list(dims), blocksize, quant_type, bias)
-    return y
+    dims, here = plain.matrix_shape("shape", shape), values.beside(x)
+    known = check.rows(here, "x", x, dims[1], f"shape {dims}")
+    kind, chunks = type_name(known), _rows_of(here, packed, absmax, dims, blocksize, quant_type)
+    bias = products.bias_of(here, bias, kind, dims)
+    added = None if bias is None else bias.float().__getitem__
+    y: Tensor = products.times_rows(here, chunks, dims[0], as_matrix(known).float(), added, kind)
+    return y.view(*known.shape[:-1], dims[0])
 
 
+@operator(
+    lambda dy, packed, absmax, shape, *_: dy.new_empty(*dy.shape[:-1], shape[1]),
+    looks=False,
+)
 def matmul_4bit_backward(
     dy: Tensor,
     packed: Tensor,
@@ -99,13 +140,19 @@ def matmul_4bit_backward(
     >>> matmul_4bit_backward(dy, packed, absmax, shape=(2, 3), blocksize=3)
     tensor([20.,  1., 19.])
     """
-    dims, here = values.matrix_shape("shape", shape), values.beside(dy)
+    dims, here = plain.matrix_shape("shape", shape), values.beside(dy)
     known = check.rows(here, "dy", dy, dims[0], f"shape {dims}")
-    weight = _weight(here, packed, absmax, dims, blocksize, quant_type)
-    dx: Tensor = _product_backward_op(known, *weight, list(dims), blocksize, quant_type)
-    return dx
+    chunks = _rows_of(here, packed, absmax, dims, blocksize, quant_type)
+    dx: Tensor = products.times(here, chunks, dims[1], as_matrix(known).float())
+    return dx.to(known.dtype).view(*known.shape[:-1], dims[1])
 
 
+@operator(
+    lambda x, packed, absmax, a, b, *_: x.new_empty(*x.shape[:-1], b.shape[0]),
+    _keep_layer,
+    _layer_gradient,
+    learns=("x", "a", "b"),
+)
 def qlora_forward(
     x: Tensor,
     packed: Tensor,
@@ -131,14 +178,15 @@ def qlora_forward(
     >>> qlora_forward(x, packed, absmax, a, b, shape=(2, 2), scaling=0.5)
     tensor([16., 32.])
     """
-    dims, here = values.matrix_shape("shape", shape), values.beside(x)
-    mask = given(here, x, a, b, dropout_mask, dims).mask
-    weight = _weight(here, packed, absmax, dims, blocksize, quant_type)
-    s = values.real("scaling", scaling)
-    y: Tensor = _qlora_op(x, *weight, a, b, list(dims), s, blocksize, quant_type, mask)
+    dims, here = plain.matrix_shape("shape", shape), values.beside(x)
+    layer = adapter.given(here, x, a, b, dropout_mask, dims)
+    chunks = _rows_of(here, packed, absmax, dims, blocksize, quant_type)
+    through = partial(products.times_rows, here, chunks, dims[0])
+    y: Tensor = adapter.forward(here, layer, through, scaling)
     return y
 
 
+@operator(lambda dy, x, packed, absmax, a, b, *_: like(x, a, b), looks=False)
 def qlora_backward(
     dy: Tensor,
     x: Tensor,
@@ -167,28 +215,28 @@ def qlora_backward(
     >>> dx.tolist(), da.tolist(), db.tolist()
     ([6.0, 5.0], [[5.0, 10.0]], [[1.5], [0.0]])
     """
-    dims, here = values.matrix_shape("shape", shape), values.beside(x)
-    own = given(here, x, a, b, dropout_mask, dims)
-    known = adapter.output_gradient(here, dy, own.x, dims)
-    weight = _weight(here, packed, absmax, dims, blocksize, quant_type)
-    form = list(dims), values.real("scaling", scaling), blocksize, quant_type, own.mask
-    gradients: Gradients = _qlora_backward_op(known, own.x, *weight, own.a, own.b, *form)
-    return gradients
+    dims, here = plain.matrix_shape("shape", shape), values.beside(x)
+    layer = adapter.given(here, x, a, b, dropout_mask, dims)
+    known = adapter.output_gradient(here, dy, layer.x, dims)
+    chunks = _rows_of(here, packed, absmax, dims, blocksize, quant_type)
+    back = partial(products.times, here, chunks, dims[1])
+    return adapter.backward(here, known, layer, back, scaling)
 
 
-def _weight(
+def _rows_of(
     here: Tensors,
     packed: Tensor,
     absmax: Tensor,
-    shape: tuple[int, int],
+    dims: tuple[int, int],
     blocksize: int,
     quant_type: str,
-) -> tuple[Tensor, Tensor]:
-    """Return codes and scales, once they are those of a weight of this shape."""
+) -> Chunks:
+    """Return a weight a few rows at a time, once codes and scales are those of its shape."""
     plain.choice("quant_type", quant_type, QUANT_TYPES)
-    n, step = shape[0] * shape[1], values.integer("blocksize", blocksize, least=1)
+    n, step = dims[0] * dims[1], plain.integer("blocksize", blocksize, least=1)
     known = check.vector(here, "packed", packed, "uint8", (n + 1) // 2)
-    return known, check.vector(here, "absmax", absmax, "float32", -(-n // step))
+    scales = check.vector(here, "absmax", absmax, "float32", -(-n // step))
+    return row_chunks(known, scales, dims, step, quant_type)
 
 
 # ---- W, a few rows at a time ---------------------------------------------------------------------
@@ -207,7 +255,7 @@ def row_chunks(
     slice(0, 1, None) tensor([[ 1., -1.,  1.]])
     """
     out, width = shape
-    for rows in heights(out, width, lora.CHUNK):
+    for rows in heights(out, width, Tensors.chunk):
         start, stop = rows.start * width, rows.stop * width
         levels = _levels(packed, start, stop, quant_type)
         _scale(levels, absmax, start, min(blocksize, max(out * width, 1)))
@@ -217,7 +265,7 @@ def row_chunks(
 def _levels(packed: Tensor, start: int, stop: int, quant_type: str) -> Tensor:
     """Return the levels of the elements start to stop of the flat weight (S6)."""
     some, odd = packed[start // 2 : (stop + 1) // 2], start % 2  # odd: begins with a low nibble
-    pairs = tables.pairs(quant_type, packed.device).index_select(0, some.int())
+    pairs = table("pairs", quant_type, packed.device).index_select(0, some.int())
     return pairs.view(torch.float32)[odd : odd + stop - start]
 
 
@@ -231,147 +279,3 @@ def _scale(levels: Tensor, absmax: Tensor, start: int, step: int) -> None:
     head.mul_(absmax[first : first + 1])
     body.view(whole, step).mul_(absmax[after : after + whole, None])
     tail.mul_(absmax[after + whole : after + whole + 1])
-
-
-# ---- the same as operators of torch --------------------------------------------------------------
-
-
-@library.custom_op("qloracle::matmul_4bit", mutates_args=())
-def _product_op(
-    x: Tensor,
-    packed: Tensor,
-    absmax: Tensor,
-    shape: list[int],
-    blocksize: int,
-    quant_type: str,
-    bias: Tensor | None,
-) -> Tensor:
-    if cuda.takes(x, blocksize):
-        form = {"shape": shape, "blocksize": blocksize, "quant_type": quant_type, "bias": bias}
-        product: Tensor = cuda.on(x).matmul_4bit(x, packed, absmax, **form)
-        return product
-    chunks = row_chunks(packed, absmax, shape, blocksize, quant_type)
-    added = None if bias is None else bias.float().__getitem__
-    layer = as_matrix(x).float(), added, type_name(x)
-    y: Tensor = products.times_rows(Tensors(x.device), chunks, shape[0], *layer)
-    return y.view(*x.shape[:-1], shape[0])
-
-
-@library.custom_op("qloracle::matmul_4bit_backward", mutates_args=())
-def _product_backward_op(
-    dy: Tensor, packed: Tensor, absmax: Tensor, shape: list[int], blocksize: int, quant_type: str
-) -> Tensor:
-    if cuda.takes(dy, blocksize):
-        form = {"shape": shape, "blocksize": blocksize, "quant_type": quant_type}
-        product: Tensor = cuda.on(dy).matmul_4bit_backward(dy, packed, absmax, **form)
-        return product
-    chunks = row_chunks(packed, absmax, shape, blocksize, quant_type)
-    dx: Tensor = products.times(Tensors(dy.device), chunks, shape[1], as_matrix(dy).float())
-    return dx.to(dy.dtype).view(*dy.shape[:-1], shape[1])
-
-
-@library.custom_op("qloracle::qlora_forward", mutates_args=())
-def _qlora_op(
-    x: Tensor,
-    packed: Tensor,
-    absmax: Tensor,
-    a: Tensor,
-    b: Tensor,
-    shape: list[int],
-    scaling: float,
-    blocksize: int,
-    quant_type: str,
-    dropout_mask: Tensor | None,
-) -> Tensor:
-    if cuda.takes(x, blocksize):
-        form = _form(shape, scaling, blocksize, quant_type, dropout_mask)
-        y: Tensor = cuda.on(x).qlora_forward(x, packed, absmax, a, b, **form)
-    else:
-        chunks, here = row_chunks(packed, absmax, shape, blocksize, quant_type), Tensors(x.device)
-        through = partial(products.times_rows, here, chunks, shape[0])
-        y = adapter.forward(here, Given(x, a, b, dropout_mask), through, scaling)
-    return y
-
-
-@library.custom_op("qloracle::qlora_backward", mutates_args=())
-def _qlora_backward_op(
-    dy: Tensor,
-    x: Tensor,
-    packed: Tensor,
-    absmax: Tensor,
-    a: Tensor,
-    b: Tensor,
-    shape: list[int],
-    scaling: float,
-    blocksize: int,
-    quant_type: str,
-    dropout_mask: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if cuda.takes(x, blocksize):
-        form = _form(shape, scaling, blocksize, quant_type, dropout_mask)
-        gradients: Gradients = cuda.on(x).qlora_backward(dy, x, packed, absmax, a, b, **form)
-        return gradients
-    here, chunks = Tensors(x.device), row_chunks(packed, absmax, shape, blocksize, quant_type)
-    back = partial(products.times, here, chunks, shape[1])
-    return adapter.backward(here, dy, Given(x, a, b, dropout_mask), back, scaling)
-
-
-def _form(
-    shape: list[int], scaling: float, blocksize: int, quant_type: str, mask: Tensor | None
-) -> dict[str, Any]:
-    """Name what follows the arrays of `qlora_forward` and `qlora_backward`."""
-    weight = {"shape": shape, "blocksize": blocksize, "quant_type": quant_type}
-    return {**weight, "scaling": scaling, "dropout_mask": mask}
-
-
-@_product_op.register_fake
-def _(x: Tensor, packed: Tensor, absmax: Tensor, shape: list[int], *_: object) -> Tensor:
-    return x.new_empty(*x.shape[:-1], shape[0])
-
-
-@_product_backward_op.register_fake
-def _(dy: Tensor, packed: Tensor, absmax: Tensor, shape: list[int], *_: object) -> Tensor:
-    return dy.new_empty(*dy.shape[:-1], shape[1])
-
-
-@_qlora_op.register_fake
-def _(x: Tensor, packed: Tensor, absmax: Tensor, a: Tensor, b: Tensor, *_: object) -> Tensor:
-    return x.new_empty(*x.shape[:-1], b.shape[0])
-
-
-@_qlora_backward_op.register_fake
-def _(
-    dy: Tensor, x: Tensor, packed: Tensor, absmax: Tensor, a: Tensor, b: Tensor, *_: object
-) -> Any:
-    return like(x, a, b)
-
-
-def _keep_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, packed, absmax, *ctx.form, bias = inputs
-    ctx.bias_type = None if bias is None else bias.dtype
-    ctx.save_for_backward(packed, absmax)
-
-
-def _product_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    dx = dbias = None
-    if ctx.needs_input_grad[0]:
-        dx = _product_backward_op(dy, *ctx.saved_tensors, *ctx.form)
-    if ctx.needs_input_grad[6]:
-        dbias = as_matrix(dy).float().sum(0).to(ctx.bias_type)
-    return dx, None, None, None, None, None, dbias
-
-
-def _keep_qlora(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.shape, ctx.scaling, ctx.blocksize, ctx.quant_type, mask = inputs
-    ctx.save_for_backward(*tensors, mask)
-
-
-def _qlora_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    *tensors, mask = ctx.saved_tensors
-    form = ctx.shape, ctx.scaling, ctx.blocksize, ctx.quant_type
-    dx, da, db = _qlora_backward_op(dy, *tensors, *form, mask)
-    return dx, None, None, da, db, *[None] * 5
-
-
-_product_op.register_autograd(_product_gradient, setup_context=_keep_product)
-_qlora_op.register_autograd(_qlora_gradient, setup_context=_keep_qlora)

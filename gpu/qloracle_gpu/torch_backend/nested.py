@@ -19,21 +19,24 @@ each weight in a block of 64.
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, library
+from torch import Tensor
 
 from qloracle import arguments as plain
 from qloracle_gpu.operations import arguments as check
-from qloracle_gpu.torch_backend import cuda, tables, values
-from qloracle_gpu.torch_backend.blockwise import (
-    dequantize_by,
-    levels_of,
-    quantize_by,
-    thresholds_of,
-)
+from qloracle_gpu.torch_backend import values
+from qloracle_gpu.torch_backend.blockwise import dequantize_by, map_or, quantize_by
+from qloracle_gpu.torch_backend.operators import operator
 
 Coded: TypeAlias = tuple[Tensor, Tensor, Tensor]  # codes, nested_absmax and the offset
 
 
+def _fake_codes(absmax: Tensor, _: Tensor | None, blocksize: int) -> Coded:
+    nb = absmax.numel()
+    codes = absmax.new_empty(nb, dtype=torch.uint8)
+    return codes, absmax.new_empty(-(-nb // blocksize)), absmax.new_empty(())
+
+
+@operator(_fake_codes)
 def quantize_absmax(
     absmax: Tensor, *, codebook: Tensor | None = None, blocksize: int = 256
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,14 +54,7 @@ def quantize_absmax(
     """
     here = values.beside(absmax)
     known = check.vector(here, "absmax", absmax, "float32")
-    if cuda.takes(known, blocksize):
-        own = None if codebook is None else here.array("codebook", codebook)
-        coded: Coded = _quantize_absmax_op(known, own, blocksize)
-        return coded
-    if codebook is None:
-        thresholds = tables.thresholds("dynamic", known.device)
-    else:
-        thresholds = thresholds_of(here, "codebook", codebook)
+    _, thresholds = map_or("dynamic", here, "codebook", codebook)
     mean = exact_sum(known) / max(known.numel(), 1)
     offset = torch.tensor(mean, dtype=torch.float32, device=known.device)
     r = values.finite("absmax - offset", known - offset)  # nb
@@ -66,6 +62,7 @@ def quantize_absmax(
     return codes, nested_absmax, offset
 
 
+@operator(lambda codes, nested_absmax, *_: nested_absmax.new_empty(codes.numel()))
 def dequantize_absmax(
     codes: Tensor,
     nested_absmax: Tensor,
@@ -87,15 +84,7 @@ def dequantize_absmax(
     """
     here = values.beside(codes)
     known = check.vector(here, "codes", codes, "uint8")
-    if cuda.takes(known, blocksize):
-        own = None if codebook is None else here.array("codebook", codebook)
-        scales = here.array("nested_absmax", nested_absmax), here.array("offset", offset)
-        absmax: Tensor = _dequantize_absmax_op(known, *scales, own, blocksize)
-        return absmax
-    if codebook is None:
-        levels = tables.levels("dynamic", known.device)
-    else:
-        levels = levels_of(here, "codebook", codebook)
+    levels, _ = map_or("dynamic", here, "codebook", codebook)
     mean: Tensor = check.scalar(here, "offset", offset)
     groups = -(-known.numel() // plain.integer("blocksize", blocksize, least=1))
     nested = check.vector(here, "nested_absmax", nested_absmax, "float32", groups)
@@ -116,38 +105,3 @@ def exact_sum(values: Tensor) -> float:
     parts: list[int] = sums.tolist()
     total = sum(part << max(power, 1) for power, part in enumerate(parts))
     return total / 2**150  # Python divides integers with one rounding
-
-
-# ---- the same as operators of torch, which no compiler looks into --------------------------------
-
-
-@library.custom_op("qloracle::quantize_absmax", mutates_args=())
-def _quantize_absmax_op(
-    absmax: Tensor, codebook: Tensor | None, blocksize: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    offered = cuda.on(absmax).quantize_absmax if cuda.takes(absmax, blocksize) else quantize_absmax
-    coded: Coded = offered(absmax, codebook=codebook, blocksize=blocksize)
-    return coded
-
-
-@library.custom_op("qloracle::dequantize_absmax", mutates_args=())
-def _dequantize_absmax_op(
-    codes: Tensor, nested_absmax: Tensor, offset: Tensor, codebook: Tensor | None, blocksize: int
-) -> Tensor:
-    by_kernels = cuda.takes(codes, blocksize)
-    offered = cuda.on(codes).dequantize_absmax if by_kernels else dequantize_absmax
-    scales = codes, nested_absmax, offset
-    absmax: Tensor = offered(*scales, codebook=codebook, blocksize=blocksize)
-    return absmax
-
-
-@_quantize_absmax_op.register_fake
-def _(absmax: Tensor, codebook: Tensor | None, blocksize: int) -> Coded:
-    nb = absmax.numel()
-    codes = absmax.new_empty(nb, dtype=torch.uint8)
-    return codes, absmax.new_empty(-(-nb // blocksize)), absmax.new_empty(())
-
-
-@_dequantize_absmax_op.register_fake
-def _(codes: Tensor, nested_absmax: Tensor, *_: object) -> Tensor:
-    return nested_absmax.new_empty(codes.numel())

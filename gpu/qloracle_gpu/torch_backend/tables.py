@@ -4,7 +4,7 @@ A table lives as long as the process, so it must be a plain tensor whatever the 
 needs it runs under: not one of `torch.inference_mode`, and not the fake tensor of a tracer, which
 holds no numbers.
 
->>> levels("nf4", torch.device("cpu"))[7:10]
+>>> table("levels", "nf4", torch.device("cpu"))[7:10]
 tensor([0.0000, 0.0796, 0.1609])
 """
 
@@ -17,45 +17,29 @@ from qloracle.arguments import Array, Float32
 from qloracle.codebook import FP4_CODES, FP4_MAGNITUDES, QUANT_TYPES
 
 
-def levels(name: str, device: torch.device) -> Tensor:
-    """Return the levels of a 4-bit type, or of a dynamic map, in code order: float32.
+def table(kind: str, name: str, device: torch.device) -> Tensor:
+    """Return a table of a 4-bit type, or of a dynamic map, sent to a device at the first time only.
 
-    The dynamic maps are "dynamic", which is the signed one, and "unsigned".
-    """
-    return _on(device, "levels", name)
+    The dynamic maps are "dynamic", which is the signed one, and "unsigned". The kinds of tables:
 
-
-def thresholds(name: str, device: torch.device) -> Tensor:
-    """Return the thresholds between the levels, float32; those of FP4 lie between magnitudes."""
-    return _on(device, "thresholds", name)
-
-
-def pairs(name: str, device: torch.device) -> Tensor:
-    """Return the two levels that each byte names: 256 pairs of float32, each seen as one int64.
+    levels      float32, in code order
+    thresholds  between the levels, float32; those of FP4 lie between magnitudes
+    pairs       the two levels that each byte names: 256 pairs of float32, each seen as one int64
+    codes       of FP4's magnitudes, from the smallest up, uint8[8]
 
     One int64 is moved at once, which on a CPU takes a quarter of the time of a row of two floats.
 
-    >>> pairs("nf4", torch.device("cpu"))[[0x0F]].view(torch.float32)  # code 0, then code 15
+    >>> table("pairs", "nf4", torch.device("cpu"))[[0x0F]].view(torch.float32)  # codes 0 and 15
     tensor([-1.,  1.])
     """
-    return _on(device, "pairs", name)
-
-
-def fp4_codes(device: torch.device) -> Tensor:
-    """Return the codes of FP4's magnitudes, from the smallest up, uint8[8]."""
-    return _on(device, "codes", "fp4")
-
-
-def _on(device: torch.device, kind: str, name: str) -> Tensor:
-    """Send a table to a device, at the first time only."""
     key = kind, name, device
     if key in _SENT:
         return _SENT[key]
     with torch.inference_mode(False):
-        table = _MADE[kind, name].to(device)
-    if type(table) is Tensor and not torch.compiler.is_compiling():
-        _SENT[key] = table
-    return table
+        sent = _MADE[kind, name].to(device)
+    if type(sent) is Tensor:
+        _SENT[key] = sent
+    return sent
 
 
 def _levels(name: str) -> Float32:

@@ -18,7 +18,9 @@ A value can be looked at only where the call can wait for it: see `can_wait`.  O
 kernels are used it is not looked at: see `KERNELS`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.util import find_spec
 
 import torch
@@ -32,26 +34,36 @@ from qloracle_gpu.operations import arguments as check
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 # True where CUDA tensors take the kernels of `qloracle_gpu.kernels`, which CuPy compiles.
 KERNELS = torch.version.cuda is not None and find_spec("cupy") is not None
+_unlooked = ContextVar("unlooked", default=False)
 
 
 def can_wait(values: Tensor) -> bool:
-    """Tell whether the values can be read: not while a graph is compiled or captured."""
-    if torch.compiler.is_compiling():
-        return False
+    """Tell whether the values can be read: not while a graph is captured."""
     return not (values.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def looked_at(values: Tensor) -> bool:
     """Tell whether it is checked that the values are numbers: not where that alone would wait."""
-    return can_wait(values) and not (KERNELS and values.is_cuda)
+    return can_wait(values) and not (KERNELS and values.is_cuda) and not _unlooked.get()
+
+
+@contextmanager
+def unlooked() -> Iterator[None]:
+    """Look at no value within: a gradient that torch itself asks for may be infinite."""
+    token = _unlooked.set(True)
+    try:
+        yield
+    finally:
+        _unlooked.reset(token)
 
 
 class Checked(Tensors):
-    """The tensors of a call: all on one device, and floats among them finite."""
+    """The tensors of a call: all on one device, floats finite, a mask of 0 and one other value."""
 
     def array(self, name: str, value: object) -> Tensor:
-        """Return a dense tensor of this device, once it is known that its floats are finite."""
-        return numbers(name, super().array(name, value))
+        """Return a dense tensor of this device, once its values are known to be lawful."""
+        known = numbers(name, super().array(name, value))
+        return dropout_mask(known) if name == "dropout_mask" else known
 
 
 def place_of(value: object) -> torch.device:
@@ -105,9 +117,9 @@ def codes_below(name: str, codes: Tensor, levels: int) -> Tensor:
     )
 
 
-def dropout_mask(mask: Tensor | None) -> Tensor | None:
+def dropout_mask(mask: Tensor) -> Tensor:
     """Return the mask, once its entries are 0 or one common 1 / (1 - p), which is at least 1."""
-    if mask is None or not mask.numel() or not looked_at(mask):
+    if mask.dtype not in FLOAT_TYPES or not mask.numel() or not looked_at(mask):
         return mask
     kept = mask.amax().clamp(min=1)
     wrong = (mask != 0) & (mask != kept)
@@ -118,26 +130,6 @@ def dropout_mask(mask: Tensor | None) -> Tensor | None:
             f"{float(mask.reshape(-1)[first])} at flat index {first} beside {float(kept)}"
         )
     return mask
-
-
-# ---- plain numbers, which a compiler may hand over as symbols of unknown value -------------------
-
-
-def integer(name: str, value: int, least: int) -> int:
-    """Return an int that is large enough, or a compiler's symbol."""
-    return value if torch.compiler.is_compiling() else plain.integer(name, value, least)
-
-
-def real(name: str, value: float) -> float:
-    """Return a finite number, or a compiler's symbol."""
-    return value if torch.compiler.is_compiling() else plain.real(name, value)
-
-
-def matrix_shape(name: str, value: Sequence[int]) -> tuple[int, int]:
-    """Return the shape (out, in) of a weight, in numbers or a compiler's symbols."""
-    if torch.compiler.is_compiling() and len(value) == 2:
-        return value[0], value[1]
-    return plain.matrix_shape(name, value)
 
 
 def float_type(name: str, value: object) -> torch.dtype:

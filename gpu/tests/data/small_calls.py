@@ -36,15 +36,6 @@ def max_of_warps(host):
     return maxima, np.maximum.reduceat(np.abs(X), range(0, N, 32))
 
 
-def shuffles(host):
-    got = [host.empty((32,), dtype) for dtype in ("int32", "int32", "int32", "uint32")]
-    host.launch("shuffles", 1, 32, *got)
-    lane = np.arange(32)
-    down, first = np.where(lane < 29, lane + 3, lane), lane // 8 * 8 + 5
-    up = np.where(lane % 16 < 2, lane, lane - 2)
-    return np.stack(got).astype(np.int64), np.stack([down, first, up, lane * 0 + 0xAAAAAAAA])
-
-
 def swap_halves(host):
     out = host.empty((THREADS,), "float32")
     host.launch("swap_halves", 1, THREADS, X, out)
@@ -63,13 +54,6 @@ def round_to_bfloat16(host):
     return y, X.astype(ml_dtypes.bfloat16)
 
 
-def add_all(host):
-    total = np.zeros(1, np.float32)
-    ones = np.ones(N, np.float32)
-    host.launch("add_all", GRID, THREADS, ones, total, SIZE)
-    return total, np.full(1, N, np.float32)
-
-
 def add_tables(host):
     total = host.empty((32,), "float32")
     tables = Addresses((X, None, X[64:]))
@@ -80,8 +64,8 @@ def add_tables(host):
 CALLS = {
     call.__name__: call
     for call in (
-        *(scale_add, sum_blocks, max_of_warps, shuffles, swap_halves),
-        *(copy_words, round_to_bfloat16, add_all, add_tables),
+        *(scale_add, sum_blocks, max_of_warps, swap_halves),
+        *(copy_words, round_to_bfloat16, add_tables),
     )
 }
 

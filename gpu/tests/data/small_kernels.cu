@@ -55,15 +55,6 @@ extern "C" __global__ void max_of_warps(const float *x, float *maxima, long long
   }
 }
 
-// Neighbours within a warp, as the other shuffles see them.
-extern "C" __global__ void shuffles(int *down, int *first, int *up, unsigned *odd) {
-  const int lane = threadIdx.x;
-  down[lane] = __shfl_down_sync(ALL_LANES, lane, 3);
-  first[lane] = __shfl_sync(ALL_LANES, lane, 5, 8);
-  up[lane] = __shfl_up_sync(ALL_LANES, lane, 2, 16);
-  odd[lane] = __ballot_sync(ALL_LANES, lane % 2);
-}
-
 // Each half of a warp gets the other's values, through memory that only the warp uses.
 extern "C" __global__ void swap_halves(const float *x, float *out) {
   SHARED(float, halves, THREADS);
@@ -92,13 +83,6 @@ extern "C" __global__ void through_half(const float *x, unsigned short *half, fl
   const long long i = index();
   half[i] = shim_float_to_half(x[i]);
   back[i] = shim_half_to_float(half[i]);
-}
-
-extern "C" __global__ void add_all(const float *x, float *sum, long long n) {
-  const long long i = index();
-  if (i < n) {
-    atomicAdd(sum, x[i]);
-  }
 }
 
 extern "C" __global__ void add_tables(const unsigned long long *tables, float *sum, int n) {

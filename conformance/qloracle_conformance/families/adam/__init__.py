@@ -19,7 +19,7 @@ def as_8_bits_show(check: Check, field: Field) -> bool:
 MEMBERS = (
     Member("adam_step", inputs.plain, smaller, probe.step),
     Member(
-        "adam_step_8bit", inputs.plain_8bit, smaller, probe.step_8bit, owns=as_8_bits_show,
+        "adam_step_8bit", inputs.plain, smaller, probe.step_8bit, owns=as_8_bits_show,
         builds_on=("quantize_blockwise", "dequantize_blockwise", "adam_step"),
     ),
 )  # fmt: skip

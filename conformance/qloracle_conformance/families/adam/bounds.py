@@ -1,7 +1,6 @@
 """Rules S11 and S11b in numbers: one step of Adam, and how far a lawful one may lie from it."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,16 +8,8 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.dialects import Dialect
 from qloracle_conformance.contract.protocol import FUNCTIONS
-from qloracle_conformance.judging import expected
-from qloracle_conformance.judging.bounds import (
-    UNDERFLOW,
-    Bounded,
-    Float64,
-    U,
-    gamma,
-    nearest,
-    rounded,
-)
+from qloracle_conformance.judging import bounds, expected
+from qloracle_conformance.judging.bounds import UNDERFLOW, Bounded, Float64, U, gamma, rounded
 from qloracle_conformance.judging.expected import Coder, Float32
 from qloracle_conformance.judging.views import specified_levels
 
@@ -50,7 +41,8 @@ def numbers(case: Case, dialect: Dialect) -> Numbers:
     kind = np.float32 if dialect["betas"] == "float32" else np.float64
     b1, b2 = (float(kind(options[name])) for name in ("beta1", "beta2"))
     t, lr, wd = options["step"], options["lr"], options["weight_decay"]
-    coupled = is_coupled(case, dialect)
+    asked = "decoupled" if options.get("decoupled_weight_decay", True) else "coupled"
+    coupled = dialect.get("decay_mode", "as_asked").replace("as_asked", asked) == "coupled"
     power1, power2 = b1**t, b2**t
     loose = (t + 2) * U["float32"] * (power1 / (1 - power1) + power2 / (2 * (1 - power2)))
     return Numbers(
@@ -59,13 +51,6 @@ def numbers(case: Case, dialect: Dialect) -> Numbers:
         dialect["decay_order"] == "after",
         loose if dialect["bias_correction"] == "float32" else 0.0,
     )  # fmt: skip
-
-
-def is_coupled(case: Case, dialect: Dialect) -> bool:
-    """Whether the decay goes through the gradient: as it is asked for, or always in one way."""
-    mode = dialect.get("decay_mode", "as_asked")
-    asked = "decoupled" if case.options.get("decoupled_weight_decay", True) else "coupled"
-    return (asked if mode == "as_asked" else mode) == "coupled"
 
 
 def wide(array: NDArray[np.generic]) -> Float64:
@@ -108,7 +93,7 @@ def demanded(exact: Float64, error: Float64, dtype: str) -> Bounded:
     correct = rounded(exact, error, "float32")
     if dtype != "float32":
         correct = rounded(exact, correct.bound, dtype)
-    only = nearest(exact, dtype)
+    only = bounds.nearest(exact, dtype)
     still = error == 0
     return Bounded(np.where(still, only.exact, exact), np.where(still, 0.0, correct.bound))
 
@@ -157,12 +142,7 @@ def levels_of(case: Case, kind: str) -> Float32:
 
 def coder_of(case: Case, kind: str) -> Coder:
     """Levels and midpoints by which the codes of m or of v are judged."""
-    return _coder(levels_of(case, kind).tobytes())
-
-
-@lru_cache(maxsize=16)
-def _coder(table: bytes) -> Coder:
-    return expected.coder(np.frombuffer(table, np.float32), {"thresholds": "midpoint"})
+    return expected.coder(levels_of(case, kind), {"thresholds": "midpoint"})
 
 
 def spread(case: Case, scale: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -6,13 +6,12 @@ so): whether a kernel flushes subnormals is not Adam's question.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import qloracle
 from qloracle_conformance.contract.cases import Arrays, Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.judging.asking import Asker
@@ -30,20 +29,15 @@ BETAS = (
 )  # fmt: skip
 LR = 0.00123456789  # a full mantissa, as 1e-3 has one
 TYPES = [(param, grad) for param in FLOAT_TYPES for grad in dict.fromkeys((param, "float32"))]
+N = 300
 ZERO_CODES = {"m": 127, "v": 0}
 HALVES = (("m", 1), ("v", 2))  # scales of edited states: by 2 and by 4 a block
 
 
 def plain(ask: Asker, view: View) -> Case:
     """A call that every implementation should take: the first step of one full block."""
-    one, zero = np.ones(256, FLOAT_TYPES[ask.dtype(view)]), np.zeros(256, np.float32)
-    return stepped(one, one, zero, zero, lr=0.001)
-
-
-def plain_8bit(ask: Asker, view: View) -> Case:
-    """The same on 8-bit states."""
     one = np.ones(256, FLOAT_TYPES[ask.dtype(view)])
-    return coded(one, one, fresh(256), lr=0.001)
+    return first(view, one, one, "", lr=0.001)
 
 
 # ---- float32 states ------------------------------------------------------------------------------
@@ -138,55 +132,117 @@ def ordinary_8bit(
     return coded(param, grad, state, note, **sizes, **options)
 
 
-def maps_passed_in() -> tuple[tuple[Float32, Float32], ...]:
-    """Pairs of maps for m and v that a caller may pass in: coarse ones, of other sizes."""
-    few, squares = np.array([-1, -0.25, 0, 0.5, 1], "f4"), np.linspace(0, 1, 16, dtype="f4") ** 2
-    return (
-        (qloracle.nf4_codebook(), squares),
-        (few, np.array([0, 0.25, 1], np.float32)),
-        (qloracle.dynamic_codebook(), qloracle.dynamic_codebook()),
-    )
+# ---- for both kinds of state ---------------------------------------------------------------------
 
 
-# ---- the same for both kinds of state: `ordinary` is the one above that makes a call -------------
+def drawn(view: View, rng: np.random.Generator, shape: Shape, note: str, **options: Any) -> Case:
+    """An ordinary call of the view's function."""
+    make = ordinary_8bit if view.function == "adam_step_8bit" else ordinary
+    return make(rng, shape, note, **options)
 
 
-def decaying(plan: Plan, ordinary: Callable[..., Case], **options: Any) -> Iterator[Case]:
-    """lr wd from 1e-2 to 1/4, p from 1e-3 to 1e3, with and without a gradient."""
-    rng, shape = plan.rng, (600,)
-    for lr, wd in ((0.1, 0.1), (0.03, 0.7), (0.5, 0.5)):
-        case = ordinary(rng, shape, "a decay", step=3, lr=lr, weight_decay=wd, **options)
-        case = case.with_arrays(param=sized(rng, shape, -3, 3))
-        yield case
-        yield case.with_arrays(grad=np.zeros(shape, np.float32))
+def first(view: View, param: Array, grad: Array, note: str, **options: Any) -> Case:
+    """A call on a state of zero."""
+    if view.function == "adam_step_8bit":
+        return coded(param, grad, fresh(grad.size), note, **options)
+    zero = np.zeros(grad.shape, np.float32)
+    return stepped(param, grad, zero, zero, note, **options)
 
 
-def shuffled(plan: Plan, ordinary: Callable[..., Case]) -> Iterator[Case]:
-    """Steps at p = 0, out of order and repeated: a call has no memory."""
-    rng, shape = plan.rng, (300,)
+def later(
+    view: View, rng: np.random.Generator, param: Array, grad: Array, note: str, **options: Any
+) -> Case:
+    """A call on a state that other gradients have left, of the size of `grad` in float32."""
+    if view.function == "adam_step_8bit":
+        return coded(param, grad, random_state(rng, grad.size), note, **options)
+    return stepped(param, grad, *old_state(rng, grad), note, **options)
+
+
+def at_zero(
+    view: View, rng: np.random.Generator, low: float, high: float, **options: Any
+) -> Iterator[Case]:
+    """At p = 0, where nothing hides the step: from nothing, and from a state."""
+    zero, grad = np.zeros(N, np.float32), sized(rng, (N,), low, high)
+    yield first(view, zero, grad, "p = 0, first moments", **options)
+    yield later(view, rng, zero, grad, "p = 0, from a state", **options)
+
+
+def steps(plan: Plan) -> Iterator[Case]:
+    """At p = 0, from nothing and from a state, from the first step to the 2^24th."""
+    view, rng = plan.view, plan.rng
+    for step in STEPS:
+        for beta1, beta2 in BETAS[:3]:
+            yield from at_zero(view, rng, -3, 1, beta1=beta1, beta2=beta2, step=step)
+
+
+def parameters(plan: Plan) -> Iterator[Case]:
+    """Beside a parameter from 1e-3 to 1e3, from a state; small and large steps."""
+    rng = plan.rng
+    for step in STEPS:
+        for lr in (LR, 0.3):
+            case = drawn(plan.view, rng, (N,), "p from 1e-3 to 1e3", step=step, lr=lr)
+            yield case.with_arrays(param=sized(rng, (N,), -3, 3))
+
+
+def eps(plan: Plan) -> Iterator[Case]:
+    """Gradients from 1e-9 to 10 beside three eps, where the root is smaller and where it is not."""
+    rng = plan.rng
+    for value in (1e-8, 1e-6, 1.234567e-3):
+        for step in (1, 2, 1000):
+            yield from at_zero(plan.view, rng, -9, 1, eps=value, step=step)
+
+
+def decays(plan: Plan) -> Iterator[Case]:
+    """lr wd from 1e-2 to 1/4, p from 1e-3 to 1e3, with and without a gradient; coupled as well."""
+    view, rng, shape = plan.view, plan.rng, (600,)
+    coupled = {"decoupled_weight_decay": False}
+    for options in ({}, coupled) if view.function == "adam_step" else ({},):
+        for lr, wd in ((0.1, 0.1), (0.03, 0.7), (0.5, 0.5)):
+            case = drawn(view, rng, shape, "a decay", step=3, lr=lr, weight_decay=wd, **options)
+            case = case.with_arrays(param=sized(rng, shape, -3, 3))
+            yield case
+            yield case.with_arrays(grad=np.zeros(shape, np.float32))
+
+
+def order(plan: Plan) -> Iterator[Case]:
+    """Steps out of order and repeated, one tensor in two pieces: the count is the argument's."""
+    view, rng, zero = plan.view, plan.rng, np.zeros(N, np.float32)
     for step in (*SHUFFLED, *SHUFFLED[::-1]):
-        case = ordinary(rng, shape, f"step {step}", step=step)
-        yield case.with_arrays(param=np.zeros(shape, np.float32))
+        yield drawn(view, rng, (N,), f"step {step}", step=step).with_arrays(param=zero)
+    for _ in range(2):
+        yield first(view, zero[:1], zero[:1] + 1, "one tensor in two pieces", step=1)
+    yield drawn(view, rng, (N,), "lr 0", lr=0.0, step=3)
 
 
-def types(plan: Plan, ordinary: Callable[..., Case]) -> Iterator[Case]:
+def types(plan: Plan) -> Iterator[Case]:
     """Three types of parameters, gradients of the same type or float32; small and large steps."""
     rng = plan.rng
     for param, grad in TYPES:
         for lr, wd in itertools.product((LR, 0.1), (0.0, 0.5)):
-            note = f"{param} with {grad}"
-            yield typed(ordinary(rng, (1000,), note, step=5, lr=lr, weight_decay=wd), param, grad)
+            note, options = f"{param} with {grad}", {"step": 5, "lr": lr, "weight_decay": wd}
+            yield typed(drawn(plan.view, rng, (1000,), note, **options), param, grad)
 
 
-def volume(plan: Plan, ordinary: Callable[..., Case]) -> Iterator[Case]:
+def volume(plan: Plan) -> Iterator[Case]:
     """Random steps of all kinds."""
     rng, shape = plan.rng, (plan.pick(1 << 13, 1 << 16),)
     for i in range(plan.pick(2, 24)):
         beta1, beta2 = BETAS[i % 3]
         options = {"beta1": beta1, "beta2": beta2, "weight_decay": i % 2 / 10}
         step = int(rng.integers(1, 2000))
-        case = ordinary(rng, shape, "random volume", step=step, lr=0.01, **options)
+        case = drawn(plan.view, rng, shape, "random volume", step=step, lr=0.01, **options)
         yield typed(case, *TYPES[i % len(TYPES)])
+
+
+def forms(plan: Plan) -> Iterator[Case]:
+    """Rule P5: a step on vectors, matrices and equal numbers."""
+    rng = plan.rng
+    for shape in ((257,), (33, 17), (4, 256)):
+        for types in (("float32", "float32"), ("bfloat16", "float32"), ("float16", "float16")):
+            case = drawn(plan.view, rng, shape, f"shape {shape}", step=3, weight_decay=0.1)
+            yield typed(case, *types)
+    one = np.ones((2, 256), np.float32)
+    yield first(plan.view, one, one, "all equal", step=3)
 
 
 # ---- edits ---------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ Each value of a field implies a bound.  The first value whose bound holds is ado
 the specification's.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,9 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.adam import bounds, inputs
 from qloracle_conformance.families.adam import s11_adam as s11
 from qloracle_conformance.families.adam import s11b_adam_8bit as s11b
-from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
+from qloracle_conformance.judging.asking import Asker, Found
 from qloracle_conformance.judging.bounds import Bounded, within
-from qloracle_conformance.judging.compare import NOTHING, Judge, Outcome, Values
+from qloracle_conformance.judging.compare import Judge, Outcome, Values
 from qloracle_conformance.judging.expected import f32
 from qloracle_conformance.judging.views import View
 
@@ -26,7 +25,8 @@ COUNTS = range(1, 21)  # steps at which a float32 correction shows
 def step(ask: Asker, view: View) -> Found:
     """The fields of `adam_step`; later ones are read under what the earlier ones showed."""
     found = ask.explain(view, ["betas"], [_first(ask, view)], s11.judge_moments)
-    found |= _decay_mode(ask, view)
+    either = [_decaying(ask, view, decoupled_weight_decay=asked) for asked in (True, False)]
+    found |= ask.explain(view, ["decay_mode"], either, s11.judge_moments)
     return found | _arithmetic(ask, view, s11.judge_step)
 
 
@@ -47,29 +47,6 @@ def _arithmetic(ask: Asker, view: View, judge: Judge) -> Found:
     return found | ask.explain(view, ["decay_order"], [_decaying(ask, view)], judge)
 
 
-def _decay_mode(ask: Asker, view: View) -> Found:
-    """The gradient that a first m' shows: with a decay added, or without, whatever is asked for."""
-    shown: dict[str, str] = {}
-    for asked in ("decoupled", "coupled"):
-        case = _decaying(ask, view).with_options(decoupled_weight_decay=asked == "decoupled")
-        values = ask.values(case)
-        for mode in ("decoupled", "coupled"):
-            trial = replace(view, dialect=view.dialect | {"decay_mode": mode})
-            found = NOTHING if values is None else s11.judge_moments(case, values, trial)
-            if found.compared and not found.wrong:
-                shown[asked] = mode
-    if not shown:
-        return {}
-    modes = set(shown.values())
-    value = modes.pop() if len(modes) == 1 else UNNAMED
-    if all(asked == mode for asked, mode in shown.items()):
-        value = "as_asked"
-    elif value != UNNAMED:
-        view.dialect["decay_mode"] = value
-    evidence = "; ".join(f"asked for {asked} it is {mode}" for asked, mode in shown.items())
-    return {"decay_mode": (value, evidence)}
-
-
 def _judge_scales(case: Case, values: Values, view: View) -> Outcome:
     """The absmax alone: float32 betas move them, and no code."""
     expected = bounds.moments(case, view.dialect)
@@ -85,13 +62,10 @@ def _call(ask: Asker, view: View, param: float, seed: int, state: str, **options
     rng = np.random.default_rng(seed)
     grad, dtype = inputs.sized(rng, (N,), -1, 1), ask.dtype(view)
     start = np.full(N, param, np.float32)
-    if view.function == "adam_step":
-        zero = np.zeros(N, np.float32)
-        old = (zero, zero) if state == "zero" else inputs.old_state(rng, grad)
-        case = inputs.stepped(start, grad, *old, **options)
+    if state == "zero":
+        case = inputs.first(view, start, grad, "", **options)
     else:
-        codes = inputs.fresh(N) if state == "zero" else inputs.random_state(rng, N)
-        case = inputs.coded(start, grad, codes, **options)
+        case = inputs.later(view, rng, start, grad, "", **options)
     return inputs.typed(case, dtype, dtype)
 
 
@@ -105,9 +79,9 @@ def _later(ask: Asker, view: View, t: int) -> Case:
     return _call(ask, view, 0.0, 100 + t, "later", step=t)
 
 
-def _decaying(ask: Asker, view: View) -> Case:
+def _decaying(ask: Asker, view: View, **asked: bool) -> Case:
     """lr wd = 1/4 at p = 1: a decay before or after the update differs by a quarter of it."""
-    return _call(ask, view, 1.0, 19, "zero", lr=0.5, weight_decay=0.5)
+    return _call(ask, view, 1.0, 19, "zero", lr=0.5, weight_decay=0.5, **asked)
 
 
 def _small(ask: Asker, view: View) -> Case:

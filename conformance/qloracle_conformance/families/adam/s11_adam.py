@@ -28,7 +28,7 @@ Coupled.  g' = g + wd p is off by delta = gamma_2 |wd p| + u |g'|; m' by (1-b1) 
 
 To each are added 3 * 2^-149 for products below the normal numbers, and 2^-12 of the bound for the
 products of errors and for the kit's own float64, of which the worst is 1 - b^t, off by 2^-53/(1-b):
-2^-40 for a beta of 0.9999, as anybody's is.  Where no term is left nothing may move: without
+2^-40 for a beta of 0.9999, in anybody's float64.  Where no term is left nothing may move: without
 state and gradient m, v and p keep their bits, and with lr = 0 p keeps them.
 
 Beside a parameter of 1 the bound of a step is lost in u |p|; at p = 0 it is sharp.  So steps are
@@ -44,34 +44,22 @@ that decays in one way, whatever `decoupled_weight_decay` asks for, must declare
 """
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.adam import bounds, inputs
-from qloracle_conformance.families.adam.inputs import (
-    BETAS,
-    LR,
-    STEPS,
-    TYPES,
-    old_state,
-    ordinary,
-    sized,
-    stepped,
-    typed,
-)
-from qloracle_conformance.judging.bounds import within
+from qloracle_conformance.families.adam.inputs import BETAS, N, ordinary, sized, stepped, typed
+from qloracle_conformance.judging.bounds import Bounded, within
 from qloracle_conformance.judging.checks import Plan, in_every_form, layers
 from qloracle_conformance.judging.compare import NOTHING, Outcome, Values
-from qloracle_conformance.judging.expected import Float32
 from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 EDGES = (1, 2, 3, 4, 5, 15, 16, 17, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1000, 4097)
 SHAPES = ((), (1, 1), (3, 5), (33, 31), (2, 3, 5), (7, 9, 11))
-N = 300
 
 
 def moments(plan: Plan) -> Iterator[Case]:
@@ -79,47 +67,15 @@ def moments(plan: Plan) -> Iterator[Case]:
     rng, zero = plan.rng, np.zeros(N, np.float32)
     for beta1, beta2 in BETAS:
         grad = sized(rng, (N,))
-        yield from at_zero(rng, grad, beta1=beta1, beta2=beta2, step=2)
-        old = old_state(rng, grad[::-1])
+        yield from inputs.at_zero(plan.view, rng, -9, 1, beta1=beta1, beta2=beta2, step=2)
+        old = inputs.old_state(rng, grad[::-1])
         yield stepped(zero, grad, *old, "from another size", beta1=beta1, beta2=beta2, step=2)
-
-
-def steps(plan: Plan) -> Iterator[Case]:
-    """At p = 0, where nothing hides the step: the first one from zero, later ones from a state."""
-    rng = plan.rng
-    for step in STEPS:
-        for beta1, beta2 in BETAS[:3]:
-            yield from at_zero(rng, sized(rng, (N,), -3, 1), beta1=beta1, beta2=beta2, step=step)
-
-
-def at_zero(rng: np.random.Generator, grad: Float32, **options: Any) -> Iterator[Case]:
-    """A step at p = 0 from nothing, and one from a state."""
-    zero = np.zeros(N, np.float32)
-    yield stepped(zero, grad, zero, zero, "p = 0, first moments", **options)
-    yield stepped(zero, grad, *old_state(rng, grad), "p = 0, from a state", **options)
-
-
-def parameters(plan: Plan) -> Iterator[Case]:
-    """Beside a parameter from 1e-3 to 1e3, from a state; small and large steps."""
-    rng = plan.rng
-    for step in STEPS:
-        for lr in (LR, 0.3):
-            case = ordinary(rng, (N,), "p from 1e-3 to 1e3", step=step, lr=lr)
-            yield case.with_arrays(param=sized(rng, (N,), -3, 3))
-
-
-def eps(plan: Plan) -> Iterator[Case]:
-    """Gradients from 1e-9 to 10 beside three eps, where the root is smaller and where it is not."""
-    rng = plan.rng
-    for value in (1e-8, 1e-6, 1.234567e-3):
-        for step in (1, 2, 1000):
-            yield from at_zero(rng, sized(rng, (N,)), eps=value, step=step)
 
 
 def zeros(plan: Plan) -> Iterator[Case]:
     """Zero gradients: with a state of zero nothing may move, else the state shrinks."""
     rng, zero = plan.rng, np.zeros(N, np.float32)
-    for types in TYPES:
+    for types in inputs.TYPES:
         case = stepped(sized(rng, (N,), -3, 3), zero, zero, zero, "nothing may move", step=2)
         yield typed(case, *types)
         yield typed(ordinary(rng, (N,), "no gradient", step=3).with_arrays(grad=zero), *types)
@@ -143,25 +99,11 @@ def rates(plan: Plan) -> Iterator[Case]:
             yield stepped(zero, grad, zero, zero, f"lr {lr} at p = 0", lr=lr, step=step)
 
 
-def order(plan: Plan) -> Iterator[Case]:
-    """Steps out of order and repeated, one tensor in two pieces: the count is the argument's."""
-    yield from inputs.shuffled(plan, ordinary)
-    for _ in range(2):
-        one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
-        yield stepped(zero, one, zero, zero, "one tensor in two pieces", step=1)
-
-
 def shapes(plan: Plan) -> Iterator[Case]:
     """Sizes around vectors, warps and blocks; no axis, two, three."""
     rng = plan.rng
     for shape in (*((n,) for n in EDGES), *SHAPES):
         yield ordinary(rng, shape, f"shape {shape}", step=2, lr=0.1)
-
-
-def decay(plan: Plan) -> Iterator[Case]:
-    """Decoupled and coupled."""
-    yield from inputs.decaying(plan, ordinary)
-    yield from inputs.decaying(plan, ordinary, decoupled_weight_decay=False)
 
 
 # ---- the judgement -------------------------------------------------------------------------------
@@ -180,16 +122,24 @@ def judge_moments(case: Case, values: Values, view: View) -> Outcome:
 
 def judge_step(case: Case, values: Values, view: View) -> Outcome:
     """p', from the m' and v' that the implementation returned."""
-    param, (m, v) = case.arrays["param"], values[1:]
-    if m.size != param.size or v.size != param.size:
+    param, m, v = values
+    if {m.size, v.size} != {case.arrays["param"].size}:
         return NOTHING
-    expected = bounds.parameter(case, bounds.known(m), bounds.known(v), view.dialect)
+    return judge_moved(case, param, (bounds.known(m), bounds.known(v)), view)
+
+
+def judge_moved(
+    case: Case, param: NDArray[Any], new: tuple[Bounded, Bounded], view: View
+) -> Outcome:
+    """p' from m' and v', which are known or lie within bounds."""
+    if not case.arrays["param"].size:
+        return NOTHING
 
     def why(i: int) -> str:
-        own = f"m' = {show(m.reshape(-1)[i])} and v' = {show(v.reshape(-1)[i])}"
-        return f"p = {show(param.reshape(-1)[i])}, and the {own} that were returned"
+        m, v = (show(moment.exact[i]) for moment in new)
+        return f"p = {show(case.arrays['param'].reshape(-1)[i])}, m' = {m}, v' = {v}"
 
-    return within("param", values[0], expected, why)
+    return within("param", param, bounds.parameter(case, *new, view.dialect), why)
 
 
 def judge_all(case: Case, values: Values, view: View) -> Outcome:
@@ -197,33 +147,18 @@ def judge_all(case: Case, values: Values, view: View) -> Outcome:
     return judge_moments(case, values, view) + judge_step(case, values, view)
 
 
-# ---- rule P5, on data that no lawful rounding can move -------------------------------------------
-
-
-def forms(plan: Plan) -> Iterator[Case]:
-    """A step of Adam on vectors and matrices, and on equal numbers."""
-    for shape in ((257,), (33, 17), (4, 128)):
-        for types in (("float32", "float32"), ("bfloat16", "float32"), ("float16", "float16")):
-            case = ordinary(plan.rng, shape, f"shape {shape}", step=3, weight_decay=0.1)
-            yield typed(case, *types)
-    one, half = np.ones((4, 128), np.float32), np.full((4, 128), 0.5, np.float32)
-    yield stepped(one, half, half, half, "all equal", step=3)
-
-
+STEPS = {
+    "step": inputs.steps, "parameters": inputs.parameters, "eps": inputs.eps, "rates": rates,
+    "order": inputs.order,
+}  # fmt: skip
+WHOLE = {
+    "decay": inputs.decays, "zeros": zeros, "shapes": shapes, "types": inputs.types,
+    "volume": inputs.volume,
+}  # fmt: skip
+EVERY = (0, 1, 2)
 CHECKS = (
     *layers("S11", "adam_step", (), judge_moments, {"moments": moments}, judged=(1, 2)),
-    *layers(
-        "S11", "adam_step", (), judge_step,
-        {"step": steps, "parameters": parameters, "eps": eps, "rates": rates, "order": order},
-    ),
-    *layers(
-        "S11", "adam_step", (), judge_all,
-        {
-            "decay": decay, "zeros": zeros, "shapes": shapes,
-            "types": partial(inputs.types, ordinary=ordinary),
-            "volume": partial(inputs.volume, ordinary=ordinary),
-        },
-        judged=(0, 1, 2), search=inputs.edited,
-    ),
-    *in_every_form("adam_step", forms, judge_all, (0, 1, 2)),
-)  # fmt: skip
+    *layers("S11", "adam_step", (), judge_step, STEPS),
+    *layers("S11", "adam_step", (), judge_all, WHOLE, judged=EVERY, search=inputs.edited),
+    *in_every_form("adam_step", inputs.forms, judge_all, EVERY),
+)

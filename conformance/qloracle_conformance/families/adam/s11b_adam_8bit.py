@@ -28,38 +28,26 @@ which is judged without intervals, for then m' and v' can be seen.
 """
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import qloracle
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.adam import bounds, inputs
-from qloracle_conformance.families.adam.inputs import (
-    BETAS,
-    STEPS,
-    coded,
-    fresh,
-    ordinary_8bit,
-    random_state,
-    sized,
-)
+from qloracle_conformance.families.adam.inputs import BETAS, coded, fresh, ordinary_8bit, sized
+from qloracle_conformance.families.adam.s11_adam import judge_moved
+from qloracle_conformance.judging import compare
 from qloracle_conformance.judging.bounds import Bounded, within
 from qloracle_conformance.judging.checks import Plan, in_every_form, layers
-from qloracle_conformance.judging.compare import (
-    NOTHING,
-    Mismatch,
-    Outcome,
-    Values,
-    Wrong,
-    own_scales,
-)
+from qloracle_conformance.judging.compare import NOTHING, Mismatch, Outcome, Values, Wrong
 from qloracle_conformance.judging.expected import Float32, f32
 from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 RESULTS = {"m": (1, 2), "v": (3, 4)}  # where the codes and the absmax stand among the results
+STATE = ("m_codes", "m_absmax", "v_codes", "v_absmax")
 EDGES = (1, 2, 15, 17, 33, 255, 256, 257, 511, 512, 513, 1000, 4097)
 NEAR = 2.0**-20  # 16 u: how near to a threshold a code is still certain
 
@@ -91,7 +79,7 @@ def zeros(plan: Plan) -> Iterator[Case]:
     """Elements without state and gradient, beside large ones and in blocks of their own."""
     rng = plan.rng
     for step in (1, 7):
-        grad, state = sized(rng, (600,), -3, 0), random_state(rng, 600)
+        grad, state = sized(rng, (600,), -3, 0), inputs.random_state(rng, 600)
         still = np.arange(600) % 3 > 0
         still[256:512] = True
         grad[still] = 0
@@ -103,28 +91,8 @@ def zeros(plan: Plan) -> Iterator[Case]:
 
 def steps(plan: Plan) -> Iterator[Case]:
     """At p = 0 and beside parameters; the first step from nothing, later ones from a state."""
-    rng = plan.rng
-    for step in STEPS:
-        grad, zero = sized(rng, (300,), -3, 1), np.zeros(300, np.float32)
-        yield coded(zero, grad, fresh(300), "p = 0, first moments", step=step)
-        case = ordinary_8bit(rng, (600,), "from a state", step=step)
-        yield case.with_arrays(param=np.zeros(600, np.float32))
-        yield case.with_arrays(param=sized(rng, (600,), -3, 3)).with_options(lr=0.3)
-
-
-def eps(plan: Plan) -> Iterator[Case]:
-    """First gradients from 1e-9 to 10, a decade a block, beside two eps."""
-    grad, zero = np.sort(np.abs(sized(plan.rng, (2048,)))), np.zeros(2048, np.float32)
-    for value in (1e-8, 1.234567e-4):
-        for step in (1, 2, 1000):
-            note = f"gradients around eps {value}"
-            yield coded(zero, grad, fresh(2048), note, eps=value, step=step)
-
-
-def order(plan: Plan) -> Iterator[Case]:
-    """Steps out of order and repeated, lr = 0 among them."""
-    yield from inputs.shuffled(plan, ordinary_8bit)
-    yield ordinary_8bit(plan.rng, (300,), "lr 0", lr=0.0, step=3)
+    yield from inputs.steps(plan)
+    yield from inputs.parameters(plan)
 
 
 def blocks(plan: Plan) -> Iterator[Case]:
@@ -142,7 +110,10 @@ def blocks(plan: Plan) -> Iterator[Case]:
 def maps(plan: Plan) -> Iterator[Case]:
     """Maps passed in: coarse ones of other sizes, and the signed map for both."""
     rng = plan.rng
-    for m_map, v_map in inputs.maps_passed_in():
+    few, squares = f32(-1, -0.25, 0, 0.5, 1), np.linspace(0, 1, 16, dtype=np.float32) ** 2
+    signed = qloracle.dynamic_codebook()
+    pairs = ((qloracle.nf4_codebook(), squares), (few, f32(0, 0.25, 1)), (signed, signed))
+    for m_map, v_map in pairs:
         case = ordinary_8bit(rng, (600,), f"maps of {m_map.size} and {v_map.size}", step=4)
         yield case.with_arrays(
             m_codes=rng.integers(0, m_map.size, 600).astype(np.uint8),
@@ -171,7 +142,7 @@ def _judge_state(kind: str, case: Case, values: Values, expected: Bounded, view:
     found = within(f"{kind}_absmax", absmax, scales, lambda _: why)
     if codes.size != expected.exact.size:
         return found
-    own = own_scales(absmax, scales.exact.astype(np.float32))
+    own = compare.own_scales(absmax, scales.exact.astype(np.float32))
     return found + judge_codes(kind, case, codes, expected, own, view)
 
 
@@ -203,30 +174,14 @@ def judge_codes(
 
 def judge_step(case: Case, values: Values, view: View) -> Outcome:
     """p', from the intervals of m' and v', or from what the returned codes say."""
-    if not case.arrays["param"].size:
-        return NOTHING
-    new = new_moments(case, values, view)
-    if new is None:
-        return NOTHING
-
-    def why(i: int) -> str:
-        m, v = (show(moment.exact[i]) for moment in new)
-        return f"p = {show(case.arrays['param'].reshape(-1)[i])}, m' = {m}, v' = {v}"
-
-    expected = bounds.parameter(case, *new, view.dialect)
-    return within("param", values[0], expected, why)
-
-
-def new_moments(case: Case, values: Values, view: View) -> tuple[Bounded, Bounded] | None:
-    """The m' and v' by which p moves; None where the returned states do not show them."""
     if view.dialect["state_used"] == "exact":
-        expected = bounds.moments(case, view.dialect)
-        return expected["m"], expected["v"]
-    sizes = [case.arrays[name].size for name in STATE]
-    if [value.size for value in values[1:]] != sizes:
-        return None
-    m, v = (bounds.decoded(case, k, values[i], values[j]) for k, (i, j) in RESULTS.items())
-    return bounds.known(m), bounds.known(v)
+        m, v = bounds.moments(case, view.dialect).values()
+    elif [value.size for value in values[1:]] != [case.arrays[name].size for name in STATE]:
+        return NOTHING
+    else:
+        decoded = (bounds.decoded(case, k, values[i], values[j]) for k, (i, j) in RESULTS.items())
+        m, v = map(bounds.known, decoded)
+    return judge_moved(case, values[0], (m, v), view)
 
 
 def judge_all(case: Case, values: Values, view: View) -> Outcome:
@@ -234,40 +189,15 @@ def judge_all(case: Case, values: Values, view: View) -> Outcome:
     return judge_states(case, values, view) + judge_step(case, values, view)
 
 
-STATE = ("m_codes", "m_absmax", "v_codes", "v_absmax")
-
-
-# ---- rule P5, on data that no lawful rounding can move -------------------------------------------
-
-
-def forms(plan: Plan) -> Iterator[Case]:
-    """A step on states of one block and of a few, and on equal numbers."""
-    for shape in ((257,), (256,), (33, 17), (4, 256)):
-        yield ordinary_8bit(plan.rng, shape, f"shape {shape}", step=3)
-    one, zero = np.ones((2, 256), np.float32), fresh(512)
-    yield coded(one, one, zero, "all equal")
-
-
+STATES = {"states": states, "codes": codes}
+STEPS = {"step": steps, "eps": inputs.eps, "order": inputs.order, "decay": inputs.decays}
+WHOLE = {
+    "zeros": zeros, "blocks": blocks, "maps": maps, "types": inputs.types, "volume": inputs.volume,
+}  # fmt: skip
+EVERY = (0, 1, 2, 3, 4)
 CHECKS = (
-    *layers(
-        "S11b", "adam_step_8bit", (), judge_states, {"states": states, "codes": codes},
-        judged=(1, 2, 3, 4),
-    ),
-    *layers(
-        "S11b", "adam_step_8bit", (), judge_step,
-        {
-            "step": steps, "eps": eps, "order": order,
-            "decay": partial(inputs.decaying, ordinary=ordinary_8bit),
-        },
-    ),
-    *layers(
-        "S11b", "adam_step_8bit", (), judge_all,
-        {
-            "zeros": zeros, "blocks": blocks, "maps": maps,
-            "types": partial(inputs.types, ordinary=ordinary_8bit),
-            "volume": partial(inputs.volume, ordinary=ordinary_8bit),
-        },
-        judged=(0, 1, 2, 3, 4), search=inputs.edited,
-    ),
-    *in_every_form("adam_step_8bit", forms, judge_all, (0, 1, 2, 3, 4)),
-)  # fmt: skip
+    *layers("S11b", "adam_step_8bit", (), judge_states, STATES, judged=EVERY[1:]),
+    *layers("S11b", "adam_step_8bit", (), judge_step, STEPS),
+    *layers("S11b", "adam_step_8bit", (), judge_all, WHOLE, judged=EVERY, search=inputs.edited),
+    *in_every_form("adam_step_8bit", inputs.forms, judge_all, EVERY),
+)

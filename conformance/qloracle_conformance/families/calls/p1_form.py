@@ -14,7 +14,7 @@ that any other rule makes is looked at.
 import numpy as np
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.protocol import ResultForm, block_count, result_forms
+from qloracle_conformance.contract.protocol import ResultForm, result_forms
 from qloracle_conformance.judging.compare import Mismatch, Values
 from qloracle_conformance.judging.views import View
 
@@ -48,5 +48,5 @@ def expected_forms(case: Case, view: View) -> tuple[ResultForm, ...]:
         return forms
     shape, size = case.arrays["x"].shape, case.option("blocksize")
     rows = int(np.prod(shape[:-1], dtype=np.int64))
-    scales = rows * block_count(shape[-1] if shape else 1, size)
+    scales = rows * -(-(shape[-1] if shape else 1) // size)
     return (forms[0], ResultForm("absmax", forms[1].dtype, (scales,)))

@@ -90,5 +90,6 @@ def decode(
     size = blocksize or ask.blocksize(view)
     blocks = expected.blocks_of(shape, size, view.dialect["layout"]).sizes.size
     scale = np.resize(scale, max(blocks, scale.size)).astype(np.float32)
-    got = ask.values(packed_case(view, codes, scale, shape, size, dtype or ask.dtype(view)))
-    return None if got is None or got[0].size != codes.size else got[0].reshape(shape)
+    case = packed_case(view, codes, scale, shape, size, dtype or ask.dtype(view))
+    got = ask.first(case, codes.size)
+    return None if got is None else got.reshape(shape)

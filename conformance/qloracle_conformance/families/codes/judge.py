@@ -11,18 +11,8 @@ from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.dialects import BANDS, Dialect
-from qloracle_conformance.judging import expected
-from qloracle_conformance.judging.compare import (
-    NOTHING,
-    Mismatch,
-    Outcome,
-    Values,
-    Wrong,
-    blocks_of,
-    exact,
-    own_scales,
-    under_its_map,
-)
+from qloracle_conformance.judging import compare, expected
+from qloracle_conformance.judging.compare import NOTHING, Outcome, Values, Wrong, blocks_of, exact
 from qloracle_conformance.judging.expected import Blocks, Float32
 from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
@@ -36,11 +26,11 @@ def judge_absmax(case: Case, values: Values, view: View) -> Outcome:
 
 def judge_codes(case: Case, values: Values, view: View) -> Outcome:
     """S5: each code is the number of thresholds below x / absmax, on the own absmax."""
-    x, blocks, view = case.arrays["x"], blocks_of(case, view), under_its_map(case, view)
+    x, blocks, view = case.arrays["x"], blocks_of(case, view), compare.under_its_map(case, view)
     codes = codes_in(case, values[0], view)
     if codes is None:
         return NOTHING
-    absmax = own_scales(values[1], expected.absmax_of(x, blocks, view.dialect))
+    absmax = compare.own_scales(values[1], expected.absmax_of(x, blocks, view.dialect))
     return compare_codes("code", codes, x, absmax, blocks, view)
 
 
@@ -88,7 +78,7 @@ def compare_codes(
         return outcome
     at = np.flatnonzero(bad)
     i = int(at[0])
-    first = Mismatch(
+    first = compare.Mismatch(
         name, i, show(codes.reshape(-1)[i].astype(np.uint8)), str(coder.code_of(int(correct[i]))),
         _why(x.reshape(-1)[i], scale[i], q[i], coder, int(correct[i])),
         0.0, abs(int(got[i]) - int(correct[i])),
@@ -98,13 +88,9 @@ def compare_codes(
 
 
 def _only_recorded(scale: Float32, blocks: Blocks, dialect: Dialect) -> NDArray[np.bool_]:
-    """A reciprocal of a subnormal may overflow: its codes are recorded, not judged (RULES)."""
-    kinds = dialect["normalisation_full"], dialect["normalisation_partial"]
-    if kinds == ("divide", "divide"):
-        return np.zeros(scale.shape, np.bool_)
-    full = blocks.full
-    inexact = np.where(full, *(kind != "divide" for kind in kinds))
-    approximate = np.where(full, *(kind in BANDS for kind in kinds))
+    """A reciprocal of a subnormal may overflow: its codes are recorded, not judged (S5)."""
+    inexact = expected.by_recipe(blocks, dialect, lambda recipe: recipe != "divide")
+    approximate = expected.by_recipe(blocks, dialect, BANDS.__contains__)
     beyond = inexact & (scale < expected.SMALLEST_NORMAL) | approximate & (scale > 2.0**126)
     return np.asarray(beyond & (scale != 0))
 
@@ -119,7 +105,7 @@ def _why(x: Any, scale: Any, q: Any, coder: expected.Coder, rank: int) -> str:
 
 def judge_decoded(case: Case, values: Values, view: View) -> Outcome:
     """S7: level * absmax, one float32 rounding, then one rounding to the output type."""
-    blocks, view = blocks_of(case, view), under_its_map(case, view)
+    blocks, view = blocks_of(case, view), compare.under_its_map(case, view)
     n = blocks.index.size
     if view.quant_type:
         codes = expected.unpack(case.arrays["packed"], n, view.dialect["nibble_order"])
@@ -127,10 +113,9 @@ def judge_decoded(case: Case, values: Values, view: View) -> Outcome:
         codes = case.arrays["codes"].reshape(-1)
     levels, scale = view.levels[codes], case.arrays["absmax"][blocks.index]
     correct = expected.product(levels, scale, case.options.get("dtype", "float32"), view.dialect)
-    outcome = exact("values", values[0], correct)
-    if outcome.first is None:
-        return outcome
-    i = outcome.first.index
-    block = f"block {blocks.index[i]} of absmax {show(scale[i])}"
-    reason = f"code {codes[i]}, level {show(levels[i])}, {block}"
-    return replace(outcome, first=replace(outcome.first, reason=reason))
+
+    def why(i: int) -> str:
+        block = f"block {blocks.index[i]} of absmax {show(scale[i])}"
+        return f"code {codes[i]}, level {show(levels[i])}, {block}"
+
+    return exact("values", values[0], correct, why)

@@ -1,5 +1,7 @@
 """What decoders show: their table, nibble order, layout, how they round, what they flush."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from qloracle_conformance.contract.dialects import BY_NAME
@@ -7,21 +9,19 @@ from qloracle_conformance.families.codes.cases import decode, packed_case
 from qloracle_conformance.families.codes.judge import judge_decoded
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
+from qloracle_conformance.judging.expected import Float32
 from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import View
 
 
 def four_bit(ask: Asker, view: View) -> Found:
     """All fields of `dequantize_4bit`; the view takes over the table that it shows."""
-    found = _table(ask, view) | _nibble_order(ask, view)
-    if "nibble_order" in found:
-        view.dialect["nibble_order"] = found["nibble_order"][0]
-    return found | _layout(ask, view) | blockwise(ask, view)
+    return ask.in_turn(view, _table, _nibble_order, _layout, blockwise)
 
 
 def blockwise(ask: Asker, view: View) -> Found:
     """The rounding fields of both decoders."""
-    return _recipe(ask, view) | _subnormals(ask, view)
+    return ask.in_turn(view, _recipe, _subnormals)
 
 
 def _table(ask: Asker, view: View) -> Found:
@@ -32,19 +32,25 @@ def _table(ask: Asker, view: View) -> Found:
     if got is None:
         return {}
     dtype, shown = ask.dtype(view), got.astype(np.float32)[: 2 * codes.size : 2]
-    correct = expected.round_to(view.levels, dtype)
-    if np.array_equal(correct, shown):
-        return {}
     kinds = BY_NAME["codebook"].values if view.table == "nf4" else ()
     tables = {kind: expected.four_bit_levels("nf4", {"codebook": kind}) for kind in kinds}
-    same = [
-        kind for kind, t in tables.items() if np.array_equal(expected.round_to(t, dtype), shown)
-    ]
-    wrong = int(np.flatnonzero(~(correct == shown))[0])
+    named = {kind: expected.round_to(table, dtype) for kind, table in tables.items()}
+    return name_table(view, "codebook", shown, expected.round_to(view.levels, dtype), named)
+
+
+def name_table(
+    view: View, field: str, shown: Float32, correct: Float32, named: Mapping[str, Float32]
+) -> Found:
+    """Name the table that a decoder shows; from now on the view is judged under it."""
+    wrong = np.flatnonzero(~(shown == correct))
+    if not wrong.size:
+        return {}
     if np.isfinite(shown).all():  # nothing is judged under a table that is no table
         view.levels = shown
-    why = f"level {wrong} is {shown[wrong]!s}, not {correct[wrong]!s}"
-    return {"codebook": (same[0] if same else UNNAMED, why)}
+    same = [name for name, table in named.items() if np.array_equal(table, shown)]
+    i = int(wrong[0])
+    why = f"{wrong.size} of {shown.size} levels differ: level {i} is {shown[i]}, not {correct[i]}"
+    return {field: (same[0] if same else UNNAMED, why)}
 
 
 def _nibble_order(ask: Asker, view: View) -> Found:

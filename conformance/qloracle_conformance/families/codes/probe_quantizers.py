@@ -1,42 +1,30 @@
 """What quantizers show: nibble order, layout, absmax, zero blocks, thresholds, normalisation."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-from qloracle_conformance.contract.dialects import BANDS, BY_NAME
+from qloracle_conformance.contract.dialects import BY_NAME
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.codes import values
 from qloracle_conformance.families.codes.cases import encode, encode_case, typed_case
-from qloracle_conformance.families.codes.judge import judge_absmax, judge_codes
+from qloracle_conformance.families.codes.judge import judge_absmax, judge_codes, judge_encoded
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
-from qloracle_conformance.judging.expected import Coder, Float32, f32
+from qloracle_conformance.judging.expected import Float32, f32
 from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import View, specified_levels
 
 
 def four_bit(ask: Asker, view: View) -> Found:
     """All fields of `quantize_4bit`."""
-    found = _nibble_order(ask, view)
-    _adopt(view, found)
-    return found | blockwise(ask, view)
+    return ask.in_turn(view, _nibble_order, blockwise)
 
 
 def blockwise(ask: Asker, view: View) -> Found:
-    """The fields of both quantizers; later ones are read under what the earlier ones showed."""
-    found = _layout(ask, view)
-    _adopt(view, found)
-    found |= _absmax_type(ask, view) | _zero_block(ask, view) | _thresholds(ask, view)
-    _adopt(view, found)
-    found |= _subnormals(ask, view)
-    _adopt(view, found)
+    """The fields of both quantizers."""
+    found = ask.in_turn(view, _layout, _absmax_type, _zero_block, _thresholds, _subnormals)
     if found.get("thresholds", (UNNAMED, ""))[0] != UNNAMED:
-        found |= _normalisation(ask, view) | _input_type(ask, view)
+        found |= ask.in_turn(view, _normalisation, _input_type)
     return found
-
-
-def _adopt(view: View, found: Found) -> None:
-    view.dialect |= {name: v for name, (v, _) in found.items() if v in BY_NAME[name].values}
 
 
 def _nibble_order(ask: Asker, view: View) -> Found:
@@ -126,25 +114,19 @@ def _named_thresholds(ask: Asker, view: View) -> Found:
 
 
 def _bisect(ask: Asker, view: View) -> Float32 | None:
-    """Find, for each threshold, the largest float32 whose code is still the lower one."""
+    """The largest float32 whose code is still the lower one, for each threshold, at absmax 1."""
     count = view.coder.thresholds.size
     low = np.full(count, expected.ordered(f32(-1))[0])
     high = -low
     while (high - low > 1).any():
         middle = (low + high) // 2
-        ranks = _ranks_at_one(ask, view, expected.unordered(middle))
-        if ranks is None:
+        x = values.anchored(expected.unordered(middle)[None, :], f32(1), ask.blocksize(view))
+        got = encode(ask, view, x)
+        if got is None:
             return None
-        above = ranks > np.arange(count)
+        above = got[0].reshape(x.shape)[:, 1:].reshape(-1)[:count] > np.arange(count)
         low, high = np.where(above, low, middle), np.where(above, middle, high)
     return expected.unordered(low)
-
-
-def _ranks_at_one(ask: Asker, view: View, q: Float32) -> NDArray[np.int64] | None:
-    """The ranks of values in blocks whose absmax is 1."""
-    blocks = values.anchored(q[None, :], f32(1), ask.blocksize(view))
-    got = encode(ask, view, blocks)
-    return None if got is None else got[0].reshape(blocks.shape)[:, 1:].reshape(-1)[: q.size]
 
 
 # ---- arithmetic ----------------------------------------------------------------------------------
@@ -152,22 +134,12 @@ def _ranks_at_one(ask: Asker, view: View, q: Float32) -> NDArray[np.int64] | Non
 
 def _subnormals(ask: Asker, view: View) -> Found:
     """A subnormal beside a normal number, then blocks whose absmax itself is subnormal."""
-    size = ask.blocksize(view)
     lead = f32(2.0**-126, 1.1e-38, 2.0**-127, 2.0**-130, 2.0**-140)
-    x = np.zeros((lead.size, size), np.float32)
+    x = np.zeros((lead.size, ask.blocksize(view)), np.float32)
     x[:, 0], x[:, 1] = lead, lead / 2
-    got = encode(ask, view, x)
-    if got is None or got[1].size != lead.size:
-        return {}
-    half, zero = view.coder.ranks(f32(0.5, 0))
-    ranks = got[0].reshape(x.shape)[:, 1]
-    found: Found = {}
-    if got[1][0] == lead[0] and ranks[0] in (half, zero):  # a lost scale says nothing of x
-        how = "kept" if ranks[0] == half else "flushed"
-        found["subnormal_input"] = (how, "2**-127 beside 2**-126")
-    if np.array_equal(got[1], lead) and (ranks[1:] == zero).all():
-        found["subnormal_scale"] = ("flushed", "subnormal absmax, all codes those of zero")
-    return found
+    beside, below = ([typed_case(ask, view, rows)] for rows in (x[:1], x[1:]))
+    found = ask.explain(view, ["subnormal_input"], beside, judge_encoded)
+    return found | ask.explain(view, ["subnormal_scale"], below, judge_encoded)
 
 
 def _normalisation(ask: Asker, view: View) -> Found:
@@ -175,54 +147,15 @@ def _normalisation(ask: Asker, view: View) -> Found:
     size, thresholds = ask.blocksize(view), view.coder.thresholds
     x, scale = values.discriminating(np.random.default_rng(5), thresholds, 64)
     blocks = values.anchored(x, scale, size)
-    full = _recipe(ask, view, [blocks], size)
+    short, around = list(blocks[:64, : size - 1]), size
     if thresholds.size > 15:  # one short block holds all candidates of a scale
-        wide = values.anchored(x, scale, x.shape[1] + 1)
-        partial = _recipe(ask, view, list(wide[:24]), 4096)
-    else:
-        partial = _recipe(ask, view, list(blocks[:64, : size - 1]), size)
-    found = {"normalisation_full": full, "normalisation_partial": partial}
-    return {name: entry for name, entry in found.items() if entry is not None}
-
-
-def _recipe(
-    ask: Asker, view: View, inputs: list[Float32], blocksize: int
-) -> tuple[str, str] | None:
-    """Which recipe has no mismatch over these inputs; None if nothing could be asked."""
-    wrong = dict.fromkeys(("divide", "reciprocal"), 0)
-    deviation, asked = 0, 0
-    for x in inputs:
-        got = encode(ask, view, x, blocksize)
-        blocks = expected.blocks_of(x.shape, blocksize, view.dialect["layout"])
-        if got is None or got[1].size != blocks.sizes.size:
-            continue
-        asked += x.size
-        for how in wrong:
-            trial = view.dialect | {"normalisation_full": how, "normalisation_partial": how}
-            q = expected.scaled(x, got[1], blocks, trial)
-            bad = view.coder.ranks(q) != got[0]
-            wrong[how] += int(bad.sum())
-            if how == "divide" and bad.any():
-                deviation = max(deviation, _deviation(q[bad], view.coder, got[0][bad]))
-    return _named_recipe(wrong, deviation, asked)
-
-
-def _named_recipe(wrong: dict[str, int], deviation: int, asked: int) -> tuple[str, str] | None:
-    if not asked:
-        return None
-    fits = [how for how, count in wrong.items() if not count]
-    if fits:
-        return fits[0], f"{asked:,} values, 0 mismatches"
-    why = f"no recipe matches {asked:,} values ({wrong}), max deviation {deviation} ulp"
-    near = [name for name, width in BANDS.items() if deviation <= width]
-    return (near[0] if near else UNNAMED), why
-
-
-def _deviation(q: Float32, coder: Coder, ranks: NDArray[np.int64]) -> int:
-    """How far q lies on the wrong side of the threshold that the returned rank implies, in ulps."""
-    upper = np.minimum(ranks - 1, coder.thresholds.size - 1)
-    threshold = coder.thresholds[np.where(ranks > coder.ranks(q), upper, np.maximum(ranks, 0))]
-    return int(np.max(np.ceil(np.abs(q - threshold) / np.spacing(np.abs(threshold)))))
+        short, around = list(values.anchored(x, scale, x.shape[1] + 1)[:24]), 4096
+    full = [typed_case(ask, view, blocks, size)]
+    partial = [typed_case(ask, view, row, around) for row in short]
+    found: Found = {}
+    for field, cases in (("normalisation_full", full), ("normalisation_partial", partial)):
+        found |= ask.explain(view, [field], cases, judge_codes, unnamed=field)
+    return found
 
 
 def _input_type(ask: Asker, view: View) -> Found:

@@ -18,15 +18,56 @@ from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import BLOCKSIZES, FLOAT_TYPES
-from qloracle_conformance.families.codes import shapes
 from qloracle_conformance.families.codes.cases import encode_case, packed_case
 from qloracle_conformance.families.codes.judge import judge_decoded, judge_encoded
-from qloracle_conformance.families.codes.shapes import Shape
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.checks import Check, Plan, in_every_form
 from qloracle_conformance.judging.views import MAPS, QUANT_TYPES
 
+Shape = tuple[int, ...]
 TYPES = tuple(FLOAT_TYPES)
+MANY_BLOCKS = ((65_537 * 32 + 7,), 32)  # more blocks than a 16-bit grid index can count
+
+
+def counts(blocksize: int) -> list[int]:
+    """Element counts around the byte, the lane and the block.
+
+    >>> counts(64)[:12]
+    [0, 1, 2, 3, 15, 16, 17, 31, 32, 33, 62, 63]
+    """
+    lanes = [15, 16, 17, 31, 32, 33]
+    edges = [blocksize * k + d for k in (1, 2, 3) for d in (-2, -1, 0, 1, 2)]
+    return sorted({0, 1, 2, 3, *lanes, *edges, 7 * blocksize + 5})
+
+
+def matrices(blocksize: int) -> Iterator[Shape]:
+    """Matrices whose rows are no multiple of the block, and some whose rows are.
+
+    The columns are derived from the block, never from a list of known faults: b/2, 3b/2, b+1,
+    2b-2 and their odd neighbours, with three rows and more, so that blocks cross rows.
+    """
+    b = blocksize
+    for columns in (b // 2, 3 * b // 2, b + 1, 2 * b - 2, b, 5 * b // 4, b // 2 + 1):
+        yield (3, columns)
+    for columns in (b // 4, b // 2, 3 * b // 2):
+        yield (8, columns)
+    yield (7, 33)
+
+
+def blocks_and_rows(blocksize: int) -> Iterator[Shape]:
+    """All shapes that are tried at one block size."""
+    yield from ((n,) for n in counts(blocksize))
+    yield from matrices(blocksize)
+    yield from ((2, 3, 5), (3, 4, blocksize // 2 + 1), (2, 2, 2, blocksize // 4), ())
+    yield from ((1, 2), (2, 1), (1, 1))  # a whole matrix in one byte
+
+
+def long_rows() -> Iterator[tuple[Shape, int]]:
+    """Rows longer than 4,096 that are no multiple of an ordinary block."""
+    for blocksize in (64, 128, 256):
+        yield (3, 4096 + blocksize // 2), blocksize
+        yield (2, 4096 + blocksize + 16), blocksize
+        yield (2, 5003), blocksize
 
 
 def places(plan: Plan) -> Iterator[tuple[Shape, int, str]]:
@@ -34,10 +75,10 @@ def places(plan: Plan) -> Iterator[tuple[Shape, int, str]]:
     main = plan.view.table in ("nf4", "signed")
     sizes = BLOCKSIZES if main or plan.deep else (64, 256)
     for blocksize in sizes:
-        for i, shape in enumerate(shapes.blocks_and_rows(blocksize)):
+        for i, shape in enumerate(blocks_and_rows(blocksize)):
             for dtype in TYPES if plan.deep and main else (TYPES[i % 3],):
                 yield shape, blocksize, dtype
-    for shape, blocksize in shapes.long_rows():
+    for shape, blocksize in long_rows():
         for dtype in TYPES if main else ("float32",):
             yield shape, blocksize, dtype
 
@@ -51,7 +92,7 @@ def encode_shapes(plan: Plan) -> Iterator[Case]:
 
 def encode_many(plan: Plan) -> Iterator[Case]:
     """More than 65,536 blocks."""
-    shape, blocksize = shapes.MANY_BLOCKS
+    shape, blocksize = MANY_BLOCKS
     yield encode_case(plan.view, ramp(plan, shape, blocksize), blocksize, "more than 65,536 blocks")
 
 
@@ -82,7 +123,7 @@ def decode_shapes(plan: Plan) -> Iterator[Case]:
 
 def decode_many(plan: Plan) -> Iterator[Case]:
     """More than 65,536 blocks."""
-    yield decode_case(plan, *shapes.MANY_BLOCKS, "float32", "more than 65,536 blocks")
+    yield decode_case(plan, *MANY_BLOCKS, "float32", "more than 65,536 blocks")
 
 
 def decode_case(plan: Plan, shape: Shape, blocksize: int, dtype: str, note: str = "") -> Case:

@@ -12,10 +12,8 @@ of a double quantization.
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.codes import values
 from qloracle_conformance.families.codes.cases import encode_case
 from qloracle_conformance.families.codes.judge import judge_absmax
@@ -59,17 +57,7 @@ def scales(plan: Plan) -> Iterator[Case]:
         yield encode_case(plan.view, values.rows_of_all(dtype), 64, f"all {dtype} values")
 
 
-def volume(plan: Plan) -> Iterator[Case]:
-    """Random blocks of all block sizes."""
-    rng = plan.rng
-    for blocksize in (32, 64, 256, 4096):
-        for dtype in FLOAT_TYPES:
-            n = plan.pick(1 << 13, 1 << 19) + 17
-            x: NDArray[np.float64] = rng.standard_normal(n) * np.exp(rng.normal(0, 2, n))
-            yield encode_case(plan.view, x.astype(FLOAT_TYPES[dtype]), blocksize, "random volume")
-
-
-LAYERS = {"zeros": zeros, "positions": positions, "scales": scales, "volume": volume}
+LAYERS = {"zeros": zeros, "positions": positions, "scales": scales, "volume": values.volume}
 CHECKS = (
     *layers("S4", "quantize_4bit", QUANT_TYPES[:2], judge_absmax, LAYERS, judged=(1,)),
     *layers("S4", "quantize_blockwise", MAPS[:1], judge_absmax, LAYERS, judged=(1,)),

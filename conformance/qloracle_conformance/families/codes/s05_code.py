@@ -18,7 +18,6 @@ zeros, although its scale may not be zero.
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
@@ -57,10 +56,8 @@ def halves(plan: Plan) -> Iterator[Case]:
     """All finite values of both 16-bit types: beside scales of their own size, and beside 1."""
     for dtype in ("float16", "bfloat16"):
         yield encode_case(plan.view, values.rows_of_all(dtype), 64, f"all {dtype} values")
-        x = values.all_values(dtype)
-        inside = x[np.abs(x.astype(np.float32)) <= 1]
         for lead in (1.0, 1.5, 1975.0):
-            kept = np.clip(inside.astype(np.float32) * np.float32(lead), -lead, lead)
+            kept = np.clip(values.up_to_one(dtype) * np.float32(lead), -lead, lead)
             row = kept.astype(FLOAT_TYPES[dtype]).astype(np.float32)[None, :]
             blocks = values.anchored(row, f32(lead), 64)
             yield encode_case(plan.view, blocks.astype(FLOAT_TYPES[dtype]), 64, f"beside {lead}")
@@ -100,27 +97,13 @@ def edges_of_scale(plan: Plan) -> Iterator[Case]:
         yield encode_case(plan.view, row[:63], 64, "edges of the scale, short block")
 
 
-def volume(plan: Plan) -> Iterator[Case]:
-    """Random blocks: normal weights, heavy tails, uniform bits of a binade, all types."""
-    rng = plan.rng
-    for blocksize in (32, 64, 128, 256, 1024, 4096):
-        for dtype in FLOAT_TYPES:
-            n = plan.pick(1 << 13, 1 << 19) + 17
-            kinds: tuple[NDArray[np.float64], ...] = (
-                rng.standard_normal(n) * 0.02, rng.standard_t(3, n), rng.uniform(-1, 1, n),
-            )  # fmt: skip
-            for kind in kinds if plan.deep else kinds[:1]:
-                x = kind.astype(FLOAT_TYPES[dtype])
-                yield encode_case(plan.view, x, blocksize, "random volume")
-
-
 LAYERS = {
     "zeros": zeros,
     "full": full_scales,
     "partial": partial_scales,
     "16bit": halves,
     "extremes": edges_of_scale,
-    "volume": volume,
+    "volume": values.volume,
 }
 CHECKS = (
     *layers("S5", "quantize_4bit", QUANT_TYPES, judge_codes, LAYERS, search=edits.encoded),

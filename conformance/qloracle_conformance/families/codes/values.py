@@ -3,13 +3,16 @@
 Random data almost never meets a tie, or tells a division from the product with a reciprocal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 import qloracle
+from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
+from qloracle_conformance.families.codes.cases import encode_case
+from qloracle_conformance.judging.checks import Plan
 from qloracle_conformance.judging.expected import Float32, shift
 from qloracle_conformance.judging.numbers import full_mantissa
 
@@ -91,6 +94,12 @@ def all_values(dtype: str) -> NDArray[np.floating]:
     return values[np.isfinite(values.astype(np.float32))]
 
 
+def up_to_one(dtype: str) -> Float32:
+    """Those from -1 to 1, in float32."""
+    x = all_values(dtype).astype(np.float32)
+    return x[np.abs(x) <= 1]
+
+
 def rows_of_all(dtype: str) -> NDArray[np.floating]:
     """The same in rows of 64."""
     x = all_values(dtype)
@@ -114,3 +123,18 @@ def extremes() -> Float32:
          1e30, 8.6e37, 2.0**126, 1.8e38, 3e38, 3.4028235e38],
         np.float32,
     )  # fmt: skip
+
+
+def volume(plan: Plan) -> Iterator[Case]:
+    """Random blocks: normal weights of many sizes, heavy tails, uniform bits of a binade."""
+    rng = plan.rng
+    for blocksize in (32, 64, 128, 256, 1024, 4096):
+        for dtype in FLOAT_TYPES:
+            n = plan.pick(1 << 13, 1 << 19) + 17
+            kinds: tuple[NDArray[np.float64], ...] = (
+                rng.standard_normal(n) * np.exp(rng.normal(-4, 1, n)), rng.standard_t(3, n),
+                rng.uniform(-1, 1, n),
+            )  # fmt: skip
+            for kind in kinds if plan.deep else kinds[:1]:
+                x = kind.astype(FLOAT_TYPES[dtype])
+                yield encode_case(plan.view, x, blocksize, "random volume")

@@ -6,15 +6,8 @@ import numpy as np
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.products.bounds import OWN, products_of, rows_of, unit, weights
-from qloracle_conformance.judging.bounds import (
-    UNDERFLOW,
-    Bounded,
-    Float64,
-    U,
-    gamma,
-    nearest,
-    rounded,
-)
+from qloracle_conformance.judging import bounds
+from qloracle_conformance.judging.bounds import UNDERFLOW, Bounded, Float64, gamma, nearest, rounded
 from qloracle_conformance.judging.views import View
 
 AFTER = 4  # roundings of the branch beside its dots: mask, s, its product, the sum
@@ -46,11 +39,12 @@ def layer(case: Case, view: View) -> Layer:
     x = rows_of(arrays["x"])
     mask = rows_of(arrays["dropout_mask"]) if "dropout_mask" in arrays else np.ones(x.shape)
     dtype = arrays["x"].dtype.name
+    kept = 0.0 if dtype == "float32" else bounds.U[dtype]
     twice = dialect.get("product_weights", "float32") != "float32"
     return Layer(
         x, x * mask, mask, weights(case, view), rows_of(arrays["a"]), rows_of(arrays["b"]),
-        float(case.options["scaling"]), unit(dialect), 0.0 if dtype == "float32" else U[dtype],
-        dialect["lora_rounding"], (1 + twice) * (dialect.get("lora_merged") == "yes"),
+        float(case.options["scaling"]), unit(dialect), kept, dialect["lora_rounding"],
+        (1 + twice) * (dialect.get("lora_merged") == "yes"),
     )  # fmt: skip
 
 

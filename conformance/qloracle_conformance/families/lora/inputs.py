@@ -6,7 +6,6 @@ numbers: a missing scale, a swapped matrix or a mask that is left out would not 
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,24 +52,6 @@ def plain(ask: Asker, view: View) -> Case:
     return call(view, np.ones((1, blocksize), type_), w, a, b, 1.0, "plain", blocksize=blocksize)
 
 
-def with_nothing_added(case: Case) -> Case:
-    """A product's call as a QLoRA layer's with A = B = 0."""
-    out, into = case.options["shape"]
-    rows = case.arrays.get("x", case.arrays.get("dy"))
-    assert rows is not None
-    nothing = {"a": np.zeros((1, into), rows.dtype), "b": np.zeros((out, 1), rows.dtype)}
-    if "x" not in case.arrays:
-        nothing["x"] = np.zeros((*rows.shape[:-1], into), rows.dtype)
-    return replace(
-        case, arrays={**case.arrays, **nothing}, options={**case.options, "scaling": 1.0}
-    )
-
-
-def weights(plan: Plan) -> Iterator[Case]:
-    """The weights of a packed layer, one by one, at every number of rows: nothing is added."""
-    return (with_nothing_added(case) for case in products.weights(plan))
-
-
 def mask_of(rng: np.random.Generator, x: NDArray[Any], p: float) -> NDArray[Any]:
     """Entries 0 or 1 / (1 - p) in the type of x; of each row the first entry stays."""
     kept = rng.random(x.shape) >= p
@@ -102,21 +83,16 @@ def ordinary(
     """Normal data; x in the first type, A and B in the second."""
     x = rng.standard_normal(shape).astype(FLOAT_TYPES[types[0]])
     dy = rng.standard_normal((*shape[:-1], out)).astype(x.dtype)
-    w = some_weights(rng, view, (out, shape[-1]), x.dtype)
+    w: NDArray[Any]
+    if "qlora" in view.function:
+        w = rng.integers(0, view.levels.size, (out, shape[-1]))  # codes
+    else:
+        w = (rng.standard_normal((out, shape[-1])) / 8).astype(x.dtype)
     a = (rng.standard_normal((rank, shape[-1])) / 4).astype(FLOAT_TYPES[types[1]])
     b = rng.standard_normal((out, rank)).astype(FLOAT_TYPES[types[1]])
     note = f"x {types[0]}{list(shape)}, out {out}, r {rank}, A {types[1]}, p {p}"
     mask = None if p is None else mask_of(rng, x, p)
     return call(view, x, w, a, b, s, note, dy=dy, mask=mask)
-
-
-def some_weights(
-    rng: np.random.Generator, view: View, shape: tuple[int, int], dtype: np.dtype[Any]
-) -> NDArray[Any]:
-    """Normal weights, or random codes."""
-    if "qlora" in view.function:
-        return rng.integers(0, view.levels.size, shape)
-    return (rng.standard_normal(shape) / 8).astype(dtype)
 
 
 def integers(plan: Plan) -> Iterator[Case]:

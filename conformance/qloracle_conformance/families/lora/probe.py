@@ -13,7 +13,7 @@ KINDS = {"base": "separate", "hidden": "hidden"}  # a step that is rounded, and 
 
 def packed(ask: Asker, view: View) -> Found:
     """How the weight lies and what it is rounded to; how sums are made; what is kept in 16 bits."""
-    return products.backward(ask, view, inputs.with_nothing_added) | kept(ask, view)
+    return products.backward(ask, view) | kept(ask, view)
 
 
 def kept(ask: Asker, view: View) -> Found:

@@ -22,9 +22,9 @@ In 16 bits a step whose result is kept in type T adds u_T times the magnitudes t
 h, g and x*mask (lora_rounding hidden), or every step, x W' and on the branch mask, h, z and s z
 (separate, as layers of torch do).  The probe finds which: of (1 + e)^2 - T((1 + e)^2) nothing is
 left where the step rounds.  Merged weights must be declared.  W + s B A is then rounded once more
-to T; where one-hot rows show a packed W in T, that may have been this very rounding, and W is
-granted both.  In float32 the counts hold all of this, except that in a merged product x W' meets
-each rounding of the branch, too.
+to T; a packed W that one-hot rows show in T may owe that to this very rounding, so W is granted
+both.  In float32 the counts already cover all this, with one exception: in a merged product x W'
+meets each rounding of the branch, too.
 
 A bound of zero demands zero.  Whole numbers, on which no step rounds, demand exact results.  Lawful
 orders come within a factor of two of the bound on small layers.
@@ -33,9 +33,9 @@ orders come within a factor of two of the bound on small layers.
 from collections.abc import Iterator
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.dialects import LORA
-from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS
+from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS, LORA
 from qloracle_conformance.families.lora import bounds, inputs
+from qloracle_conformance.families.products import inputs as products
 from qloracle_conformance.judging.bounds import Bounded, within
 from qloracle_conformance.judging.checks import Check, Plan, in_every_form, layers
 from qloracle_conformance.judging.compare import NOTHING, Outcome, Values
@@ -65,7 +65,7 @@ LAYERS = {"rounding": inputs.rounding, "shapes": inputs.shapes}
 def _checks(function: str) -> tuple[Check, ...]:
     tables = ("nf4",) if function.startswith("qlora") else ()
     judged = (0, 1, 2) if function.endswith("backward") else (0,)
-    only = {"integers": inputs.integers} | ({"weights": inputs.weights} if tables else {})
+    only = {"integers": inputs.integers} | ({"weights": products.weights} if tables else {})
     return (
         *layers("S10", function, tables, judge_only_results, only, judged=judged),
         *layers("S10", function, tables, judge_layer, LAYERS, judged=judged, search=inputs.edits),

@@ -5,7 +5,6 @@ from qloracle_conformance.families.codes.script import script
 from qloracle_conformance.families.nested import (
     inputs,
     probe,
-    probe_roundtrip,
     s08_nested,
     shared_rules,
     smaller,
@@ -33,7 +32,7 @@ MEMBERS = (
         builds_on=("quantize_blockwise",),
     ),
     Member(
-        "quantize_nested", inputs.plain_state, smaller.smaller_state, probe_roundtrip.nested,
+        "quantize_nested", inputs.plain_state, smaller.smaller_state, probe.nested,
         ("nf4",), owns=all_of_s8,
         builds_on=("quantize_4bit", "dequantize_4bit", "quantize_absmax", "dequantize_absmax"),
     ),

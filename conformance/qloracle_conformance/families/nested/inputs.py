@@ -16,26 +16,21 @@ from qloracle_conformance.judging.views import View
 BLOCK, GROUP = 64, 256
 
 
-def scales_case(
-    absmax: Float32, note: str = "", codebook: Float32 | None = None, blocksize: int = 256
-) -> Case:
+def scales_case(absmax: Float32, note: str = "", blocksize: int = 256) -> Case:
     """A call of `quantize_absmax`."""
-    arrays = {"absmax": absmax} | ({} if codebook is None else {"codebook": codebook})
-    return Case("quantize_absmax", arrays, {"blocksize": blocksize}, note)
+    return Case("quantize_absmax", {"absmax": absmax}, {"blocksize": blocksize}, note)
 
 
 def codes_case(
-    codes: NDArray[np.uint8], scale: Float32, offset: float, note: str = "",
-    codebook: Float32 | None = None, blocksize: int = 256,
-) -> Case:  # fmt: skip
+    codes: NDArray[np.uint8], scale: Float32, offset: float, note: str = "", blocksize: int = 256
+) -> Case:
     """A call of `dequantize_absmax`."""
     arrays: Arrays = {
         "codes": codes,
         "nested_absmax": scale,
         "offset": np.array(offset, np.float32),
     }
-    book: Arrays = {} if codebook is None else {"codebook": codebook}
-    return Case("dequantize_absmax", {**arrays, **book}, {"blocksize": blocksize}, note)
+    return Case("dequantize_absmax", arrays, {"blocksize": blocksize}, note)
 
 
 def case(x: NDArray[np.floating], note: str, blocksize: int = BLOCK) -> Case:
@@ -103,8 +98,5 @@ def outlier() -> Float32:
 
 def all_halves(dtype: str) -> NDArray[np.floating]:
     """All values of a 16-bit type from -1 to 1, rows of 64 led by 1."""
-    inside = values.all_values(dtype).astype(np.float32)
-    row = inside[np.abs(inside) <= 1][None, :]
-    return whole_groups(values.anchored(row, np.ones(1, np.float32), BLOCK)).astype(
-        FLOAT_TYPES[dtype]
-    )
+    rows = values.anchored(values.up_to_one(dtype)[None, :], np.ones(1, np.float32), BLOCK)
+    return whole_groups(rows).astype(FLOAT_TYPES[dtype])

@@ -5,18 +5,26 @@ from collections.abc import Iterator
 
 import numpy as np
 
+import qloracle
 from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.dialects import BY_NAME
+from qloracle_conformance.families.codes.probe_decoders import name_table
 from qloracle_conformance.families.codes.probe_quantizers import name_zero
-from qloracle_conformance.families.nested import inputs
+from qloracle_conformance.families.nested import inputs, roundtrip
 from qloracle_conformance.families.nested.s08_nested import judge_denested, judge_nested
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
+from qloracle_conformance.judging.compare import blocks_of
 from qloracle_conformance.judging.numbers import full_mantissa
 from qloracle_conformance.judging.views import View
 
 TRIALS = 96  # groups at most; most residuals do not distinguish the recipes
 TELLING = 8  # groups that do are enough
 KINDS = ("normalisation_full", "normalisation_partial")
+CODING = {
+    "normalisation_full": ("divide", "reciprocal"),
+    "thresholds": ("midpoint", "nearest", "literal"),
+}
 
 
 def decoder(ask: Asker, view: View) -> Found:
@@ -30,18 +38,11 @@ def decoder(ask: Asker, view: View) -> Found:
 def _map(ask: Asker, view: View) -> Found:
     """Every code at nested_absmax 1 and offset 0; the view takes over the map that it shows."""
     one, every = np.ones(1, np.float32), np.arange(256, dtype=np.uint8)
-    got = ask.values(inputs.codes_case(every, one, 0.0))
-    if got is None or got[0].size != 256:
+    got = ask.first(inputs.codes_case(every, one, 0.0), 256)
+    if got is None:
         return {}
-    shown = got[0].reshape(-1).astype(np.float32)
-    if np.array_equal(shown, view.levels):
-        return {}
-    wrong = np.flatnonzero(~(shown == view.levels))
-    if np.isfinite(shown).all():  # nothing is judged under a map that is no map
-        view.levels = shown
-    named = "baseline" if np.array_equal(shown, expected.baseline_map()) else UNNAMED
-    why = f"{wrong.size} of 256 levels differ, the first at code {wrong[0]}"
-    return {"map_8bit": (named, why)}
+    named = {"baseline": expected.baseline_map()}
+    return name_table(view, "map_8bit", got.astype(np.float32), view.levels, named)
 
 
 def quantizer(ask: Asker, view: View) -> Found:
@@ -74,3 +75,68 @@ def _telling(view: View, size: int) -> Iterator[Case]:
         )
         if (divided != multiplied).any():
             yield inputs.scales_case(absmax)
+
+
+# ---- what a round trip shows of states that cannot be taken apart -------------------------------
+
+
+def nested(ask: Asker, view: View) -> Found:
+    """All fields of `quantize_nested`."""
+    return ask.in_turn(view, _table, _coding, _halves, _scale)
+
+
+def _table(ask: Asker, view: View) -> Found:
+    """Which table explains every level beside every scale; else each level at a scale near 1."""
+    case = next(inputs.levels(view.levels))
+    x, blocks = case.arrays["x"], blocks_of(case, view)
+    got = ask.first(case, x.size)
+    if got is None:
+        return {}
+    got = got.astype(np.float32)
+    scale = roundtrip.shown_scales(x, got, roundtrip.leads(x.reshape(-1), blocks))
+    for name in BY_NAME["codebook"].values:
+        table = expected.four_bit_levels("nf4", {"codebook": name})
+        if np.array_equal(np.outer(scale, np.resize(table, 64)).astype("f4").reshape(-1), got):
+            view.levels = table
+            wrong = np.count_nonzero(table != qloracle.nf4_codebook())
+            return {"codebook": (name, f"{wrong} of 16 levels differ from the pinned bits")}
+    with np.errstate(all="ignore"):
+        ratio = (got[:16] / scale[0]).astype(np.float32)
+    if np.isfinite(ratio).all() and (np.diff(ratio) > 0).all():
+        view.levels = ratio
+    return {"codebook": (UNNAMED, "the levels over the block's largest are no named table's")}
+
+
+def _coding(ask: Asker, view: View) -> Found:
+    """Which normalisation and which thresholds explain float32 values around every threshold."""
+    rng = np.random.default_rng(17)
+    x = inputs.row_candidates(rng, view.coder.thresholds, 96)
+    case = inputs.case(x, "around the thresholds")
+    return ask.explain(view, list(CODING), [case], roundtrip.judge_values, CODING)
+
+
+def _halves(ask: Asker, view: View) -> Found:
+    """Whether 16-bit values are scaled, coded and decoded in their own type."""
+    for dtype in ("bfloat16", "float16"):
+        cases = [inputs.case(inputs.all_halves(dtype), f"all {dtype} values up to 1")]
+        cases += [c for c in inputs.levels(view.levels) if c.arrays["x"].dtype.name == dtype]
+        found = ask.explain(view, ["input_type", "decode"], cases, roundtrip.judge_values)
+        if found:
+            return found
+    return {}
+
+
+def _scale(ask: Asker, view: View) -> Found:
+    """Scales whose mean is exact in any order: which scheme gives those that are shown."""
+    absmax = np.resize(expected.f32(1, 2, 4, 5, 7, 10, 13, 22), 256)  # mean 8, r from -7 to 14
+    x = np.zeros((256, 64), np.float32)
+    x[:, 0] = absmax
+    got = ask.first(inputs.case(x, "scales with an exact mean"), x.size)
+    if got is None:
+        return {}
+    shown = got.reshape(256, 64)[:, 0].astype(np.float32)
+    for name, scheme in {"dynamic": roundtrip.dynamic, "linear": roundtrip.linear}.items():
+        if np.array_equal(scheme(absmax), shown):
+            return {"nested_scale": (name, "256 scales with an exact mean agree")}
+    wrong = int(np.argmax(roundtrip.dynamic(absmax) != shown))
+    return {"nested_scale": (UNNAMED, f"the scale {absmax[wrong]} comes back as {shown[wrong]}")}

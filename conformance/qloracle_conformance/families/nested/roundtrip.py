@@ -8,6 +8,7 @@ A 16-bit result shows the scale only rounded: then a value must be one that S7 g
 that rounds to the one shown.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,9 @@ import qloracle
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.dialects import Dialect
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
-from qloracle_conformance.judging import expected
-from qloracle_conformance.judging.bounds import TINY, U, gamma
-from qloracle_conformance.judging.compare import (
-    NOTHING,
-    Mismatch,
-    Outcome,
-    Values,
-    Wrong,
-    blocks_of,
-    exact,
-)
+from qloracle_conformance.judging import compare, expected
+from qloracle_conformance.judging.bounds import TINY, Bounded, U, gamma, within
+from qloracle_conformance.judging.compare import NOTHING, Mismatch, Outcome, Values, blocks_of
 from qloracle_conformance.judging.expected import Blocks, Float32
 from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
@@ -112,7 +105,7 @@ def judge_values(case: Case, values: Values, view: View) -> Outcome:
     )
     error = abs(float(got[i]) - float(low[i]))
     first = Mismatch("values", i, show(got[i]), show(low[i]), reason, 0.0, error)
-    return Outcome(int((~zero).sum()), at.size, first, where=Wrong("values", x.size, at))
+    return Outcome(int((~zero).sum()), at.size, first, where=compare.Wrong("values", x.size, at))
 
 
 def judge_zeros(case: Case, values: Values, view: View) -> Outcome:
@@ -124,7 +117,7 @@ def judge_zeros(case: Case, values: Values, view: View) -> Outcome:
     zero = (expected.absmax_of(x, blocks, {}) == 0)[blocks.index]
     correct = np.where(zero, np.float32(0), got.astype(np.float32))
     reason = "x = 0 in a block of zeros: only the code of zero means 0"
-    return exact("values", got, correct, reason) + judge_values(case, values, view)
+    return compare.exact("values", got, correct, reason) + judge_values(case, values, view)
 
 
 def judge_scales(case: Case, values: Values, view: View) -> Outcome:
@@ -133,24 +126,22 @@ def judge_scales(case: Case, values: Values, view: View) -> Outcome:
     if got.size != x.size or not x.size:
         return NOTHING
     blocks = blocks_of(case, view)
-    lead, absmax = leads(x, blocks), expected.absmax_of(x, blocks, {})
-    kept = absmax > 0  # a block of zeros shows no scale
-    bound = scale_bound(absmax, case.options["dtype"], view.dialect)
-    error = np.abs(shown_scales(x, got, lead).astype(np.float64) - absmax)
-    error = np.where(np.isfinite(error), error, np.inf)[kept]
-    use = float((error / bound[kept]).max(initial=0))
-    at = np.flatnonzero(error > bound[kept])
-    if not at.size:
-        return Outcome(int(kept.sum()), use=use)
-    block = int(np.flatnonzero(kept)[at[0]])
-    i = int(lead[block])
-    reason = f"the scale of block {block}, whose absmax is {show(absmax[block])}"
-    first = Mismatch(
-        "values", i, show(got[i]), show(x[i].astype(np.float32)), reason,
-        float(bound[block]), float(error[at[0]]),
-    )  # fmt: skip
-    where = Wrong("values", x.size, lead[kept][at])
-    return Outcome(int(kept.sum()), at.size, first, use=use, where=where)
+    absmax = expected.absmax_of(x, blocks, {})
+    kept = np.flatnonzero(absmax)  # a block of zeros shows no scale
+    lead = leads(x, blocks)[kept]
+    bound = scale_bound(absmax, case.options["dtype"], view.dialect)[kept]
+    correct = Bounded(absmax[kept].astype(np.float64), bound)
+
+    def why(i: int) -> str:
+        return f"the scale of block {kept[i]}, whose absmax is {show(absmax[kept[i]])}"
+
+    found = within("values", shown_scales(x, got, lead), correct, why)
+    if found.first is None or found.where is None:
+        return found
+    i = int(lead[found.first.index])
+    due = show(x[i].astype(np.float32))
+    first = replace(found.first, index=i, got=show(got[i]), expected=due)
+    return replace(found, first=first, where=compare.Wrong("values", x.size, lead[found.where.at]))
 
 
 def judge_blocks(case: Case, values: Values, view: View) -> Outcome:
@@ -173,3 +164,21 @@ def scale_bound(absmax: Float32, dtype: str, dialect: Dialect) -> NDArray[np.flo
     coded = (share + ROUNDINGS[dialect["nested_scale"]] * u) * largest
     shown = u + (0 if own or dtype == "float32" else U[dtype])  # the sum, and a 16-bit result
     return np.asarray(coded + shown * (a + largest) + 9 * TINY[dtype])
+
+
+def dynamic(absmax: Float32) -> Float32:
+    """S8: what the scales come back as."""
+    return qloracle.dequantize_absmax(*qloracle.quantize_absmax(absmax))
+
+
+def linear(absmax: Float32, most: float = np.inf) -> Float32:
+    """Scales in 256 equal steps, group by group, the mean removed; `most` is the largest factor."""
+    mean = np.float32(absmax.mean(dtype=np.float64))
+    residual = absmax - mean
+    starts = np.arange(0, absmax.size, GROUP)
+    largest = np.maximum.reduceat(np.abs(residual), starts).repeat(GROUP)[: absmax.size]
+    with np.errstate(all="ignore"):
+        factor = np.float32(128) / largest
+        factor = np.where(factor > most, np.float32(np.inf), factor)
+        codes = np.clip(np.rint(residual * factor), -128, 127)
+        return np.where(largest == 0, mean, codes / factor + mean)

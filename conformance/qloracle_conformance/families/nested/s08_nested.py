@@ -8,9 +8,9 @@ Offset.  Any order of summing n non-negative numbers makes an error of at most g
 the sum (each of n - 1 additions rounds once); the division by n, or the product with a rounded
 1/n, adds at most two roundings.  So |offset - mean| <= gamma_(n+1) mean + 2^-150, with
 gamma_k = k u / (1 - k u), u = 2^-24.  Sequential summation of equal terms at stagnation
-nearly reaches the bound, which for large n does not see a bfloat16 offset.  So there are also data
-on which every order is exact (small integers times 2^k, n a power of two), where the offset must
-be exact to the bit.
+nearly reaches the bound.  For large n it is wide enough to hide an offset in bfloat16, so there are
+also data on which every order is exact (small integers times 2^k, n a power of two): there the
+offset must be exact to the bit.
 
 Codes and nested_absmax are judged against the implementation's own offset, the decoder against the
 codes that it is given, with its own default map or a map passed in.
@@ -21,13 +21,13 @@ the unit roundoff of the type that is computed in.  The offset may be off by e =
 mean: the same number is taken off and added back, so it moves only the largest residual, to m + e
 at most.  Coding moves a residual by at most h (m + e): h = 0.0070313 for the dynamic map (half its
 widest gap, and the distance of -1 from its lowest level), or 1/256 for 256 equal steps, 1/128 above
-the last one.  Rounded on the way are the difference, the quotient (twice with a reciprocal) and the
-decoded residual, and for the map its level and its threshold: k = 4 or 6 numbers up to m + e.  Then
-the sum is rounded, and a 16-bit result once more, by u'.  With nine underflows
-|s - a| <= (h + k u) (m + e) + (u + u') (a + m + e) + 9 tiny.  A small scale may come back negative.
-The probe names the scheme from scales whose mean is exact: another than the dynamic map is a
-finding.  The scales of a layer of tiny weights differ little, so 128 / m, if it is kept in float16,
-must not overflow.
+the last one.  Four numbers of at most m + e are rounded on the way: the difference, the quotient
+(twice with a reciprocal) and the decoded residual; with the map also its level and its threshold.
+So k = 4, or 6.  Then the sum is rounded, and a 16-bit result once more, by u'.  With nine
+underflows |s - a| <= (h + k u) (m + e) + (u + u') (a + m + e) + 9 tiny.  A small scale may come
+back negative.  The probe names the scheme from scales whose mean is exact: another than the dynamic
+map is a finding.  The scales of a layer of tiny weights differ little, so 128 / m, if it is kept in
+float16, must not overflow.
 """
 
 import math
@@ -44,20 +44,12 @@ from qloracle_conformance.families.codes.judge import compare_codes
 from qloracle_conformance.families.nested import inputs
 from qloracle_conformance.families.nested.inputs import codes_case, scales_case
 from qloracle_conformance.families.nested.roundtrip import judge_scales
-from qloracle_conformance.judging import expected
-from qloracle_conformance.judging.bounds import TINY, gamma
+from qloracle_conformance.judging import compare, expected
+from qloracle_conformance.judging.bounds import TINY, Bounded, gamma, within
 from qloracle_conformance.judging.checks import Check, Plan, in_every_form
-from qloracle_conformance.judging.compare import (
-    Mismatch,
-    Outcome,
-    Values,
-    exact,
-    own_scales,
-    under_its_map,
-)
+from qloracle_conformance.judging.compare import Outcome, Values, exact, under_its_map
 from qloracle_conformance.judging.expected import Float32
 from qloracle_conformance.judging.numbers import full_mantissa
-from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
 EDGES = (range(4), range(15, 18), range(62, 67), range(127, 130), range(254, 259), range(511, 514))
@@ -87,7 +79,9 @@ def groups(plan: Plan) -> Iterator[Case]:
     many = 257 * 256 + 1  # more groups than eight bits can count
     yield scales_case(group_ramp(plan.rng, many), f"{many} absmax")
     for codebook in maps():
-        yield scales_case(group_ramp(plan.rng, 600), "a map passed in", codebook)
+        yield scales_case(group_ramp(plan.rng, 600), "a map passed in").with_arrays(
+            codebook=codebook
+        )
 
 
 def residuals(plan: Plan) -> Iterator[Case]:
@@ -121,7 +115,7 @@ def judge_nested(case: Case, values: Values, view: View) -> Outcome:
     correct = expected.absmax_of(residual, blocks, {})
     reason = "the largest |absmax - offset| of the group"
     outcome = exact("nested_absmax", values[1], correct, reason)
-    codes, scale = values[0].reshape(-1), own_scales(values[1], correct)
+    codes, scale = values[0].reshape(-1), compare.own_scales(values[1], correct)
     return outcome + compare_codes(
         "code", codes, residual, scale, blocks, under_its_map(case, view)
     )
@@ -143,20 +137,12 @@ def offsets(plan: Plan) -> Iterator[Case]:
 def judge_offset(case: Case, values: Values, view: View) -> Outcome:
     """The derived bound, or equality where every order of summation is exact."""
     absmax = case.arrays["absmax"].astype(np.float64)
-    if values[2].size != 1:
-        return Outcome(0)
-    got = float(values[2].reshape(-1)[0].astype(np.float64))
     n = absmax.size
     mean = math.fsum(absmax) / n if n else 0.0
     simple = case.note.startswith("integers") or n == 0
     bound = 0.0 if simple else float(gamma(n + 1)) * mean + TINY["float32"]
-    error = abs(got - mean)
-    use = error / bound if bound else 0.0
-    if error <= bound:
-        return Outcome(1, use=use)
-    reason = "every order of summation is exact here" if simple else f"mean of {n} values"
-    first = Mismatch("offset", 0, show(values[2].reshape(-1)[0]), repr(mean), reason, bound, error)
-    return Outcome(1, 1, first, use=use)
+    why = "every order of summation is exact here" if simple else f"mean of {n} values"
+    return within("offset", values[2], Bounded(*np.array([[mean], [bound]])), lambda _: why)
 
 
 def decode_groups(plan: Plan) -> Iterator[Case]:
@@ -164,18 +150,19 @@ def decode_groups(plan: Plan) -> Iterator[Case]:
     for n in (*SIZES[1:], 257 * 256 + 1):  # the last: more groups than eight bits can count
         yield decode_case(plan, n)
     for codebook in maps():
-        yield decode_case(plan, 600, codebook=codebook)
+        case = decode_case(plan, 600, levels=codebook.size)
+        yield case.with_arrays(codebook=codebook)
     for size in GROUP_SIZES:
         yield decode_case(plan, 5 * size + 3, size)
 
 
-def decode_case(plan: Plan, n: int, size: int = 256, codebook: Float32 | None = None) -> Case:
+def decode_case(plan: Plan, n: int, size: int = 256, levels: int = 256) -> Case:
     """Random codes; full-mantissa scales of which the largest exceed the offset."""
     rng, groups_ = plan.rng, -(-n // size)
     scale = rng.uniform(0.5, 1, groups_) * 2.0 ** (np.arange(groups_) % 5 - 2)
-    codes = rng.integers(0, 256 if codebook is None else codebook.size, n).astype(np.uint8)
+    codes = rng.integers(0, levels, n).astype(np.uint8)
     note = f"{n} codes, groups of {size}"
-    return codes_case(codes, scale.astype(np.float32), 0.7123, note, codebook, size)
+    return codes_case(codes, scale.astype(np.float32), 0.7123, note, size)
 
 
 def decode_volume(plan: Plan) -> Iterator[Case]:

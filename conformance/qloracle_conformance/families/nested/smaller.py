@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.codes.smaller import smaller_x
-from qloracle_conformance.judging.numbers import rounder
+from qloracle_conformance.judging.smaller import cut, rounded
 
 
 def _sparser(case: Case, index: int) -> Iterator[NDArray[np.floating]]:
@@ -49,14 +49,9 @@ def smaller_absmax(case: Case, index: int) -> Iterator[Case]:
 
 def smaller_codes(case: Case, _: int) -> Iterator[Case]:
     """Smaller neighbours of a decoder's call: fewer codes and groups, simpler scales."""
-    codes, scale = case.arrays["codes"], case.arrays["nested_absmax"]
-    size = case.options["blocksize"]
-    for n in sorted({1, 2, codes.size // 2, codes.size - size, codes.size - 1}):
-        if 0 < n < codes.size:
-            blocks = -(-n // size)
-            yield case.with_arrays(codes=codes[:n].copy(), nested_absmax=scale[:blocks].copy())
-            yield case.with_arrays(codes=codes[-n:].copy(), nested_absmax=scale[-blocks:].copy())
-    for name in ("nested_absmax", "offset"):
-        if case.arrays[name].size == 1:
-            for simple in rounder(case.arrays[name]):
-                yield case.with_arrays(**{name: simple})
+    n, size = case.arrays["codes"].size, case.options["blocksize"]
+    for m in sorted({1, 2, n // 2, n - size, n - 1}):
+        for span in ((0, m), (n - m, n)) if 0 < m < n else ():
+            yield cut(case, {"codes": (0, 1), "nested_absmax": (0, size)}, *span)
+    scales = [name for name in ("nested_absmax", "offset") if case.arrays[name].size == 1]
+    yield from rounded(case, scales)

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from itertools import product
-from typing import Any
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.programs import BLOCK, BLOCKS
-from qloracle_conformance.families.paging import directed, drawn
-from qloracle_conformance.families.paging.directed import SIDES, Cases, drafts, sizes, stepping
+from qloracle_conformance.families.paging import directed
+from qloracle_conformance.families.paging.directed import Cases, drafts, sizes, stepping
+from qloracle_conformance.families.paging.drafts import SIDES
 from qloracle_conformance.judging.checks import Plan
 
 
@@ -83,8 +83,3 @@ DIRECTED: Mapping[str, Cases] = {
     "counters": counting(directed.pages, directed.many, directed.sharing, directed.lifetimes),
     "capacity": capacity, "prefetch": prefetch, "freed": freed, "resume": resumed,
 }  # fmt: skip
-
-
-def search(plan: Plan) -> Any:
-    """Hypothesis: programs without advice."""
-    return drawn.programs_of(counted=True)

@@ -12,15 +12,13 @@ import numpy as np
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.programs import BLOCK, BLOCKS, dtype_of
-from qloracle_conformance.families.paging import drawn
-from qloracle_conformance.families.paging.drafts import TYPES, Array, Draft
+from qloracle_conformance.families.paging.drafts import SIDES, TYPES, Array, Draft
 from qloracle_conformance.judging.checks import Plan
 
 Cases = Callable[[Plan], Iterator[Case]]
 
 PAGES = (4096, 64, 100, 7)
 FRAMES = (1, 2, 3, 64)  # pages that a device holds
-SIDES = ("host", "device")
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -39,7 +37,7 @@ def drafts(plan: Plan, *of: tuple[int | None, int | None]) -> Iterator[Draft]:
     return (Draft(rng, capacity, page) for capacity, page in of or sizes(plan))
 
 
-def plain() -> Case:
+def plain(*_: object) -> Case:
     """A program that every pager should take: an array, written by the host, read by a step."""
     values = np.arange(64, dtype=np.float32)
     return Draft(np.random.default_rng(0)).given("a", values).read("a", None, "device").case("")
@@ -290,8 +288,3 @@ DIRECTED: Mapping[str, Cases] = {
     "errors": errors, "adam": optimizer("adam_step"), "adam_8bit": optimizer("adam_step_8bit"),
     "resume": resume,
 }  # fmt: skip
-
-
-def search(plan: Plan) -> Any:
-    """Hypothesis: programs of up to 30 operations on a few arrays, from a state machine."""
-    return drawn.programs_of(counted=False)

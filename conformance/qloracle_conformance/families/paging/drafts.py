@@ -14,6 +14,7 @@ from qloracle_conformance.contract.programs import Part, dtype_of, perform, wher
 
 Array = NDArray[Any]
 
+SIDES = ("host", "device")
 TYPES = (
     "uint8", "float32", "bfloat16", "float16", "float64", "int8", "int32", "int64", "bool",
 )  # fmt: skip
@@ -50,11 +51,11 @@ class Draft:
             values = self.bytes(old.shape, old.dtype.name)
         data = f"x{len(self.arrays)}"
         self.arrays[data] = values
-        return self.do("write", name, _listed(part), data, side)
+        return self.do("write", name, part and list(part), data, side)
 
     def read(self, name: str, part: Part = None, side: str = "host") -> Self:
         """Read an array, or a part of it."""
-        return self.do("read", name, _listed(part), side)
+        return self.do("read", name, part and list(part), side)
 
     def read_all(self, names: Iterable[str], *sides: str) -> Self:
         """Read several arrays, each by all of the sides."""
@@ -90,7 +91,3 @@ class Draft:
         kind = dtype_of(dtype)
         size, top = math.prod(shape) * kind.itemsize, 2 if dtype == "bool" else 256
         return self.rng.integers(0, top, size, np.uint8).view(kind).reshape(shape)
-
-
-def _listed(part: Part) -> list[int] | None:
-    return None if part is None else list(part)

@@ -39,6 +39,7 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.plain_arrays import Read
 from qloracle_conformance.contract.programs import DONE, LOGGED, PLAIN, RAISED, READ
 from qloracle_conformance.families.paging import directed
+from qloracle_conformance.families.paging.drawn import programs_of
 from qloracle_conformance.judging.checks import Check, no_cases
 from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
 from qloracle_conformance.judging.text import show
@@ -65,7 +66,8 @@ def judge_operations(case: Case, values: Values) -> Outcome:
         elif status[number] == RAISED:
             return outcome + _operation(operation, number, word, "no error")
         elif operation[0] == "load" and status[number] == DONE:
-            expected = json.dumps([plain_arrays.alive_after(case, number), {"file": operation[1]}])
+            alive = plain_arrays.results(case)[number]
+            expected = json.dumps([alive, {"file": operation[1]}])
             loaded = word == expected
             outcome += Outcome(1) if loaded else _operation(operation, number, word, expected)
     return outcome
@@ -119,13 +121,23 @@ def _shown(value: Any) -> str:
     return show(value)
 
 
+def wrong_read(case: Case, values: Values) -> Mismatch | None:
+    """Rule P1: the first part of an array that was read in another form than it has."""
+    words = programs.written_out(values)
+    for read in plain_arrays.reads(case):
+        got, expected = words[read.operation], programs.form_of(read.values)
+        if values[programs.LOGGED][read.operation + 1, 0] == programs.DONE and got != expected:
+            return Mismatch(read.text, 0, got, expected, f"operation {read.operation}")
+    return None
+
+
 # ---- the checks ----------------------------------------------------------------------------------
 
 
 CHECKS = (  # one a kind of program
     *(Check("S12", n, "make_pager", c, judge, (READ,)) for n, c in directed.DIRECTED.items()),
     Check(
-        "S12", "search", "make_pager", no_cases, judge, (READ,), search=directed.search,
-        directed=False,
+        "S12", "search", "make_pager", no_cases, judge, (READ,),
+        search=lambda _: programs_of(counted=False), directed=False,
     ),
 )  # fmt: skip

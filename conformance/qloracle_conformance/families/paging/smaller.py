@@ -1,11 +1,11 @@
 """Smaller neighbours of a failing program: fewer operations and steps, shorter, plainer arrays."""
 
+import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -28,23 +28,25 @@ PAGES = (1, 4, 16, 64, 256, 4096)
 FEW = 40  # elements of an array whose length is tried one by one
 
 
-def smaller(case: Case) -> Iterator[Case]:
-    """Smaller neighbours that make sense, the boldest first."""
+def smaller(case: Case, index: int = 0) -> Iterator[Case]:
+    """Smaller neighbours that make sense, the boldest first; `index` does not matter."""
     measure = _measure(case)
     for candidate in _neighbours(case):
-        cleaned = _without_unused(candidate)
+        used = _words(program_of(candidate))
+        arrays = {name: array for name, array in candidate.arrays.items() if name in used}
+        cleaned = replace(candidate, arrays=arrays)
         if _measure(cleaned) < measure and plain_arrays.sensible(cleaned):
             yield cleaned
 
 
 def _neighbours(case: Case) -> Iterator[Case]:
     program = program_of(case)
-    fewer = _without_arrays(program), _without_operations(program), _replaced(program, _fewer_steps)
-    yield from (case.with_options(program=each) for each in chain(*fewer))
+    fewer = _without_arrays(program), _without_operations(program), _plainer(program, "step")
+    yield from (case.with_options(program=each) for each in itertools.chain(*fewer))
     yield from _plainer_sizes(case)
     yield from _shorter(case)
     yield from _plainer_arrays(case)
-    yield from (case.with_options(program=each) for each in _replaced(program, _plainer))
+    yield from (case.with_options(program=each) for each in _plainer(program, "read", "write"))
 
 
 def _measure(case: Case) -> tuple[Any, ...]:
@@ -54,24 +56,14 @@ def _measure(case: Case) -> tuple[Any, ...]:
     sizes = [size for size in sizes_of(case) if size is not None]
     return (
         len(program), sum(op[5] for op in program if op[0] == "step"), sum(map(math.prod, shapes)),
-        sum(map(len, shapes)), len(sizes), sum(sizes), sum(map(_oddness, program)),
-        sum(map(_plainness, case.arrays.values())),
+        sum(map(len, shapes)), len(sizes), sum(sizes), len(str(program).replace("None", "")),
+        sum(map(_oddness, case.arrays.values())),
     )  # fmt: skip
 
 
-def _oddness(operation: Operation) -> int:
-    """How much of an operation could be plainer."""
-    match operation:
-        case ["empty", _, _, dtype]:
-            return int(dtype != "uint8")
-        case ["read" | "write", _, part, *_, side]:
-            return int(part is not None) + int(side != "host")
-    return int(operation[0] == "step" and operation[6] is not None)
-
-
-def _plainness(array: Array) -> int:
+def _oddness(array: Array) -> int:
     """0: nothing but ones; 1: counting; 2: anything else."""
-    plain = (np.ones(array.shape, array.dtype), _counting(array))
+    plain = (np.ones_like(array), _counting(array))
     return next((i for i, other in enumerate(plain) if other.tobytes() == array.tobytes()), 2)
 
 
@@ -81,16 +73,11 @@ def _counting(array: Array) -> Array:
     return np.asarray(ramp, np.float32).astype(array.dtype).reshape(array.shape)
 
 
-def _without_unused(case: Case) -> Case:
-    used = _words(program_of(case))
-    return replace(case, arrays={name: a for name, a in case.arrays.items() if name in used})
-
-
 def _words(program: Any) -> set[str]:
     return set(re.findall(r"\w+", json.dumps(program)))
 
 
-# ---- fewer ---------------------------------------------------------------------------------------
+# ---- operations ----------------------------------------------------------------------------------
 
 
 def _without_arrays(program: Program) -> Iterator[Program]:
@@ -101,38 +88,29 @@ def _without_arrays(program: Program) -> Iterator[Program]:
 
 def _without_operations(program: Program) -> Iterator[Program]:
     """Without a run of operations: a half, a quarter, at last a single one; the end first."""
-    length = len(program) // 2
-    while length:
+    for length in (len(program) >> k for k in range(1, len(program).bit_length())):
         for start in range(len(program) - length, -1, -length):
             yield program[:start] + program[start + length :]
-        length //= 2
     for i, op in enumerate(program):
         closing = {"open": "close", "save": "load"}.get(op[0])  # one makes no sense alone
         for j in range(i + 1, len(program)):
             if program[j][:2] == [closing, *op[1:2]]:
-                yield [other for k, other in enumerate(program) if k not in (i, j)]
+                yield program[:i] + program[i + 1 : j] + program[j + 1 :]
 
 
-def _replaced(program: Program, other: Callable[[Operation], Iterator[Operation]]) -> Iterator[Any]:
-    """With one operation replaced."""
+def _plainer(program: Program, *verbs: str) -> Iterator[Program]:
+    """With one operation plainer: fewer steps; by the host, in a `use` of its own, whole."""
     for i, op in enumerate(program):
-        yield from ([*program[:i], list(new), *program[i + 1 :]] for new in other(op))
-
-
-def _fewer_steps(op: Operation) -> Iterator[Operation]:
-    if op[0] == "step":
-        for count in (1, 2, op[5] // 2, op[5] - 1):
-            if 0 < count < op[5]:
-                yield [*op[:5], count, op[6]]
-        yield [*op[:6], None]
-
-
-def _plainer(op: Operation) -> Iterator[Operation]:
-    """By the host instead of a step, in a `use` of its own, whole instead of a part."""
-    if op[0] in ("read", "write"):
-        yield from ([*op[:-1], side] for side in ("host", "device"))
-    if op[0] == "read":
-        yield [*op[:2], None, op[3]]
+        match op if op[0] in verbs else ():
+            case [*state, int(count), _]:
+                fewer = [n for n in (1, 2, count // 2, count - 1) if 0 < n < count]
+                others = [[*state, n, op[6]] for n in fewer] + [[*op[:6], None]]
+            case [verb, name, part, *data, side]:
+                others = [[verb, name, part, *data, other] for other in ("host", "device")]
+                others += [] if data else [[verb, name, None, side]]
+            case _:
+                others = []
+        yield from ([*program[:i], other, *program[i + 1 :]] for other in others)
 
 
 # ---- sizes ---------------------------------------------------------------------------------------
@@ -171,11 +149,18 @@ def _shorter(case: Case) -> Iterator[Case]:
             parts = (slice(0, -(-n // block)) for block in BLOCKS[function])
             cut = _cut(case, dict(zip(names, parts, strict=True)))
             yield cut.with_arrays(**{grads: case.arrays[grads][:, :n].copy()})
-    stepped = {name for op in steps for name in op[2]}
-    for name, shape in [(op[1], op[2]) for op in program if op[0] == "empty" and op[2]]:
-        for rows in _lengths(shape[0]) if name not in stepped else ():
-            yield _cut(case, {name: slice(0, rows)})
-            yield _cut(case, {name: slice(shape[0] - rows, shape[0])})
+    for name, rows in _shapes(case):
+        for n in _lengths(rows):
+            yield _cut(case, {name: slice(0, n)})
+            yield _cut(case, {name: slice(rows - n, rows)})
+
+
+def _shapes(case: Case) -> list[tuple[str, int]]:
+    """The arrays that have rows and are no state, and how many rows."""
+    program = program_of(case)
+    stepped = {name for op in program if op[0] == "step" for name in op[2]}
+    arrays = [op for op in program if op[0] == "empty" and op[2] and op[1] not in stepped]
+    return [(name, shape[0]) for _, name, shape, _ in arrays]
 
 
 def _lengths(n: int) -> list[int]:
@@ -204,14 +189,11 @@ def _cut(case: Case, kept: dict[str, slice]) -> Case:
 
 def _plainer_arrays(case: Case) -> Iterator[Case]:
     """Of bytes in one axis, of ones or counting: all at once, then one at a time."""
-    program = program_of(case)
-    stepped = {name for op in program if op[0] == "step" for name in op[2]}
-    names = [op[1] for op in program if op[0] == "empty" and op[2] and op[1] not in stepped]
-    for chosen in (names, *([name] for name in names)):
-        yield _of_bytes(case, chosen)
-    for plain in (lambda array: np.ones(array.shape, array.dtype), _counting):
-        for some in (case.arrays, *({name: array} for name, array in case.arrays.items())):
-            yield case.with_arrays(**{name: plain(array) for name, array in some.items()})
+    names = [name for name, _ in _shapes(case)]
+    yield from (_of_bytes(case, chosen) for chosen in (names, *([name] for name in names)))
+    for plain in (np.ones_like, _counting):
+        for some in (case.arrays, *([name] for name in case.arrays)):
+            yield case.with_arrays(**{name: plain(case.arrays[name]) for name in some})
 
 
 def _of_bytes(case: Case, names: list[str]) -> Case:

@@ -5,16 +5,8 @@ from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.dialects import Dialect
-from qloracle_conformance.judging import expected
-from qloracle_conformance.judging.bounds import (
-    UNDERFLOW,
-    Bounded,
-    Float64,
-    U,
-    gamma,
-    nearest,
-    rounded,
-)
+from qloracle_conformance.judging import bounds, expected
+from qloracle_conformance.judging.bounds import UNDERFLOW, Bounded, Float64, U, gamma, nearest
 from qloracle_conformance.judging.compare import blocks_of
 from qloracle_conformance.judging.views import View
 
@@ -62,7 +54,7 @@ def product(case: Case, view: View) -> Bounded:
     """Exact value and bound of every element of y, or of dx."""
     rows, matrix, bias = operands(case, view)
     exact, error = linear(rows, matrix, bias, view.dialect)
-    return rounded(exact, error, incoming(case).dtype.name)
+    return bounds.rounded(exact, error, incoming(case).dtype.name)
 
 
 def only_result(case: Case, view: View) -> Bounded:

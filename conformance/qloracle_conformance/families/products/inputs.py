@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Arrays, Case
-from qloracle_conformance.contract.protocol import FLOAT_TYPES
+from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import Asker
 from qloracle_conformance.judging.checks import Plan
@@ -61,10 +61,15 @@ def call(
     view: View, rows: NDArray[Any], weight: tuple[Arrays, dict[str, Any]], note: str,
     bias: NDArray[Any] | None = None,
 ) -> Case:  # fmt: skip
-    """A call on rows of either direction."""
-    name = "dy" if backward(view) else "x"
-    arrays = {name: rows, **weight[0]} | ({} if bias is None else {"bias": bias})
-    return Case(view.function, arrays, weight[1], note)
+    """A call on rows of either direction; an adapter, where there is one, adds nothing."""
+    back, options = backward(view), dict(weight[1])
+    arrays = {"dy" if back else "x": rows, **weight[0]} | ({} if bias is None else {"bias": bias})
+    if "a" in FUNCTIONS[view.function].arrays:
+        out, into = options["shape"]
+        arrays |= {"a": np.zeros((1, into), rows.dtype), "b": np.zeros((out, 1), rows.dtype)}
+        arrays |= {"x": np.zeros((*rows.shape[:-1], into), rows.dtype)} if back else {}
+        options["scaling"] = 1.0
+    return Case(view.function, arrays, options, note)
 
 
 def plain(ask: Asker, view: View) -> Case:
@@ -106,13 +111,6 @@ def differences(view: View, dtype: str, rows: int, blocksize: int = 64) -> Case:
     return call(view, x, weight, f"differences of weights, {rows} rows")
 
 
-def columns_shown(plan: Plan, columns: int, rows: int) -> NDArray[np.intp]:
-    """Which columns are shown by so many one-hot rows: the first, the last, and some between."""
-    ends = [0, columns - 1, columns - 2, 1]
-    middle = plan.rng.integers(0, columns, max(rows - 4, 0))
-    return np.array([*ends, *middle][:rows] if rows > 1 else [columns - 1], np.intp) % columns
-
-
 def weights(plan: Plan) -> Iterator[Case]:
     """The layer's weights, one by one, at every number of rows and in every type."""
     view, rng = plan.view, plan.rng
@@ -120,7 +118,9 @@ def weights(plan: Plan) -> Iterator[Case]:
         for columns, others in ((70, 17), (128, 64), (130, 5), (33, 64)):
             weight = random_layer(rng, view, facing(view, columns, others), 64)
             for rows in ROWS:
-                at = columns_shown(plan, columns, rows)
+                some = plan.rng.integers(0, columns, max(rows - 4, 0))
+                ends = [columns - 1] if rows == 1 else [0, columns - 1, columns - 2, 1]
+                at = np.array([*ends, *some][:rows], np.intp) % columns
                 yield call(view, units(columns, at, dtype), weight, f"one-hot, {rows} rows")
         yield from (differences(view, dtype, rows) for rows in ROWS)
 
@@ -214,18 +214,11 @@ def shapes(plan: Plan) -> Iterator[Case]:
         for j, (dtype, type_) in enumerate(FLOAT_TYPES.items()):
             for k, lead in enumerate(leading if plan.deep else leading[(i + j) % 2 :: 2]):
                 x = rng.standard_normal((*lead, columns)).astype(type_)
-                bias = _bias(rng, view, others, type_, i + j + k)
+                bias = None  # or in the type of x, or in float32, by turns
+                if (turn := (i + j + k) % 3) and not backward(view):
+                    bias = rng.standard_normal(others).astype(type_ if turn == 1 else np.float32)
                 note = f"{dtype} {[*lead, columns]}, W {list(shape)}"
                 yield call(view, x, weight, note, bias)
-
-
-def _bias(
-    rng: np.random.Generator, view: View, size: int, dtype: np.dtype[Any], i: int
-) -> NDArray[Any] | None:
-    """None, in the type of x, or in float32, by turns."""
-    if backward(view) or i % 3 == 0:
-        return None
-    return rng.standard_normal(size).astype(dtype if i % 3 == 1 else np.float32)
 
 
 def symmetric(plan: Plan) -> Iterator[Case]:

@@ -1,26 +1,15 @@
 """The dialect of a product: which weights it uses, how they lie, and whether sums are truncated."""
 
-from collections.abc import Callable
-
 import numpy as np
-from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.products import inputs
 from qloracle_conformance.families.products.s09_products import judge_only_result
-from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
+from qloracle_conformance.judging.asking import Asker, Found
 from qloracle_conformance.judging.views import View
 
 ROWS = 64  # asked at once: rules S9 and S10 ask again with few
-
-
-Worn = Callable[[Case], Case]
-
-
-def same(case: Case) -> Case:
-    """A product's call as it is."""
-    return case
 
 
 def forward(ask: Asker, view: View) -> Found:
@@ -28,22 +17,20 @@ def forward(ask: Asker, view: View) -> Found:
     return weights(ask, view) | sums(ask, view) | bias(ask, view)
 
 
-def backward(ask: Asker, view: View, worn: Worn = same) -> Found:
-    """The same; a gradient has no bias.  `worn` makes the calls those of another function."""
-    return weights(ask, view, worn) | sums(ask, view, worn)
+def backward(ask: Asker, view: View) -> Found:
+    """The same; a gradient has no bias."""
+    return weights(ask, view) | sums(ask, view)
 
 
-def weights(ask: Asker, view: View, worn: Worn = same) -> Found:
+def weights(ask: Asker, view: View) -> Found:
     """Name the order of nibbles, the layout of blocks and the weights' type that explain y."""
     size = ask.blocksize(view)
     ragged, even = (3, 2 * size - 1), (64, 2 * size)  # six blocks, however they lie; for the choosy
     fields = ("nibble_order", "layout", "product_weights")
     for shape in (ragged, even):
-        cases = [worn(case) for case in _showing(ask, view, shape)]
+        cases = _showing(ask, view, shape)
         if ask.values(cases[0]) is not None:
-            unnamed = "one-hot rows show weights that no recipe explains"
-            found = ask.explain(view, fields, cases, judge_only_result)
-            return found or {"product_weights": (UNNAMED, unnamed)}
+            return ask.explain(view, fields, cases, judge_only_result, unnamed=fields[-1])
     return {}
 
 
@@ -62,24 +49,17 @@ def _showing(ask: Asker, view: View, shape: tuple[int, int]) -> list[Case]:
     return cases
 
 
-def _values(ask: Asker, case: Case) -> NDArray[np.generic] | None:
-    got = ask.values(case)
-    return None if got is None else got[0].reshape(-1)
-
-
 def bias(ask: Asker, view: View) -> Found:
     """A bias of 1 + 2^-12 less a product of 1 is 2^-12, or 0 if the bias is rounded to 16 bits."""
     size, dtype = ask.blocksize(view), ask.dtype(view, "bfloat16", "float16")
     weight = inputs.even_layer(view, (64, 2 * size), size)
     row = -inputs.units(2 * size, np.arange(1), dtype)
     added = np.full(64, 1 + 2.0**-12, np.float32)
-    got = _values(ask, inputs.call(view, row, weight, "a bias less a product", added))
-    if got is None or dtype == "float32" or not (got == 0).all():
-        return {}
-    return {"bias_type": ("own", f"1 + 2^-12 less 1 is 0 in {dtype}")}
+    case = inputs.call(view, row, weight, "a bias less a product", added)
+    return ask.explain(view, ["bias_type"], [case], judge_only_result)
 
 
-def sums(ask: Asker, view: View, worn: Worn = same) -> Found:
+def sums(ask: Asker, view: View) -> Found:
     """1 + 1.5 * 2^-24 is 1 + 2^-23 when it is rounded, and 1 when it is truncated."""
     size = ask.blocksize(view)
     if ask.dtype(view) != "float32":
@@ -90,8 +70,8 @@ def sums(ask: Asker, view: View, worn: Worn = same) -> Found:
     places = np.arange(ROWS)
     rows[places, places % columns] = 1
     rows[places, (places + 1 + places // 8) % columns] = 1.5 * 2.0**-24
-    case = worn(inputs.call(view, rows, weight, "a sum that rounds up"))
-    got = _values(ask, case)
+    case = inputs.call(view, rows, weight, "a sum that rounds up")
+    got = ask.first(case)
     if got is None or view.levels.max() != 1 or not (got == 1).all():
         return {}
     return {"accumulate": ("truncated", f"1 + 1.5 * 2^-24 is 1 in {got.size} sums")}

@@ -1,8 +1,8 @@
 """S9. The product of a 4-bit layer: y = x W' + bias, and dx = dy W, W having no gradient.
 
-Judged against the exact value of the implementation's own weights.  Those are what the product
-shows for one-hot rows: `dequantize_4bit` in float32, or in the type of x (the probe says which), to
-the bit, and the same weights whatever the number of rows.  y and dx have the type of x and dy.
+Judged against the exact product with the weights that the implementation itself uses, as one-hot
+rows show them: to the bit those of `dequantize_4bit`, in float32 or in the type of x (the probe
+finds which), and the same for any number of rows.  y and dx have the type of x and dy.
 
 Bound.  Of the d products that are not zero (and the bias), each is rounded once and passes through
 at most d - 1 additions (adding an exact zero rounds nothing), so any order of summation in float32,
@@ -13,15 +13,16 @@ a term meets c roundings in its chunk and one for each chunk, pairwise ceil(log2
 product.  The kit sums in float64; its own error, K 2^-53 times the same sum, is added.  Sequential
 sums at stagnation reach the whole bound.
 
-On ordinary data this bound would let TF32 and dropped products pass.  So it is not alone.  Rows
-show every weight alone (equality), and with full mantissas (d = 1), in all columns of a K that is
-a multiple of nothing.  On wide whole numbers every order is exact (equality).  One large product
-stands among small ones, and sums cancel.  Last, the second moment of the error on data of both
-signs, m = mean (err / (u sqrt(sum (x w)^2)))^2 / K.  A partial sum is at most sqrt(sum (x w)^2) in
-the mean, and loses at most u of itself when it is rounded to nearest, up or down: K such steps add
-up like a random walk, and m <= 1.  Truncated, it loses up to 2 u, always toward zero, and the steps
-may all add up: m <= 4 K.  Lawful sums reach a tenth of the one, a twentieth of the other; TF32
-gives 20,000 at K = 1024, and a product that is left out millions.
+On ordinary data this bound would let TF32 and dropped products pass, so sharper probes stand beside
+it.  One-hot rows show every weight alone (equality); where the row has a full mantissa the result
+is one product (d = 1), in all columns of a K that is a multiple of nothing.  On wide whole numbers
+every order is exact (equality).  One large product stands among small ones, and sums cancel.  Last,
+the second moment of the error on data of both signs, m = mean (err / (u sqrt(sum (x w)^2)))^2 / K.
+A partial sum is at most sqrt(sum (x w)^2) in the mean, and loses at most u of itself when it is
+rounded to nearest, up or down: K such steps add up like a random walk, and m <= 1.  Truncated, it
+loses up to 2 u, always toward zero, and the steps may all add up: m <= 4 K.  Lawful sums reach a
+tenth of the one, a twentieth of the other; TF32 gives 20,000 at K = 1024, and a product that is
+left out millions.
 """
 
 from collections.abc import Iterator
@@ -29,8 +30,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.dialects import LINEAR
-from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS
+from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS, LINEAR
 from qloracle_conformance.families.products import bounds, inputs
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.bounds import U, within
@@ -62,7 +62,7 @@ def judge_moment(case: Case, values: Values, view: View) -> Outcome:
         units = error / (U["float32"] * np.sqrt(rows**2 @ (matrix**2).T))
     units = np.nan_to_num(np.where(error == 0, 0.0, units), nan=1e150, posinf=1e150)
     moment = float(np.mean(units**2)) / rows.shape[1]
-    most = most_moment(rows.shape[1], view)
+    most = 4.0 * rows.shape[1] if view.dialect["accumulate"] == "truncated" else 1.0
     if moment <= most:
         return Outcome(1, use=moment / most)
     worst = int(np.argmax(units))
@@ -72,11 +72,6 @@ def judge_moment(case: Case, values: Values, view: View) -> Outcome:
         f"over {got.size} elements, K = {rows.shape[1]}", most, moment,
     )  # fmt: skip
     return Outcome(1, 1, first, use=moment / most)
-
-
-def most_moment(k: int, view: View) -> float:
-    """The largest lawful second moment: sums of k products rounded to nearest, or truncated."""
-    return 4.0 * k if view.dialect["accumulate"] == "truncated" else 1.0
 
 
 LAYERS = {"one_hot": inputs.one_hot, "swamped": inputs.swamped, "shapes": inputs.shapes}

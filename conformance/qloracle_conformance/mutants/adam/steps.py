@@ -1,16 +1,15 @@
 """One step of Adam in steps: a mutant replaces one of them and says why.
 
-`stepper` and `stepper_8bit` build the two functions from the steps of S11 and S11b.  Each step is
-given the numbers of the call, `k`, and what is known so far, `s`.
+A formula is given the numbers of the call, `k`, and what is known so far, `s`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import qloracle
-from qloracle_conformance.mutants.parts import Array, Step, encoder_8bit, spread
+from qloracle_conformance.mutants.parts import Array, Encoder, Step, spread
 
 Moments = tuple[Array, Array, Array]
 States = tuple[Array, ...]  # m_codes, m_absmax, v_codes, v_absmax
@@ -66,16 +65,6 @@ Decode = Callable[[Array, Array, Array, int], Array]  # codes, absmax, levels, b
 Code = Callable[[State], States]
 
 
-class Formulas(TypedDict, total=False):
-    """The formulas of a step that differ from S11's."""
-
-    read: Formula  # g
-    first: Formula  # m
-    second: Formula  # v
-    direct: Formula  # d
-    move: Formula  # p
-
-
 # ---- the steps -----------------------------------------------------------------------------------
 
 
@@ -126,35 +115,9 @@ def after(k: Numbers, s: State) -> Array:
     return np.asarray((s.p - k.lr * s.d) * k.kept)
 
 
-def carried_out(k: Numbers, s: State, **own: Unpack[Formulas]) -> State:
-    """One step in float32."""
-    s = s._replace(g=own.get("read", gradient)(k, s))
-    s = s._replace(m=own.get("first", first)(k, s), v=own.get("second", second)(k, s))
-    s = s._replace(d=own.get("direct", direction)(k, s))
-    return s._replace(p=own.get("move", moved)(k, s))
-
-
-def given(param: Array, grad: Array, m: Array, v: Array) -> State:
-    """What a call knows at first."""
-    p, g, m, v = (x.reshape(-1).astype(np.float32) for x in (param, grad, m, v))
-    return State(p, g, m, v, g, g, m, v, param.dtype)
-
-
-def stepper(*, count: Count = numbers, **formulas: Unpack[Formulas]) -> Step:
-    """Build adam_step from its steps; `count` makes the numbers of a call."""
-
-    @np.errstate(all="ignore")
-    def adam_step(param: Array, grad: Array, m: Array, v: Array, **options: Any) -> Moments:
-        s = carried_out(count(Options(**options)), given(param, grad, m, v), **formulas)
-        new = s.p.astype(param.dtype).reshape(param.shape)
-        return new, s.m.reshape(param.shape), s.v.reshape(param.shape)
-
-    return adam_step
-
-
 # ---- the state of 8 bits -------------------------------------------------------------------------
 
-quantized = encoder_8bit()
+quantized = Encoder().eight_bit
 
 
 def decoded(codes: Array, absmax: Array, levels: Array, blocksize: int) -> Array:
@@ -176,26 +139,54 @@ def coded_by(quantize: Step) -> Code:
 coded = coded_by(quantized)  # S4 and S5
 
 
-def stepper_8bit(
-    *, count: Count = numbers, decode: Decode = decoded, code: Code = coded,
-    **formulas: Unpack[Formulas],
-) -> Step:  # fmt: skip
-    """Build adam_step_8bit from its steps."""
+# ---- both kinds of step --------------------------------------------------------------------------
+
+
+class Adam(NamedTuple):
+    """The steps of S11 and S11b."""
+
+    k: Count = numbers
+    g: Formula = gradient
+    m: Formula = first
+    v: Formula = second
+    d: Formula = direction
+    p: Formula = moved
+    decode: Decode = decoded
+    code: Code = coded
 
     @np.errstate(all="ignore")
-    def adam_step_8bit(
-        param: Array, grad: Array, m_codes: Array, m_absmax: Array, v_codes: Array,
+    def step(self, param: Array, grad: Array, m: Array, v: Array, **options: Any) -> Moments:
+        """adam_step."""
+        s = self._moved(param, grad, m, v, options)
+        new = s.p.astype(param.dtype).reshape(param.shape)
+        return new, s.m.reshape(param.shape), s.v.reshape(param.shape)
+
+    @np.errstate(all="ignore")
+    def step_8bit(
+        self, param: Array, grad: Array, m_codes: Array, m_absmax: Array, v_codes: Array,
         v_absmax: Array, *, blocksize: int = 256, m_codebook: Array | None = None,
         v_codebook: Array | None = None, **options: Any,
     ) -> tuple[Array, ...]:  # fmt: skip
+        """adam_step_8bit."""
         signed = qloracle.dynamic_codebook() if m_codebook is None else m_codebook
         unsigned = qloracle.dynamic_codebook(signed=False) if v_codebook is None else v_codebook
-        m = decode(m_codes, m_absmax, signed, blocksize)
-        v = decode(v_codes, v_absmax, unsigned, blocksize)
-        s = given(param, grad, m, v)._replace(
-            old=(m_codes, m_absmax, v_codes, v_absmax), maps=(signed, unsigned), blocksize=blocksize
-        )
-        s = carried_out(count(Options(**options)), s, **formulas)
-        return (s.p.astype(param.dtype).reshape(param.shape), *code(s))
+        m = self.decode(m_codes, m_absmax, signed, blocksize)
+        v = self.decode(v_codes, v_absmax, unsigned, blocksize)
+        old = (m_codes, m_absmax, v_codes, v_absmax)
+        s = self._moved(param, grad, m, v, options, old, (signed, unsigned), blocksize)
+        return (s.p.astype(param.dtype).reshape(param.shape), *self.code(s))
 
-    return adam_step_8bit
+    def both(self) -> dict[str, Step]:
+        """The two functions."""
+        return {"adam_step": self.step, "adam_step_8bit": self.step_8bit}
+
+    def _moved(
+        self, param: Array, grad: Array, m: Array, v: Array, options: dict[str, Any], *state: Any
+    ) -> State:
+        k = self.k(Options(**options))
+        p, g, m, v = (x.reshape(-1).astype(np.float32) for x in (param, grad, m, v))
+        s = State(p, g, m, v, g, g, m, v, param.dtype, *state)
+        s = s._replace(g=self.g(k, s))
+        s = s._replace(m=self.m(k, s), v=self.v(k, s))
+        s = s._replace(d=self.d(k, s))
+        return s._replace(p=self.p(k, s))

@@ -7,41 +7,8 @@ from typing import Any
 import numpy as np
 
 import qloracle
-from qloracle_conformance.mutants.parts import (
-    Array,
-    Step,
-    decoders,
-    encoder,
-    encoders,
-    fault,
-    packed_pairs,
-    peaks,
-    product,
-    then,
-)
-
-
-def _scribbling(function: Step) -> Step:
-    def scribble(first: Array, *rest: Any, **options: Any) -> Any:
-        result = function(first, *rest, **options)
-        first[...] = first // 2
-        return result
-
-    return scribble
-
-
-def _pooled(function: Step) -> Step:
-    pool: dict[Any, Array] = {}
-
-    def pooled(*arrays: Array, **options: Any) -> Array:
-        result = function(*arrays, **options)
-        buffer = pool.get(result.dtype, np.zeros(0, result.dtype))
-        if buffer.size < result.size:
-            buffer = pool[result.dtype] = np.zeros(2 * result.size, result.dtype)
-        buffer[: result.size] = result.reshape(-1)
-        return buffer[: result.size].reshape(result.shape)
-
-    return pooled
+from qloracle_conformance.mutants import parts
+from qloracle_conformance.mutants.parts import Array, Decoder, Encoder, Step, each, fault, then
 
 
 def _racing() -> Step:
@@ -58,7 +25,7 @@ def _with_garbage() -> Callable[[Array], Array]:
     garbage = itertools.cycle(range(16))
 
     def pack(codes: Array) -> Array:
-        packed = packed_pairs(codes)
+        packed = parts.packed_pairs(codes)
         packed[-1:] |= np.uint8(next(garbage) if codes.size % 2 else 0)
         return packed
 
@@ -82,7 +49,7 @@ def _remembered(key: Callable[[Array, Array], Any]) -> Step:
 # ---- P1: number, type and shape of what comes back -----------------------------------------------
 AbsmaxFloat64 = fault("P1",
     "The absmax comes back as float64 (bitsandbytes #529: it inherits a default type).",
-    **encoders(peak=lambda x, b: peaks(x, b).astype(np.float64)))
+    **Encoder(peak=lambda x, b: parts.peaks(x, b).astype(np.float64)).both())
 CodesInt64 = fault("P1", "The codes come back as int64, as searchsorted returns them (rule P1).",
     quantize_blockwise=then(qloracle.quantize_blockwise,
         lambda codes, absmax: (codes.astype(np.int64), absmax)))
@@ -95,7 +62,7 @@ PhantomScale = fault("P1",
     quantize_4bit=then(qloracle.quantize_4bit, lambda packed, absmax:
         (packed, np.append(absmax, np.zeros(absmax.size % 2, np.float32)))))
 TypeIgnored = fault("P1", "The result is float32, whatever type was asked for (rule P1).",
-    **decoders(multiply=lambda levels, scale, _: product(levels, scale, np.float32)))
+    **Decoder(multiply=lambda levels, scale, _: parts.product(levels, scale, np.float32)).both())
 RowOfOne = fault("P1",
     "A vector of even length comes back as a matrix of one row (bitsandbytes #2047).",
     dequantize_4bit=then(qloracle.dequantize_4bit, lambda values:
@@ -109,18 +76,17 @@ OneByteTransposed = fault("P1",
 
 # ---- P2 to P4: what a call leaves behind for the next one ----------------------------------------
 InputOverwritten = fault("P2", "The input is normalised in place: x /= absmax (KernelBench #82).",
-    **{name: _scribbling(getattr(qloracle, name)) for name in (
-        "quantize_4bit", "dequantize_4bit", "quantize_blockwise", "dequantize_blockwise")})
+    **each(parts.spoiling(lambda x: x // 2),
+        "quantize_4bit", "dequantize_4bit", "quantize_blockwise", "dequantize_blockwise"))
 SharedBuffer = fault("P3",
     "Results live in one buffer for each type, which the next call overwrites (unsloth #4026).",
-    dequantize_4bit=_pooled(qloracle.dequantize_4bit),
-    dequantize_blockwise=_pooled(qloracle.dequantize_blockwise))
+    **each(parts.pooled, "dequantize_4bit", "dequantize_blockwise"))
 RacingByte = fault("P4",
     "A race: on every second call the last byte differs (as in bitsandbytes #1061).",
     quantize_4bit=_racing())
 SpareNibbleGarbage = fault("P4",
     "The spare nibble holds what lay in memory: the same call gives other bytes (rule P4).",
-    quantize_4bit=encoder(pack=_with_garbage()))
+    quantize_4bit=Encoder(pack=_with_garbage()).four_bit)
 ScalesRemembered = fault("S7",
     "A cache of decoded weights knows bytes and shape, not the scales (reference-kernels #104).",
     dequantize_4bit=_remembered(lambda packed, absmax: packed.tobytes()))

@@ -4,6 +4,6 @@ Each is the reference with one step replaced: a row names the rule that must not
 story and its source, and builds the function.
 """
 
-from qloracle_conformance.mutants.codes import blocks, codes, decoding, lawful, scales, tables
+from qloracle_conformance.mutants.codes import blocks, codes, decoding, lawful, tables
 
-MODULES = (tables, blocks, scales, codes, decoding, lawful)
+MODULES = (tables, blocks, codes, decoding, lawful)

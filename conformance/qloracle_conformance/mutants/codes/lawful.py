@@ -4,44 +4,23 @@ A row begins with what the verdict must say of it; `dialect` is what it must dec
 decides whether others can read its bytes.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import qloracle
 from qloracle_conformance.judging import expected
-from qloracle_conformance.mutants.codes import blocks, codes, scales, tables
-from qloracle_conformance.mutants.codes.steps import by_inverse, fp4_encoder, nf4_encoder, only_for
-from qloracle_conformance.mutants.parts import (
-    BFLOAT16,
-    NF4,
-    Array,
-    decoder,
-    decoders,
-    divided,
-    encoder,
-    encoders,
-    inverted,
-    packed_pairs,
-    peaks,
-    product,
-    rounded,
-    spread,
-    then,
-    variant,
-    widened,
-)
+from qloracle_conformance.mutants import parts
+from qloracle_conformance.mutants.codes import blocks, codes, tables
+from qloracle_conformance.mutants.codes.steps import by_inverse, fp4_encoder, in_nf4, only_for
+from qloracle_conformance.mutants.parts import NF4, Array, Decoder, Encoder, divided, then, variant
 
-NORMAL = np.float32(2.0**-126)
-
-
-def _flushed(values: Array) -> Array:
-    """Replace subnormals by zeros, as flush-to-zero does."""
-    return np.where(np.abs(values) < NORMAL, np.copysign(np.float32(0), values), values)
+_flushed = partial(expected.flush, how="flushed")  # subnormals to zeros, as hardware flushes
 
 
 def _full_and_partial(flat: Array, absmax: Array, blocksize: int) -> Array:
-    q = inverted(flat, absmax, blocksize)
+    q = parts.inverted(flat, absmax, blocksize)
     short = flat.size // blocksize * blocksize
     q[short:] = divided(flat, absmax, blocksize)[short:]
     return q
@@ -54,20 +33,20 @@ def _inverse_rounded_up(absmax: Array) -> Array:
 
 
 def _by_scaled_thresholds(x: Array, *, blocksize: int = 64) -> tuple[Array, Array]:
-    flat = widened(x)
-    absmax = peaks(flat, blocksize)
-    scale = spread(absmax, flat.size, blocksize)
+    flat = parts.widened(x)
+    absmax = parts.peaks(flat, blocksize)
+    scale = parts.spread(absmax, flat.size, blocksize)
     codes = np.zeros(flat.size, np.uint8)
     for threshold in qloracle.thresholds(NF4):
         codes += (scale > 0) & (flat > threshold * scale) | (scale == 0) & (threshold < 0)
-    return packed_pairs(codes), absmax
+    return parts.packed_pairs(codes), absmax
 
 
 def _in_own_type(x: Array, **options: Any) -> Any:
     def scale(flat: Array, absmax: Array, blocksize: int) -> Array:
-        return rounded(divided(flat, absmax, blocksize), x.dtype)
+        return parts.rounded(divided(flat, absmax, blocksize), x.dtype)
 
-    return encoder(scale=scale)(x, **options)
+    return Encoder(scale=scale).four_bit(x, **options)
 
 
 def literal(table: Array) -> Array:
@@ -90,7 +69,7 @@ def cuda_fp4(table: Array) -> Array:
 def _by_signed_levels(x: Array, *, blocksize: int = 64, **_: Any) -> tuple[Array, Array]:
     levels, codes = np.unique(qloracle.fp4_codebook(), return_index=True)
     ranks, absmax = qloracle.quantize_blockwise(x, levels, blocksize=blocksize)
-    return packed_pairs(codes[ranks].astype(np.uint8)), absmax
+    return parts.packed_pairs(codes[ranks].astype(np.uint8)), absmax
 
 
 def _zeros_exchanged(packed: Array, absmax: Array) -> tuple[Array, Array]:
@@ -100,18 +79,18 @@ def _zeros_exchanged(packed: Array, absmax: Array) -> tuple[Array, Array]:
 
 
 def _bfloat16_by_64(x: Array, *, blocksize: int = 64, **options: Any) -> tuple[Array, Array]:
-    if blocksize != 64 or x.dtype != BFLOAT16:
+    if blocksize != 64 or x.dtype != parts.BFLOAT16:
         raise NotImplementedError("blocks of 64 bfloat16 only")
     return qloracle.quantize_4bit(x, **options)
 
 
 def _chunked(x: Array, *, blocksize: int = 64, **options: Any) -> tuple[Array, Array]:
     flat, step = x.reshape(-1), 2 * blocksize * max(1, 8192 // blocksize)
-    parts = [
+    pieces = [
         qloracle.quantize_4bit(flat[i : i + step], blocksize=blocksize, **options)
         for i in range(0, max(flat.size, 1), step)
     ]
-    packed, absmax = zip(*parts, strict=True)
+    packed, absmax = zip(*pieces, strict=True)
     return np.concatenate(packed), np.concatenate(absmax)
 
 
@@ -119,13 +98,13 @@ def _chunked(x: Array, *, blocksize: int = 64, **options: Any) -> tuple[Array, A
 # ---- scaling -------------------------------------------------------------------------------------
 Reciprocal = variant("reciprocal",
     "x * (1 / absmax), as CUDA kernels scale when they are compiled without fast math.",
-    **encoders(scale=inverted))
+    **Encoder(scale=parts.inverted).both())
 FullAndPartial = variant("full: reciprocal, partial: divide",
     "Full blocks by the reciprocal, a short one by division (bitsandbytes' default backend).",
-    quantize_4bit=encoder(scale=_full_and_partial))
+    quantize_4bit=Encoder(scale=_full_and_partial).four_bit)
 ApproximateReciprocal = variant("approx(rcp)",
     "A reciprocal rounded up instead of to nearest: within the ulp of PTX's rcp.approx.f32.",
-    quantize_4bit=encoder(scale=by_inverse(_inverse_rounded_up)))
+    quantize_4bit=Encoder(scale=by_inverse(_inverse_rounded_up)).four_bit)
 ScaledThresholds = variant("approx",
     "No division: x is compared with threshold * absmax, off by less than an ulp.",
     quantize_4bit=_by_scaled_thresholds)
@@ -134,22 +113,23 @@ OwnType = variant("input_type: own",
     quantize_4bit=_in_own_type)
 InputFlushed = variant("subnormal_input: flushed",
     "Subnormal elements count as zero (hardware that flushes its operands).",
-    quantize_4bit=encoder(widen=lambda x: _flushed(widened(x))))
+    quantize_4bit=Encoder(widen=lambda x: _flushed(parts.widened(x))).four_bit)
 ScaleFlushed = variant("subnormal_scale: flushed",
     "A subnormal absmax counts as zero when the block is scaled (flush-to-zero on the divisor).",
-    quantize_4bit=encoder(scale=lambda flat, absmax, blocksize:
-        divided(flat, _flushed(absmax), blocksize)))
+    quantize_4bit=Encoder(scale=lambda flat, absmax, blocksize:
+        divided(flat, _flushed(absmax), blocksize)).four_bit)
 
 # ---- thresholds ----------------------------------------------------------------------------------
 LiteralThresholds = variant("thresholds: literal",
     "The published decimals, rounded once by a C compiler (onnxruntime's bnb4 quantizer).",
-    quantize_4bit=encoder(thresholds=literal))
+    quantize_4bit=Encoder(thresholds=literal).four_bit)
 Nearest = variant("thresholds: nearest",
     "argmin of float32 distances: another answer at 6 of the 15 midpoints (web-rwkv, torchao).",
-    quantize_4bit=nf4_encoder(lambda q: np.abs(q[:, None] - NF4).argmin(axis=1)))
+    quantize_4bit=Encoder(
+        rank=in_nf4(lambda q: np.abs(q[:, None] - NF4).argmin(axis=1))).four_bit)
 CudaFP4 = variant("thresholds: cuda",
     "FP4 by the decimals in bitsandbytes' CUDA source, up to 14 ulp from the midpoints.",
-    quantize_4bit=encoder(thresholds=cuda_fp4))
+    quantize_4bit=Encoder(thresholds=cuda_fp4).four_bit)
 LowerSignedTies = variant("fp4_ties: lower_signed",
     "FP4 by its signed levels: a negative tie goes away from zero (bitsandbytes' default).",
     quantize_4bit=fp4_encoder(_by_signed_levels))
@@ -170,11 +150,11 @@ BlocksRestart = variant("layout: per_row",
     dequantize_4bit=blocks.RowsCeiled.dequantize_4bit)
 DeclaredFloat16Scales = variant("absmax_type: float16", "The absmax stored in float16, declared.",
     {"dialect": {"quantize_4bit": {"absmax_type": "float16"}}},
-    quantize_4bit=scales.Float16Scales.quantize_4bit)
+    quantize_4bit=codes.Float16Scales.quantize_4bit)
 DeclaredBFloat16Scales = variant("absmax_type: bfloat16",
     "The absmax stored in bfloat16, declared.",
     {"dialect": {"quantize_4bit": {"absmax_type": "bfloat16"}}},
-    quantize_4bit=scales.BFloat16Scales.quantize_4bit)
+    quantize_4bit=codes.BFloat16Scales.quantize_4bit)
 ZerosFirst = variant("zero_block: first",
     "A block of zeros has code 0, declared (bitsandbytes on CUDA).",
     {"dialect": {f"quantize_{kind}": {"zero_block": "first"} for kind in ("4bit", "blockwise")}},
@@ -193,14 +173,15 @@ BlocksOf64Only = variant("",
 # ---- decoding ------------------------------------------------------------------------------------
 OutputType = variant("decode: output_type",
     "Level and absmax are rounded to the output type and multiplied there (bitsandbytes' SIMT).",
-    **decoders(multiply=lambda levels, scale, dtype:
-        product(levels.astype(dtype), scale.astype(dtype), dtype)))
+    **Decoder(multiply=lambda levels, scale, dtype:
+        parts.product(levels.astype(dtype), scale.astype(dtype), dtype)).both())
 OutputFlushed = variant("subnormal_output: flushed",
     "Subnormal products come back as zero (flush-to-zero).",
-    **decoders(multiply=lambda levels, scale, dtype: _flushed(levels * scale).astype(dtype)))
+    **Decoder(multiply=lambda levels, scale, dtype:
+        _flushed(levels * scale).astype(dtype)).both())
 BFloat16Flushed = variant("subnormal_output: flushed_bfloat16",
     "Only the conversion to bfloat16 flushes (AVX-512's instruction does).",
-    dequantize_4bit=decoder(multiply=only_for(BFLOAT16, _flushed)))
+    dequantize_4bit=Decoder(multiply=only_for(parts.BFLOAT16, _flushed)).four_bit)
 
 # ---- other ways to the same bits -----------------------------------------------------------------
 Chunked = variant("",

@@ -7,18 +7,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 import qloracle
-from qloracle_conformance.mutants.parts import (
-    Array,
-    Levels,
-    Multiply,
-    Scale,
-    Step,
-    divided,
-    packed_pairs,
-    peaks,
-    spread,
-    widened,
-)
+from qloracle_conformance.mutants import parts
+from qloracle_conformance.mutants.parts import Array, Levels, Multiply, Scale, Step
 
 
 def levels_with(**tables: Array) -> Levels:
@@ -37,22 +27,15 @@ def by_inverse(inverse: Callable[[Array], Array]) -> Scale:
     """Scaling by an inverse of the absmax of one's own making; +0 stays +0."""
 
     def scale(flat: Array, absmax: Array, blocksize: int) -> Array:
-        factor = spread(inverse(absmax), flat.size, blocksize)
+        factor = parts.spread(inverse(absmax), flat.size, blocksize)
         return np.where(flat == 0, np.float32(0), flat * factor)
 
     return scale
 
 
-def nf4_encoder(code: Callable[[Array], Array]) -> Step:
-    """Build a quantizer of NF4 alone out of the step from q to codes."""
-
-    def quantize_4bit(x: Array, *, blocksize: int = 64) -> tuple[Array, Array]:
-        flat = widened(x)
-        absmax = peaks(flat, blocksize)
-        q = divided(flat, absmax, blocksize)
-        return packed_pairs(code(q).astype(np.uint8)), absmax
-
-    return quantize_4bit
+def in_nf4(code: Callable[[Array], Array]) -> parts.Count:
+    """NF4's codes found in another way; FP4's as ever."""
+    return lambda q, thresholds: code(q) if thresholds.size == 15 else parts.counted(q, thresholds)
 
 
 def fp4_encoder(quantize_fp4: Step) -> Step:

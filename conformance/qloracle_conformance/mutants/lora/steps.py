@@ -1,11 +1,11 @@
 """A LoRA layer in steps: a mutant replaces one of them and says why.
 
-`forward` builds `lora_forward` and `qlora_forward`, `backward` both gradients: read the matrices
-(`sides`), mask x (`cover`), keep the hidden numbers (`hidden`), and then one step for each result.
-Those are given the `Layer`, which is all that the call has at hand.
+Read the matrices, mask x, keep the hidden numbers, and then one step for each result.  Those are
+given the `Layer`, which is all that the call has at hand.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +27,8 @@ class Layer(NamedTuple):
     b: Array  # out, r
     s: Any  # a float32 scalar
     h: Array  # m, r
+    dy: Array  # m, out; zeros in the forward pass
+    g: Array  # m, r: dy B
     total: Total
     type: np.dtype[Any]
     axes: tuple[int, ...]
@@ -36,21 +38,13 @@ class Layer(NamedTuple):
 Sides = Callable[[Array, Array, float], tuple[Array, Array, Any]]
 Cover = Callable[[Array, Array], Array]  # x, mask
 Hidden = Callable[[Array, Layer], Array]  # h or g
-Output = Callable[[Layer], Array]
-Gradient = Callable[[Layer, Array, Array], Array]  # the layer, dy, g = dy B
-
-
-# ---- the steps of a layer ------------------------------------------------------------------------
+See = Callable[[Layer], Layer]
+Result = Callable[[Layer], Array]
 
 
 def as_given(a: Array, b: Array, s: float) -> tuple[Array, Array, Any]:
     """A, B and the scaling in float32."""
     return wide(a), wide(b), np.float32(s)
-
-
-def covered(x: Array, mask: Array) -> Array:
-    """x * mask."""
-    return x * mask
 
 
 def unchanged(h: Array, own: Layer) -> Array:
@@ -63,19 +57,19 @@ def output(own: Layer) -> Array:
     return np.asarray(own.total(own.x, own.w) + own.s * own.total(own.h, own.b))
 
 
-def x_gradient(own: Layer, dy: Array, g: Array) -> Array:
+def x_gradient(own: Layer) -> Array:
     """dy W + s (g A) * mask."""
-    return np.asarray(own.total(dy, own.w.T) + own.s * own.total(g, own.a.T) * own.mask)
+    return np.asarray(own.total(own.dy, own.w.T) + own.s * own.total(own.g, own.a.T) * own.mask)
 
 
-def a_gradient(own: Layer, dy: Array, g: Array) -> Array:
+def a_gradient(own: Layer) -> Array:
     """s g' (x * mask)."""
-    return np.asarray(own.s * own.total(g.T, own.masked.T))
+    return np.asarray(own.s * own.total(own.g.T, own.masked.T))
 
 
-def b_gradient(own: Layer, dy: Array, g: Array) -> Array:
+def b_gradient(own: Layer) -> Array:
     """s dy' h."""
-    return np.asarray(own.s * own.total(dy.T, own.h.T))
+    return np.asarray(own.s * own.total(own.dy.T, own.h.T))
 
 
 def unscaled(own: Layer) -> Layer:
@@ -83,75 +77,72 @@ def unscaled(own: Layer) -> Layer:
     return own._replace(s=np.float32(1))
 
 
-def layer(
-    x: Array, w: Array, a: Array, b: Array, scaling: float, mask: Array | None, *,
-    sides: Sides, cover: Cover, hidden: Hidden, total: Total,
-) -> Layer:  # fmt: skip
-    """Read a call and make its hidden numbers."""
-    own_a, own_b, s = sides(a, b, scaling)
-    rows = wide(x)
-    own_mask = np.ones_like(rows) if mask is None else wide(mask)
-    masked = rows if mask is None else cover(rows, own_mask)
-    own = Layer(
-        rows, masked, own_mask, w, own_a, own_b, s, total(masked, own_a), total, x.dtype,
-        x.shape[:-1], mask is not None,
-    )  # fmt: skip
-    return own._replace(h=hidden(own.h, own))
+class Lora(NamedTuple):
+    """The steps of a layer, on a dense weight or a packed one."""
 
+    sides: Sides = as_given
+    cover: Cover = np.multiply
+    hidden: Hidden = unchanged
+    see: See = lambda own: own  # the last step before the results
+    y: Result = output
+    dx: Result = x_gradient
+    da: Result = a_gradient
+    db: Result = b_gradient
+    total: Total = sums.blas
+    decode: Decode = decoded
 
-def forward(
-    *, sides: Sides = as_given, cover: Cover = covered, hidden: Hidden = unchanged,
-    total: Total = sums.blas, y: Output = output, decode: Decode = decoded,
-) -> dict[str, Step]:  # fmt: skip
-    """Build lora_forward and qlora_forward from the same steps."""
-    steps: Any = {"sides": sides, "cover": cover, "hidden": hidden, "total": total}
-
-    @np.errstate(all="ignore")
-    def lora_forward(
-        x: Array, w: Array, a: Array, b: Array, *, scaling: float, dropout_mask: Array | None = None
-    ) -> Array:
-        return np.asarray(finished(y(layer(x, wide(w), a, b, scaling, dropout_mask, **steps)), x))
-
-    def qlora_forward(
-        x: Array, packed: Array, absmax: Array, a: Array, b: Array, *, scaling: float,
-        dropout_mask: Array | None = None, **options: Any,
-    ) -> Array:  # fmt: skip
-        w = decode(packed, absmax, x, **options)
-        return lora_forward(x, w, a, b, scaling=scaling, dropout_mask=dropout_mask)
-
-    return {"lora_forward": lora_forward, "qlora_forward": qlora_forward}
-
-
-def backward(
-    *, sides: Sides = as_given, cover: Cover = covered, hidden: Hidden = unchanged,
-    total: Total = sums.blas, dx: Gradient = x_gradient, da: Gradient = a_gradient,
-    db: Gradient = b_gradient, decode: Decode = decoded,
-) -> dict[str, Step]:  # fmt: skip
-    """Build lora_backward and qlora_backward from the same steps."""
-    steps: Any = {"sides": sides, "cover": cover, "hidden": hidden, "total": total}
+    def layer(
+        self, x: Array, w: Array, a: Array, b: Array, *, scaling: float,
+        dropout_mask: Array | None = None, dy: Array | None = None,
+    ) -> Layer:  # fmt: skip
+        """What the results are made of."""
+        a, b, s = self.sides(a, b, scaling)
+        rows, given = wide(x), dropout_mask is not None
+        mask = np.ones_like(rows) if dropout_mask is None else wide(dropout_mask)
+        masked = self.cover(rows, mask) if given else rows
+        h = self.total(masked, a)
+        grad = np.zeros((len(rows), len(b)), np.float32) if dy is None else wide(dy)
+        g = h if dy is None else self.total(grad, b.T)
+        more = self.total, x.dtype, x.shape[:-1], given
+        own = Layer(rows, masked, mask, w, a, b, s, h, grad, g, *more)
+        return self.see(own._replace(h=self.hidden(h, own), g=self.hidden(g, own)))
 
     @np.errstate(all="ignore")
-    def lora_backward(
-        dy: Array, x: Array, w: Array, a: Array, b: Array, *, scaling: float,
-        dropout_mask: Array | None = None,
-    ) -> tuple[Array, Array, Array]:  # fmt: skip
-        own = layer(x, wide(w), a, b, scaling, dropout_mask, **steps)
-        rows = wide(dy)
-        g = hidden(total(rows, own.b.T), own)  # m, r
+    def _forward(self, x: Array, w: Array, *sides: Array, **options: Any) -> Array:
+        return finished(self.y(self.layer(x, wide(w), *sides, **options)), x)
+
+    @np.errstate(all="ignore")
+    def _backward(
+        self, dy: Array, x: Array, w: Array, a: Array, b: Array, **options: Any
+    ) -> tuple[Array, Array, Array]:
+        own = self.layer(x, wide(w), a, b, dy=dy, **options)
         return (
-            finished(dx(own, rows, g), x),
-            da(own, rows, g).astype(a.dtype),
-            db(own, rows, g).astype(b.dtype),
+            finished(self.dx(own), x),
+            self.da(own).astype(a.dtype),
+            self.db(own).astype(b.dtype),
         )
 
-    def qlora_backward(
-        dy: Array, x: Array, packed: Array, absmax: Array, a: Array, b: Array, *, scaling: float,
-        dropout_mask: Array | None = None, **options: Any,
-    ) -> tuple[Array, Array, Array]:  # fmt: skip
-        w = decode(packed, absmax, x, **options)
-        return lora_backward(dy, x, w, a, b, scaling=scaling, dropout_mask=dropout_mask)
+    def _packed(
+        self, apply: Step, *arrays: Array, scaling: float, dropout_mask: Array | None = None,
+        **options: Any,
+    ) -> Any:  # fmt: skip
+        *rows, packed, absmax, a, b = arrays
+        w = self.decode(packed, absmax, rows[-1], **options)
+        return apply(*rows, w, a, b, scaling=scaling, dropout_mask=dropout_mask)
 
-    return {"lora_backward": lora_backward, "qlora_backward": qlora_backward}
+    def forward(self) -> dict[str, Step]:
+        """The layer alone, on either weight."""
+        packed = partial(self._packed, self._forward)
+        return {"lora_forward": self._forward, "qlora_forward": packed}
+
+    def backward(self) -> dict[str, Step]:
+        """Its gradients alone."""
+        packed = partial(self._packed, self._backward)
+        return {"lora_backward": self._backward, "qlora_backward": packed}
+
+    def both(self) -> dict[str, Step]:
+        """All four functions."""
+        return self.forward() | self.backward()
 
 
 # ---- steps of other roundings --------------------------------------------------------------------

@@ -4,14 +4,8 @@ import numpy as np
 
 from qloracle_conformance.judging import expected
 from qloracle_conformance.mutants.nested import faulty
-from qloracle_conformance.mutants.nested.steps import decoder, encoder
-from qloracle_conformance.mutants.parts import Array, inverted, variant
-
-
-def _summed_in_order(absmax: Array) -> np.float32:
-    total = np.cumsum(absmax)[-1:].sum()  # cumsum adds in order, sum does not
-    return np.float32(total / np.float32(max(absmax.size, 1)))
-
+from qloracle_conformance.mutants.nested.steps import Scales
+from qloracle_conformance.mutants.parts import inverted, variant
 
 # fmt: off
 
@@ -25,10 +19,11 @@ DeclaredBaselineMap = variant("map_8bit: baseline",
     dequantize_absmax=faulty.BaselineMap.dequantize_absmax)
 FusedNested = variant("decode: fma",
     "Nested scales by one fused multiply-add: one rounding (bitsandbytes' fused kernels).",
-    dequantize_absmax=decoder(combine=expected.fused))
+    dequantize_absmax=Scales(combine=expected.fused).dequantize)
 SummedInOrder = variant("",
     "The offset is summed one by one in float32: within the bound of any order.",
-    quantize_absmax=encoder(offset=_summed_in_order))
+    quantize_absmax=Scales(offset=lambda absmax:  # cumsum adds in order, sum does not
+        np.cumsum(absmax)[-1:].sum() / np.float32(max(absmax.size, 1))).quantize)
 NestedReciprocal = variant("reciprocal",
     "Residuals are scaled by the reciprocal of the group's absmax.",
-    quantize_absmax=encoder(scale=inverted))
+    quantize_absmax=Scales(scale=inverted).quantize)

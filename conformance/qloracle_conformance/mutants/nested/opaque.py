@@ -6,41 +6,15 @@ from typing import Any
 import numpy as np
 
 import qloracle
+from qloracle_conformance.families.nested.roundtrip import dynamic, linear
 from qloracle_conformance.judging import expected
-from qloracle_conformance.mutants.parts import (
-    BFLOAT16,
-    NF4,
-    Array,
-    Step,
-    divided,
-    fault,
-    peaks,
-    rounded,
-    spread,
-    variant,
-    widened,
-)
+from qloracle_conformance.mutants import parts
+from qloracle_conformance.mutants.parts import NF4, Array, Step, fault, peaks, spread, variant
 
+MAP = qloracle.dynamic_codebook()
 FOUR_DECIMALS = expected.four_bit_levels("nf4", {"codebook": "four_decimals"})
 Scales = Callable[[Array], Array]
 State = tuple[Array, Array, tuple[int, ...]]  # codes, the scale of each block as coded, the shape
-
-
-def dynamic(absmax: Array) -> Array:
-    """S8: what the scales come back as."""
-    return qloracle.dequantize_absmax(*qloracle.quantize_absmax(absmax))
-
-
-def linear(absmax: Array, most: float = np.inf) -> Array:
-    """Scales in 256 equal steps, group by group, the mean removed; `most` is the largest factor."""
-    mean = np.float32(absmax.mean(dtype=np.float64))
-    residual = absmax - mean
-    largest = spread(peaks(residual, 256), absmax.size, 256)
-    with np.errstate(all="ignore"):
-        factor = np.float32(128) / largest
-        factor = np.where(factor > most, np.float32(np.inf), factor)
-        codes = np.clip(np.rint(residual * factor), -128, 127)
-        return np.where(largest == 0, mean, codes / factor + mean)
 
 
 def encoded(
@@ -54,9 +28,9 @@ def encoded(
     def quantize_nested(x: Array, *, blocksize: int = 64, quant_type: str = "nf4") -> State:
         if quant_type != "nf4":
             raise NotImplementedError(quant_type)
-        flat = widened(x)
+        flat = parts.widened(x)
         absmax = peaks(flat, blocksize).astype(np.float32)
-        q = divided(flat, own(absmax), blocksize)
+        q = parts.divided(flat, own(absmax), blocksize)
         codes = np.searchsorted(qloracle.thresholds(levels), q)
         codes[spread(absmax, flat.size, blocksize) == 0] = zero
         return codes, spread(scales(absmax), flat.size, blocksize), x.shape
@@ -80,12 +54,6 @@ def _both(levels: Array = NF4, scales: Scales = dynamic, **how: Any) -> dict[str
         "quantize_nested": encoded(levels, scales, **how),
         "dequantize_nested": decoded(levels),
     }
-
-
-def _mean_not_removed(absmax: Array) -> Array:
-    levels = qloracle.dynamic_codebook()
-    codes, nested_absmax = qloracle.quantize_blockwise(absmax, levels)
-    return qloracle.dequantize_blockwise(codes, nested_absmax, levels, shape=absmax.shape)
 
 
 def _one_group(absmax: Array) -> Array:
@@ -113,7 +81,8 @@ FourDecimalsThereAndBack = fault("S1",
     **_both(FOUR_DECIMALS))
 MeanNotRemoved = fault("S8",
     "The scales are coded without their mean, so that half of the signed map is idle.",
-    **_both(scales=_mean_not_removed))
+    **_both(scales=lambda absmax: qloracle.dequantize_blockwise(
+        *qloracle.quantize_blockwise(absmax, MAP), MAP, shape=absmax.shape)))
 MeanNotAddedBack = fault("S8", "The decoder forgets the offset.",
     **_both(scales=lambda absmax: dynamic(absmax) - np.float32(absmax.mean())))
 ScaleOfThePairsFirst = fault("S3", "Every pair of blocks is decoded with the scale of the first.",
@@ -128,7 +97,7 @@ ZeroBlocksAreMinusOne = fault("S5",
     **_both(zero=0))
 ScalesInHalfPrecision = fault("S8",
     "The decoder keeps the scales in bfloat16, whatever it returns.",
-    **_both(scales=lambda absmax: rounded(dynamic(absmax), BFLOAT16)))
+    **_both(scales=lambda absmax: parts.rounded(dynamic(absmax), parts.BFLOAT16)))
 FactorOverflows = fault("S8",
     "Equal steps whose factor is kept in the type of x: in float16 it overflows (torchao).",
     {"dialect": {"nested_scale": "linear"}}, quantize_nested=_factor_in_own_type,

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import qloracle
-from qloracle_conformance.mutants.parts import Array, Scale, Step, divided, encoder_8bit
+from qloracle_conformance.mutants.parts import Array, Encoder, Scale, divided
 
 Nested = tuple[Array, Array, Any]
 Levels = Callable[[Array | None], Array]  # the map that is passed in, or none -> the map
@@ -36,39 +36,29 @@ def multiplied_and_added(levels: Array, scale: Array, offset: np.float32) -> Arr
     return levels * scale + offset
 
 
-def encoder(
-    *, offset: Callable[[Array], Any] = mean,
-    residual: Callable[[Array, np.float32], Array] = np.subtract,
-    levels: Levels = OWN_MAP, scale: Scale = divided,
-) -> Step:  # fmt: skip
-    """Build quantize_absmax from its steps."""
+class Scales(NamedTuple):
+    """Both functions out of their steps; an index beyond the end reads the last scale."""
 
-    def quantize_absmax(
-        absmax: Array, *, codebook: Array | None = None, blocksize: int = 256
+    offset: Callable[[Array], Any] = mean
+    residual: Callable[[Array, np.float32], Array] = np.subtract
+    levels: Levels = OWN_MAP
+    scale: Scale = divided
+    group: Callable[[int, int], Array] = group_index
+    combine: Callable[[Array, Array, np.float32], Array] = multiplied_and_added
+
+    def quantize(
+        self, absmax: Array, *, codebook: Array | None = None, blocksize: int = 256
     ) -> Nested:
-        chosen = np.float32(offset(absmax))
-        quantize = encoder_8bit(scale=scale)
-        codes, nested_absmax = quantize(
-            residual(absmax, chosen), levels(codebook), blocksize=blocksize
-        )
-        return codes, nested_absmax, chosen
-
-    return quantize_absmax
-
-
-def decoder(
-    *, levels: Levels = OWN_MAP,
-    index: Callable[[int, int], Array] = group_index,
-    combine: Callable[[Array, Array, np.float32], Array] = multiplied_and_added,
-) -> Step:  # fmt: skip
-    """Build dequantize_absmax from its steps; an index beyond the end reads the last scale."""
+        """quantize_absmax."""
+        offset, quantize = np.float32(self.offset(absmax)), Encoder(scale=self.scale).eight_bit
+        rest = self.residual(absmax, offset)
+        return (*quantize(rest, self.levels(codebook), blocksize=blocksize), offset)
 
     @np.errstate(all="ignore")
-    def dequantize_absmax(
-        codes: Array, nested_absmax: Array, offset: Any, *, codebook: Array | None = None,
+    def dequantize(
+        self, codes: Array, nested_absmax: Array, offset: Any, *, codebook: Array | None = None,
         blocksize: int = 256,
     ) -> Array:  # fmt: skip
-        scale = nested_absmax.take(index(codes.size, blocksize), mode="clip")
-        return combine(levels(codebook)[codes], scale, np.float32(offset))
-
-    return dequantize_absmax
+        """dequantize_absmax."""
+        scale = nested_absmax.take(self.group(codes.size, blocksize), mode="clip")
+        return self.combine(self.levels(codebook)[codes], scale, np.float32(offset))

@@ -42,63 +42,6 @@ class ShrinkEvictsNothing(Pages):
         super()._move(page, to)
 
 
-@faulty("S12b")
-class ShrinkNotTold(Pager):
-    """`capacity` goes on to tell what the pager was made with (rule S12)."""
-
-    def __init__(self, pages: Pages, host_bytes: int) -> None:
-        super().__init__(pages, host_bytes)
-        self.made_with = pages.capacity_bytes
-
-    @property
-    def capacity(self) -> int | None:
-        return self.made_with
-
-
-@faulty("S12b")
-class ShrinkDoesNothing(Pages):
-    """A smaller capacity is taken and forgotten (rule S12)."""
-
-    def shrink(self, capacity_bytes: int) -> None:
-        if self.capacity_bytes is None or capacity_bytes > self.capacity_bytes:
-            super().shrink(capacity_bytes)
-
-
-@faulty("S12b")
-class ShrinkIsForGood(Pages):
-    """A device that was made smaller never gets its room back."""
-
-    least: int | None = None
-
-    def shrink(self, capacity_bytes: int) -> None:
-        super().shrink(capacity_bytes)
-        self.least = min(capacity_bytes, self.least or capacity_bytes)
-
-    def frames(self) -> int | None:
-        return super().frames() if self.least is None else self.least // self.page_bytes
-
-
-@faulty("S12b")
-class AllPagesResident(Pager):
-    """`resident_bytes` counts the pages on both sides (rule S12)."""
-
-    @property
-    def resident_bytes(self) -> int:
-        return sum(self._in_pages(each.nbytes) for each in self._pages.allocations.values())
-
-
-@faulty("S12b")
-class HighWaterMark(Pager):
-    """`resident_bytes` is the most that there ever was: it does not fall (rule S12)."""
-
-    most = 0
-
-    @property
-    def resident_bytes(self) -> int:
-        self.most = max(self.most, super().resident_bytes)
-        return self.most
-
-
 # ---- a prefetch that does not keep its word ------------------------------------------------------
 
 
@@ -135,59 +78,46 @@ def uncounted(name: str) -> dict[str, Any]:
     return changed(_count=lambda _, right, **more: right(**{**more, name: 0}))
 
 
-@faulty("S12b")
-class HitsAreFaults(Pages):
-    """Each touch of the device counts as a fault, whether the page was there or not."""
-
-    def _place(self, page: Page, side: str) -> str:
-        place = super()._place(page, side)
-        self._count(faults=int(side == DEVICE == place and page in self._memory[DEVICE]))
-        return place
-
-
-@faulty("S12b")
-class PrefetchedIsAFault(Pages):
-    """A page that a prefetch has brought counts as a fault when it is first touched."""
-
-    def bring(self, number: int, side: str) -> None:
-        before = self.counters.prefetched
-        super().bring(number, side)
-        self._count(faults=self.counters.prefetched - before)
-
-
-@faulty("S12b")
-class FreedIsEvicted(Pages):
-    """Pages that leave the device because their array was freed count as evicted."""
-
-    def free(self, number: int) -> None:
-        before = self.resident()
-        super().free(number)
-        self._count(evictions=before - self.resident())
-
-
-@faulty("S12b")
-class CountersIn8Bits(Pager):
-    """A counter of pages begins again after 255 (rule S12)."""
-
-    @property
-    def counters(self) -> Counters:
-        counters = super().counters
-        pages = {name: n % 256 for name, n in counters._asdict().items() if "bytes" not in name}
-        return counters._replace(**pages)
-
-
-@faulty("S12b")
-class ShrinkResetsCounters(Pages):
-    """Another capacity begins the books anew, with pages on the device that nothing brought."""
-
-    def shrink(self, capacity_bytes: int) -> None:
-        super().shrink(capacity_bytes)
-        self.counters = Counters()
-
-
 # ---- rows ----------------------------------------------------------------------------------------
 # fmt: off
 
+ShrinkIsForGood = fault("S12b",
+    "A device that was made smaller never gets its room back (rule S12).",
+    **changed(
+        shrink=lambda self, right, n: right(n) or self.__dict__.update(
+            least=min(n, self.__dict__.get("least", n))),
+        frames=lambda self, right: (
+            self.least // self.page_bytes if "least" in self.__dict__ else right())))
+HighWaterMark = fault("S12b",
+    "`resident_bytes` is the most that there ever was: it does not fall (rule S12).",
+    **changed(Pager, resident_bytes=lambda self, right: (
+        self.__dict__.update(most=max(right(), self.__dict__.get("most", 0))) or self.most)))
+ShrinkNotTold = fault("S12b", "`capacity` goes on to tell what the pager was made with (rule S12).",
+    **changed(Pager, capacity=lambda self, right: self.__dict__.setdefault("made_with", right())))
+ShrinkDoesNothing = fault("S12b", "A smaller capacity is taken and forgotten (rule S12).",
+    **changed(shrink=lambda self, right, n: n > (self.capacity_bytes or 0) and right(n)))
+AllPagesResident = fault("S12b", "`resident_bytes` counts the pages on both sides (rule S12).",
+    **changed(Pager, resident_bytes=lambda self, _: sum(
+        self._in_pages(each.nbytes) for each in self._pages.allocations.values())))
+HitsAreFaults = fault("S12b",
+    "Each touch of the device counts as a fault, whether the page was there or not (rule S12).",
+    **changed(_place=lambda self, right, page, side: (
+        side == DEVICE and page in self._memory[DEVICE] and self._count(faults=1)
+    ) or right(page, side)))
+PrefetchedIsAFault = fault("S12b",
+    "A page that a prefetch has brought counts as a fault when it is first touched (rule S12).",
+    **changed(_count=lambda _, right, **more: right(
+        **{"faults": more.get("prefetched", 0), **more})))
+FreedIsEvicted = fault("S12b",
+    "Pages that leave the device because their array was freed count as evicted (rule S12).",
+    **changed(free=lambda self, right, number: self._count(evictions=sum(
+        page.allocation == number for page in self._memory[DEVICE])) or right(number)))
+CountersIn8Bits = fault("S12b", "A counter of pages begins again after 255 (rule S12).",
+    **changed(Pager, counters=lambda _, right: Counters(
+        **{name: n if "bytes" in name else n % 256 for name, n in right()._asdict().items()})))
+ShrinkResetsCounters = fault("S12b",
+    "Another capacity begins the books anew, with pages on the device that nothing brought.",
+    **changed(shrink=lambda self, right, n: right(n) or self.__setattr__("counters", Counters())))
 CapacityPlusAPage = fault("S12b",
     "The device is full one page late: it asks for more than its capacity, not for as much.",
     **changed(frames=lambda self, right: None if right() is None else right() + 1))

@@ -1,56 +1,45 @@
 """Faulty pagers: how a page that moves loses what was written to it, or turns up for another."""
 # ruff: noqa: D102 (the class tells the story of its methods)
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from qloracle.paging import Managed, Pager
+from qloracle.paging import Pager
 from qloracle.paging.pages import DEVICE, FRESH, HOST, Page, Pages, Piece
-from qloracle_conformance.mutants.paging.steps import Remembering, changed, evicting, faulty, oldest
+from qloracle_conformance.mutants.paging.steps import (
+    Remembering,
+    Step,
+    changed,
+    evicting,
+    faulty,
+    paged,
+)
 from qloracle_conformance.mutants.parts import BFLOAT16, Array, fault
 
 # ---- the way home --------------------------------------------------------------------------------
 
 
-@faulty("S12")
-class CleanAfterFirstEviction(Remembering):
-    """The dirty bit is cleared at the first eviction and never set again: the second one loses."""
-
-    def _evict_oldest(self) -> None:
-        page = oldest(self)
-        super()._evict_oldest()
-        if page in self.home:
-            self._memory[HOST][page][:] = self.old[page]
-        self.home.add(page)
-
-    def __init__(self, capacity_bytes: int | None, page_bytes: int) -> None:
-        super().__init__(capacity_bytes, page_bytes)
-        self.home: set[Page] = set()
+def _second_time(pages: Remembering, page: Page, home: Array) -> None:
+    evicted = pages.__dict__.setdefault("evicted", set())
+    if page in evicted:
+        home[:] = pages.old[page]
+    evicted.add(page)
 
 
-@faulty("S12")
-class OnlyTheLastWriteGoesHome(Remembering):
-    """Of an evicted page the range written last is copied, as if it were all that was written."""
+def _noted(pages: Any, right: Step, page: Page, part: slice, side: str, write: bool) -> Any:
+    if write:
+        pages.__dict__.setdefault("last", {})[page] = part
+    return right(page, part, side, write=write)
 
-    def __init__(self, capacity_bytes: int | None, page_bytes: int) -> None:
-        super().__init__(capacity_bytes, page_bytes)
-        self.last: dict[Page, slice] = {}
 
-    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
-        if write:
-            self.last[page] = part
-        return super()._touch(page, part, side, write=write)
-
-    def _evict_oldest(self) -> None:
-        page = oldest(self)
-        super()._evict_oldest()
-        home, part = self._memory[HOST][page], self.last.get(page, slice(0, 0))
-        new = home[part].copy()
-        home[:] = self.old[page]
-        home[part] = new
+def _last_only(pages: Remembering, page: Page, home: Array) -> None:
+    part = pages.__dict__.get("last", {}).get(page, slice(0, 0))
+    new = home[part].copy()
+    home[:] = pages.old[page]
+    home[part] = new
 
 
 def _whole_pages_only(pages: Remembering, page: Page, home: Array) -> None:
@@ -67,17 +56,6 @@ class EvictedWhileInUse(Pages):
         frames = [self._touch(page, part, side, write=True) for page, part, _ in pieces]
         for frame, (_, of_page, of_range) in zip(frames, pieces, strict=True):
             frame[of_page] = values[of_range]
-
-
-@faulty("S12")
-class WritesThatDoNotFit(Pages):
-    """Where the device is full, a page is served from a buffer, and a write to it stays there."""
-
-    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
-        full = self.resident() == self.frames()
-        if side == DEVICE and full and page in self._memory[HOST]:
-            return self._memory[HOST][page].copy()
-        return super()._touch(page, part, side, write=write)
 
 
 @faulty("S12")
@@ -102,30 +80,15 @@ def _merged(pages: Remembering, page: Page, home: Array) -> None:
     pages._memory[HOST][page] = next(equal, own)
 
 
-class _Narrow(Pages):
-    """Pages of bfloat16 that are widened on their way home."""
-
-    def __init__(self, capacity_bytes: int | None, page_bytes: int) -> None:
-        super().__init__(capacity_bytes, page_bytes)
-        self.narrow: set[int] = set()
-
-    def _evict_oldest(self) -> None:
-        page = oldest(self)
-        super()._evict_oldest()
-        if page.allocation in self.narrow and self.page_bytes % 2 == 0:
-            home = self._memory[HOST][page].view(BFLOAT16)
-            home[:] = home.astype(np.float32).astype(BFLOAT16)
+def _widened(pages: Any, page: Page, home: Array) -> None:
+    if pages.allocations[page.allocation].dtype == BFLOAT16 and home.size % 2 == 0:
+        home[:] = home.view(BFLOAT16).astype(np.float32).astype(BFLOAT16).view(np.uint8)
 
 
-@faulty("S12", _Narrow)
-class WidenedOnTheWay(Pager):
-    """bfloat16 travels home as float32 and is rounded again: the payload of a NaN is lost."""
-
-    def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Managed:
-        handle = super().empty(shape, dtype)
-        if handle.dtype == BFLOAT16 and isinstance(self._pages, _Narrow):
-            self._pages.narrow.add(handle._number)
-        return handle
+def _typed(pager: Any, right: Step, shape: Any, dtype: DTypeLike) -> Any:
+    handle = right(shape, dtype)
+    pager._pages.allocations[handle._number].dtype = handle.dtype
+    return handle
 
 
 @faulty("S12")
@@ -185,21 +148,36 @@ class WriteWithoutFetch(Pages):
 # ---- rows ----------------------------------------------------------------------------------------
 # fmt: off
 
+OnlyTheLastWriteGoesHome = fault("S12",
+    "Of an evicted page the range written last is copied, as if it were all that was written.",
+    **changed(evicting(_last_only), _touch=_noted))
+CleanAfterFirstEviction = fault("S12",
+    "The dirty bit is cleared at the first eviction and never set again: the second one loses.",
+    **paged(evicting(_second_time)))
+WritesThatDoNotFit = fault("S12",
+    "Where the device is full, a page is served from a buffer, and a write to it stays there.",
+    **changed(_touch=lambda self, right, page, part, side, write: (
+        self._memory[HOST][page].copy()
+        if side == DEVICE and self.resident() == self.frames() and page in self._memory[HOST]
+        else right(page, part, side, write=write))))
 DirtyPageLost = fault("S12",
     "The host's pages go over the link, and those that are evicted do not come back (rule S12).",
-    **evicting(lambda pages, page, home: home.fill(FRESH)))
+    **paged(evicting(lambda pages, page, home: home.fill(FRESH))))
 StaleAfterEviction = fault("S12",
     "An evicted page is taken for clean: what it held when it came stands there again.",
-    **evicting(lambda pages, page, home: np.copyto(home, pages.old[page])))
+    **paged(evicting(lambda pages, page, home: np.copyto(home, pages.old[page]))))
 PartialPageStays = fault("S12",
     "Whole pages are copied home; the last one of an array, in part unused, is not.",
-    **evicting(_whole_pages_only))
+    **paged(evicting(_whole_pages_only)))
+WidenedOnTheWay = fault("S12",
+    "bfloat16 travels home as float32 and is rounded again: the payload of a NaN is lost.",
+    **changed(Pager, evicting(_widened), empty=_typed))
 ZeroPagesNotCopied = fault("S12",
     "A page that is all zeros is cleared at home instead of copied, and -0 compares as zero.",
-    **evicting(_zeros_cleared))
+    **paged(evicting(_zeros_cleared)))
 EqualPagesMerged = fault("S12",
     "An evicted page that equals one at home shares its memory, and from then on its writes.",
-    **evicting(_merged))
+    **paged(evicting(_merged)))
 WrongOffsetInSecondPage = fault("S12",
     "A range that begins inside of the second page is looked for at that page's beginning.",
     **changed(_pieces=lambda _, right, *range_: (

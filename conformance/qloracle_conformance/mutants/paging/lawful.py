@@ -1,7 +1,7 @@
 """Pagers that differ from the reference and are right: order, size and knowledge are theirs."""
-# ruff: noqa: D102 (the class tells the story of its methods)
 
 import math
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +15,7 @@ from qloracle.paging.pages import DEVICE, FRESH, HOST, Page, Pages
 from qloracle_conformance.mutants.paging.steps import (
     Loaded,
     Remembering,
+    Step,
     Words,
     changed,
     lawful,
@@ -27,54 +28,29 @@ from qloracle_conformance.mutants.parts import variant
 # ---- who goes ------------------------------------------------------------------------------------
 
 
-@lawful
-class FirstInFirstOut(Pages):
-    """The page that has been on the device for longest goes, however often it is touched."""
+def going(choose: Callable[[Any, list[Page]], Page]) -> dict[str, Step]:
+    """Pagers that choose who goes among the pages in the order in which they came to the device."""
 
-    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
-        order = list(self._memory[DEVICE])
-        frame = super()._touch(page, part, side, write=write)
-        new = self._memory[DEVICE]
-        self._memory[DEVICE] = {p: new[p] for p in dict.fromkeys([*order, *new]) if p in new}
-        return frame
+    class _Pages(Pages):
+        bringing = False
 
+        def _evict_oldest(self) -> None:
+            memory, came = self._memory[DEVICE], self.__dict__.setdefault("came", {})
+            if not self.bringing:  # or a prefetch would push out what it has just brought
+                chosen = choose(self, sorted(memory, key=lambda page: came.get(page, 0)))
+                self._memory[DEVICE] = {chosen: memory[chosen]} | memory
+            super()._evict_oldest()
 
-@lawful
-class MostRecentGoes(Pages):
-    """The page touched last goes first: best where an array is read from end to end in turn."""
+        def _copy(self, page: Page, to: str) -> None:
+            super()._copy(page, to)
+            self.__dict__.setdefault("came", {})[page] = sum(self.counters)
 
-    ahead = False
+        def bring(self, number: int, side: str) -> None:
+            self.bringing = True
+            super().bring(number, side)
+            self.bringing = False
 
-    def _evict_oldest(self) -> None:
-        if not self.ahead:  # or a prefetch would push out what it has just brought
-            put_first(self._memory[DEVICE], next(reversed(self._memory[DEVICE])))
-        super()._evict_oldest()
-
-    def bring(self, number: int, side: str) -> None:
-        self.ahead = True
-        super().bring(number, side)
-        self.ahead = False
-
-
-@lawful
-class RandomGoes(Pages):
-    """A page is drawn by chance, outside of a prefetch."""
-
-    def __init__(self, capacity_bytes: int | None, page_bytes: int) -> None:
-        super().__init__(capacity_bytes, page_bytes)
-        self.rng = np.random.default_rng(12)
-
-    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
-        held = list(self._memory[DEVICE])
-        if held and page not in self._memory[side]:
-            put_first(self._memory[DEVICE], held[self.rng.integers(len(held))])
-        return super()._touch(page, part, side, write=write)
-
-
-def put_first(memory: dict[Page, Any], chosen: Page) -> None:
-    """Make a page the one that goes next."""
-    for page in [page for page in memory if page != chosen]:
-        memory[page] = memory.pop(page)
+    return paged(_Pages)
 
 
 @lawful
@@ -101,36 +77,6 @@ class CleanPagesDropped(Remembering):
         if np.array_equal(self._memory[DEVICE][page], self.old[page]):
             self._memory[HOST].setdefault(page, self.old[page].copy())
         super()._evict_oldest()
-
-
-@lawful
-class UnusedBytesStay(Pages):
-    """Of an array's last page the elements alone are copied, and counted."""
-
-    def _copy(self, page: Page, to: str) -> None:
-        super()._copy(page, to)
-        used = self.allocations[page.allocation].nbytes - page.i * self.page_bytes
-        self._count_bytes(to, min(used - self.page_bytes, 0))
-
-
-@lawful
-class HostWaits(Remembering):
-    """What a step writes reaches the host when it ends: not all devices can do it before."""
-
-    def _touch(self, page: Page, part: slice, side: str, *, write: bool) -> Any:
-        held = self.allocations[page.allocation].in_use and page in self._memory[DEVICE]
-        if side == HOST and held and not write:
-            return self.old[page].copy()
-        return super()._touch(page, part, side, write=write)
-
-
-@lawful
-class BeginsWithZeros(Pages):
-    """What nobody has written reads as zeros: nothing is promised about it."""
-
-    def _begin(self, page: Page) -> None:
-        if not any(page in memory for memory in self._memory.values()):
-            self._memory[HOST][page] = np.zeros(self.page_bytes, np.uint8)
 
 
 @lawful
@@ -188,39 +134,47 @@ def _whole_pages(capacity: int | None, page: int | None) -> Pager:
     return paging.make_pager(capacity, page)
 
 
-@lawful
-class TellsFaultsOnly(Pager):
-    """It counts faults and nothing else, in a mapping."""
-
-    @property
-    def counters(self) -> Any:
-        return {"faults": self._pages.counters.faults}
+def _save_pickled(path: Path, arrays: Mapping[str, Managed], metadata: Words = None) -> None:
+    plain = {name: array[...] for name, array in arrays.items()}
+    path.write_bytes(pickle.dumps((plain, dict(metadata or {}))))
 
 
-def _save_bytes(path: Path, arrays: Mapping[str, Managed], metadata: Words = None) -> None:
-    parts: dict[str, Any] = {
-        f"b{name}": a[...].reshape(-1).view(np.uint8) for name, a in arrays.items()
-    }
-    parts |= {f"f{name}": np.array([str(a.dtype), *a.shape]) for name, a in arrays.items()}
-    parts["words"] = np.array([*(metadata or {}).items()], dtype=str).reshape(-1, 2)
-    with path.open("wb") as file:
-        np.savez(file, **parts)
-
-
-def _load_bytes(path: Path, pager: Pager) -> Loaded:
-    arrays = {}
-    with np.load(path) as file:
-        for key in file.files:
-            if key.startswith("f"):
-                dtype, *shape = file[key].tolist()
-                array = arrays[key[1:]] = pager.empty(tuple(map(int, shape)), dtype)
-                array[...] = file[f"b{key[1:]}"].view(array.dtype).reshape(array.shape)
-        return arrays, dict(file["words"].tolist())
+def _load_pickled(path: Path, pager: Pager) -> Loaded:
+    plain, words = pickle.loads(path.read_bytes())
+    arrays = {name: pager.empty(values.shape, values.dtype) for name, values in plain.items()}
+    for name, array in arrays.items():
+        array[...] = plain[name]
+    return arrays, words
 
 
 # ---- rows ----------------------------------------------------------------------------------------
 # fmt: off
 
+FirstInFirstOut = variant("",
+    "The page that has been on the device for longest goes, however often it is touched.",
+    **going(lambda _, pages: pages[0]))
+MostRecentGoes = variant("",
+    "The page touched last goes first: best where an array is read from end to end in turn.",
+    **going(lambda self, _: next(reversed(self._memory[DEVICE]))))
+RandomGoes = variant("", "A page is drawn by chance, outside of a prefetch.",
+    **going(lambda self, pages: pages[hash((12, sum(self.counters))) % len(pages)]))
+UnusedBytesStay = variant("",
+    "Of an array's last page the elements alone are copied, and counted.",
+    **changed(_copy=lambda self, right, page, to: right(page, to) or self._count_bytes(
+        to, min(self.allocations[page.allocation].nbytes - (page.i + 1) * self.page_bytes, 0))))
+HostWaits = variant("",
+    "What a step writes reaches the host when it ends: not all devices can do it before.",
+    **changed(Remembering, _touch=lambda self, right, page, part, side, write: (
+        self.old[page].copy()
+        if side == HOST and not write and page in self._memory[DEVICE]
+        and self.allocations[page.allocation].in_use else right(page, part, side, write=write))))
+BeginsWithZeros = variant("",
+    "What nobody has written reads as zeros: nothing is promised about it.",
+    **changed(_begin=lambda self, _, page: (
+        any(page in memory for memory in self._memory.values())
+        or self._memory[HOST].setdefault(page, np.zeros(self.page_bytes, np.uint8)))))
+TellsFaultsOnly = variant("", "It counts faults and nothing else, in a mapping.",
+    **changed(Pager, counters=lambda self, _: {"faults": self._pages.counters.faults}))
 PreferencesIgnored = variant("",
     "Whatever is advised, a page moves to the side that touches it, and lies on one.",
     **changed(Pager, advise=lambda _, right, handle, **advice: right(handle)))
@@ -243,6 +197,5 @@ TellsNothing = variant("", "It shows no counters, as a GPU: how much lies where 
 CapacityIgnored = variant("",
     "Neither capacity nor page size can be chosen, as under CUDA, and no counters are shown.",
     **made(lambda capacity, page: paging.make_pager(), bare=True))
-SavesRawBytes = variant("",
-    "A file format of its own: the bytes of each array one after the other, in NumPy's archive.",
-    **paged(save_paged=_save_bytes, load_paged=_load_bytes))
+SavesPickles = variant("", "A file format of its own: Python's pickle of all arrays at once.",
+    **paged(save_paged=_save_pickled, load_paged=_load_pickled))

@@ -1,7 +1,7 @@
 """Faulty savers and loaders: what a resumed run does not get back."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from qloracle.paging.pages import DEVICE
 from qloracle_conformance.mutants.paging.steps import (
     Remembering,
     Words,
+    changed,
     loading,
     paged,
-    pager_of,
     saving,
 )
 from qloracle_conformance.mutants.parts import BFLOAT16, Array, fault, rounded
@@ -101,27 +101,6 @@ def _ends_unwritten(arrays: dict[str, Managed], pager: Pager) -> None:
         array._pages.write(array._number, start, end, "host")
 
 
-class _Choosy(Pager):
-    """A pager that leaves another pager's arrays as they are."""
-
-    def _owns(self, handle: Managed) -> bool:
-        return handle._pages is self._pages
-
-    @contextmanager
-    def use(self, *handles: Managed) -> Iterator[tuple[Managed, ...]]:
-        with super().use(*filter(self._owns, handles)) as arrays:
-            own = iter(arrays)
-            yield tuple(next(own) if self._owns(handle) else handle for handle in handles)
-
-    def prefetch(self, handle: Managed, to: str = DEVICE) -> None:
-        if self._owns(handle):
-            super().prefetch(handle, to)
-
-    def free(self, handle: Managed) -> None:
-        if self._owns(handle):
-            super().free(handle)
-
-
 # ---- rows ----------------------------------------------------------------------------------------
 # fmt: off
 
@@ -161,7 +140,12 @@ WordsForgotten = fault("S12",
     **paged(load_paged=lambda path, pager: (paging.load(path, pager)[0], {})))
 ResumesUnpaged = fault("S12b",
     "A resumed state is ordinary memory of the device: it is never paged (bitsandbytes).",
-    **paged(
-        make_pager=pager_of(pager=_Choosy),
-        load_paged=lambda path, pager: paging.load(path, paging.make_pager()),
-    ))
+    **changed(
+        Pager,
+        use=lambda self, right, *handles: (
+            right(*handles) if {handle._pages for handle in handles} == {self._pages}
+            else nullcontext(handles)),
+        prefetch=lambda self, right, handle, **to: (
+            handle._pages is self._pages and right(handle, **to)),
+        free=lambda self, right, handle: handle._pages is self._pages and right(handle),
+    ) | {"load_paged": lambda path, pager: paging.load(path, paging.make_pager())})

@@ -1,7 +1,7 @@
 """Faulty pagers: two sides, two names or two owners of the same bytes, and one of them is wrong."""
 # ruff: noqa: D102 (the class tells the story of its methods)
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,30 +9,17 @@ from numpy.typing import DTypeLike
 
 from qloracle.paging import Managed, Pager
 from qloracle.paging.pages import DEVICE, HOST, Page, Pages
-from qloracle_conformance.mutants.paging.steps import Remembering, changed, faulty, paged
+from qloracle_conformance.mutants.paging.steps import (
+    Remembering,
+    Step,
+    changed,
+    faulty,
+    paged,
+    pager_of,
+)
 from qloracle_conformance.mutants.parts import fault
 
 # ---- two sides, and what is advised --------------------------------------------------------------
-
-
-@faulty("S12")
-class HostFaultIsStale(Remembering):
-    """A page that the host calls home comes as it left: only an eviction copies (rule S12)."""
-
-    def _move(self, page: Page, to: str) -> None:
-        super()._move(page, to)
-        if to == HOST:
-            self._memory[HOST][page][:] = self.old[page]
-
-
-@faulty("S12", Remembering)
-class AdviceDropsPages(Pager):
-    """An advice is carried out at once: the device's pages are dropped, to come anew."""
-
-    def advise(self, handle: Managed, **advice: Any) -> None:
-        super().advise(handle, **advice)
-        assert isinstance(self._pages, Remembering)
-        self._pages.restore(handle._number)
 
 
 def keeps_copy(of: str) -> type[Pages]:
@@ -62,32 +49,20 @@ class PreferredLosesWrites(Pages):
 # ---- what `use` yields ---------------------------------------------------------------------------
 
 
-@faulty("S12")
-class PrivateCopyOfAnAlias(Pager):
-    """An array that is handed to `use` twice comes as two, each with values of its own."""
+def copying(which: Callable[[Pager, Any], Any]) -> dict[str, Step]:
+    """Pagers whose `use` yields copies of some of its arrays, and writes them back at its end."""
 
-    @contextmanager
-    def use(self, *handles: Managed) -> Iterator[tuple[Any, ...]]:
-        with super().use(*handles) as arrays:
-            again = [i for i, handle in enumerate(handles) if handle in handles[:i]]
-            copies = {i: arrays[i][...].copy() for i in again}
-            yield tuple(copies.get(i, array) for i, array in enumerate(arrays))
-            for i, copy in copies.items():
-                arrays[i][...] = copy
+    class _Pager(Pager):
+        @contextmanager
+        def use(self, *handles: Managed) -> Iterator[tuple[Any, ...]]:
+            chosen = list(which(self, handles))
+            with super().use(*handles) as arrays:
+                copies = {i: arrays[i][...].copy() for i in chosen}
+                yield tuple(copies.get(i, array) for i, array in enumerate(arrays))
+                for i, copy in copies.items():
+                    arrays[i][...] = copy
 
-
-@faulty("S12")
-class InnerUseWritesBack(Pager):
-    """A `use` inside of another works on a copy, and at its end writes all of it back."""
-
-    @contextmanager
-    def use(self, *handles: Managed) -> Iterator[tuple[Any, ...]]:
-        inner = any(each.in_use for each in self._pages.allocations.values())
-        with super().use(*handles) as arrays:
-            copies = {handle: handle[...].copy() for handle in handles if inner}
-            yield tuple(copies.get(h, array) for h, array in zip(handles, arrays, strict=True))
-            for handle, copy in copies.items():
-                handle[...] = copy
+    return paged(make_pager=pager_of(pager=_Pager))
 
 
 # ---- memory that is given back -------------------------------------------------------------------
@@ -118,16 +93,6 @@ class FreedNumberGivenAgain(Pages):
 
 
 @faulty("S12")
-class FreeTakesTheNeighbour(Pages):
-    """An array's page count is one too large when it is freed: the next array loses its first."""
-
-    def free(self, number: int) -> None:
-        super().free(number)
-        for memory in self._memory.values():
-            memory.pop(Page(number + 1, 0), None)
-
-
-@faulty("S12")
 class RefusedYetTaken(Pager):
     """A request for too much fails after it took the room: nothing fits from then on."""
 
@@ -142,6 +107,25 @@ class RefusedYetTaken(Pager):
 # ---- rows ----------------------------------------------------------------------------------------
 # fmt: off
 
+PrivateCopyOfAnAlias = fault("S12",
+    "An array that is handed to `use` twice comes as two, each with values of its own (rule S12).",
+    **copying(lambda _, handles: (i for i, h in enumerate(handles) if h in handles[:i])))
+InnerUseWritesBack = fault("S12",
+    "A `use` inside of another works on a copy, and at its end writes all of it back (rule S12).",
+    **copying(lambda self, handles: range(len(handles)) if any(
+        each.in_use for each in self._pages.allocations.values()) else ()))
+FreeTakesTheNeighbour = fault("S12",
+    "An array's page count is one too large when it is freed: the next array loses its first.",
+    **changed(free=lambda self, right, number: right(number) or [
+        memory.pop(Page(number + 1, 0), None) for memory in self._memory.values()]))
+HostFaultIsStale = fault("S12",
+    "A page that the host calls home comes as it left: only an eviction copies (rule S12).",
+    **changed(Remembering, _move=lambda self, right, page, to: right(page, to) or (
+        to == HOST and self._memory[HOST].update({page: self.old[page]}))))
+AdviceDropsPages = fault("S12",
+    "An advice is carried out at once: the device's pages are dropped, to come anew (rule S12).",
+    **changed(Pager, Remembering, advise=lambda self, right, handle, **advice: (
+        right(handle, **advice) or self._pages.restore(handle._number))))
 DeviceMissesHostWrites = fault("S12",
     "The host writes into a copy of its own of a page that the device holds.",
     **changed(_touch=lambda self, right, page, part, side, write: (

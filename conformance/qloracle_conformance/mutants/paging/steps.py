@@ -112,19 +112,25 @@ class Remembering(Pages):
                 frame[:] = self.old[page]
 
 
-def changed(base: type[Pages] | type[Pager] = Pages, **methods: Step) -> dict[str, Step]:
+def changed(
+    base: type[Pages] | type[Pager] = Pages, pages: type[Pages] = Pages, **methods: Step
+) -> dict[str, Step]:
     """Methods of `Pages` or `Pager` that are others; each is given the right one after `self`."""
-    own = {name: _around(getattr(base, name), change) for name, change in methods.items()}
+    own: dict[str, Any] = {}
+    for name, change in methods.items():
+        right = getattr(base, name)
+        shown = isinstance(right, property) and right.fget
+        own[name] = property(_around(shown, change)) if shown else _around(right, change)
     part: Any = type("_Changed", (base,), own)
-    return paged(make_pager=pager_of(part) if issubclass(part, Pages) else pager_of(pager=part))
+    return paged(make_pager=pager_of(part) if issubclass(part, Pages) else pager_of(pages, part))
 
 
 def _around(right: Step, change: Step) -> Step:
     return lambda self, *args, **named: change(self, partial(right, self), *args, **named)
 
 
-def evicting(change: Callable[[Remembering, Page, Array], Any]) -> dict[str, Step]:
-    """Eviction, and what happens then to the page at home."""
+def evicting(change: Callable[[Remembering, Page, Array], Any]) -> type[Pages]:
+    """Pages whose eviction goes on with something that happens to the page at home."""
 
     class _Pages(Remembering):
         def _evict_oldest(self) -> None:
@@ -132,4 +138,4 @@ def evicting(change: Callable[[Remembering, Page, Array], Any]) -> dict[str, Ste
             super()._evict_oldest()
             change(self, page, self._memory[HOST][page])
 
-    return paged(_Pages)
+    return _Pages

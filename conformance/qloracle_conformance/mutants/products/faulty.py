@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from qloracle_conformance.contract.protocol import LINEAR
+from qloracle_conformance.mutants import parts
 from qloracle_conformance.mutants.calls import forms
-from qloracle_conformance.mutants.parts import Array, fault, rounded, rows_and_columns, unpacked
+from qloracle_conformance.mutants.parts import Array, each, fault, pooled, rounded, rows_and_columns
 from qloracle_conformance.mutants.products import steps, sums
-from qloracle_conformance.mutants.products.steps import backward, biased, both, finished, forward
+from qloracle_conformance.mutants.products.steps import Linear, biased, finished
 
 TILE = 16
 FEW = 3  # up to so many rows, a kernel for vectors is chosen
-kept = steps.one_buffer()
 
 
 # ---- steps that go wrong -------------------------------------------------------------------------
@@ -39,10 +40,6 @@ def _read_on(matrix: Array, fill: float) -> Array:
     return np.asarray(memory[places])
 
 
-def _masked(rows: Array) -> Array:
-    return np.pad(rows, ((0, 0), (0, -rows.shape[1] % TILE)))
-
-
 def _transposed(packed: Array, absmax: Array, rows: Array, **options: Any) -> Array:
     w = steps.decoded(packed, absmax, rows, **options)
     return w.reshape(w.shape[::-1]).T
@@ -61,13 +58,8 @@ def _scale_of_the_neighbour(shape: tuple[int, ...], blocksize: int) -> Array:
     return np.asarray(row * length // blocksize + column // blocksize)
 
 
-def _blocks_by_the_row(shape: tuple[int, ...], blocksize: int) -> Array:
-    row, column, length = rows_and_columns(shape)
-    return np.asarray(row * -(-length // blocksize) + column // blocksize)
-
-
 def _odd_column_swapped(packed: Array, shape: tuple[int, ...]) -> Array:
-    nibbles = unpacked(packed, (2 * packed.size,))
+    nibbles = parts.unpacked(packed, (2 * packed.size,))
     places = np.arange(np.prod(shape))
     last = (places % shape[-1] == shape[-1] - 1) & (shape[-1] % 2 == 1)
     return nibbles[np.where(last, places ^ 1, places)]
@@ -79,130 +71,118 @@ def _last_rows_unwritten(rows: Array, matrix: Array) -> Array:
     return y
 
 
-def _summed_over_rows(rows: Array, matrix: Array) -> Array:
-    total = sums.blas(rows, matrix)
-    return np.broadcast_to(total.sum(axis=0), total.shape)
-
-
-def _halved_in_place(x: Array) -> Array:
-    rows = steps.wide(x)
-    x *= np.asarray(0.5, x.dtype)
-    return rows
-
-
-def _dense(tensor: Any) -> Any:
-    expanded = 0 in tensor.stride()  # then there is not so much memory
-    return tensor if expanded else forms.from_memory(tensor, tensor.storage_offset())
-
-
 # fmt: off
 # ---- products left out, or counted twice ---------------------------------------------------------
 
 LastTileDropped = fault("S9", "The last tile of k is left out if it is not full (tiles of 16).",
-    **both(total=_whole_tiles))
+    **Linear(total=_whole_tiles).both())
 TailOf64Dropped = fault("S9", "The loop runs K // 64 tiles: from K = 65 on the rest is left out.",
-    **both(total=lambda x, w: _whole_tiles(x, w, 64 if x.shape[1] > 64 else 1)))
+    **Linear(total=lambda x, w: _whole_tiles(x, w, 64 if x.shape[1] > 64 else 1)).both())
 LastProductDropped = fault("S9", "The loop ends at K - 1, where there is more than one product.",
-    **both(total=lambda x, w: _first_products(x, w, max(x.shape[1] - 1, 1))))
+    **Linear(total=lambda x, w: _first_products(x, w, max(x.shape[1] - 1, 1))).both())
 LastTileOverlaps = fault("S9",
     "The last tile is moved back to be full: the products that it shares are counted twice.",
-    **both(total=_overlapping))
+    **Linear(total=_overlapping).both())
 FirstProductTwice = fault("S9", "The sum starts with the first product, and so does the loop.",
-    **both(total=lambda x, w: sums.blas(x, w) + x[:, :1] * w[:, 0]))
+    **Linear(total=lambda x, w: sums.blas(x, w) + x[:, :1] * w[:, 0]).both())
 TailUnmasked = fault("S9", "The last tile reads on: the next row's x meets the next row's weights.",
-    **both(total=lambda x, w: sums.blas(_read_on(x, 0), _read_on(w, 0))))
+    **Linear(total=lambda x, w: sums.blas(_read_on(x, 0), _read_on(w, 0))).both())
 TailTimesPoison = fault("S9", "x is masked beyond K and W is not: 0 times what lies there, a NaN.",
-    **both(total=lambda x, w: sums.blas(_masked(x), _read_on(w, np.nan))))
+    **Linear(total=lambda x, w:
+        sums.blas(np.pad(x, ((0, 0), (0, -x.shape[1] % TILE))), _read_on(w, np.nan))).both())
 
 # ---- narrow arithmetic ---------------------------------------------------------------------------
 
 InputsInTF32 = fault("S9", "float32 factors are cut to TF32's ten bits, as tensor cores take them.",
-    **both(total=sums.narrowed(sums.tf32)))
+    **Linear(total=sums.narrowed(sums.tf32)).both())
 InputsInBFloat16 = fault("S9", "Factors are rounded to bfloat16, even those of float32 products.",
-    **both(total=sums.narrowed(steps.in_bfloat16)))
+    **Linear(total=sums.narrowed(steps.in_bfloat16)).both())
 RowsInBFloat16 = fault("S9",
     "x is rounded to bfloat16, the weight is not (bitsandbytes, evaluation on AVX512-BF16).",
-    matmul_4bit=forward(read=lambda x: steps.in_bfloat16(steps.wide(x))))
+    **Linear(read=lambda x: steps.in_bfloat16(steps.wide(x))).forward())
 AccumulatorInBFloat16 = fault("S9", "Every sum is kept in bfloat16.",
-    **both(total=partial(sums.in_order, keep=steps.in_bfloat16)))
+    **Linear(total=partial(sums.in_order, keep=steps.in_bfloat16)).both())
 AccumulatorInFloat16 = fault("S9", "Every sum is kept in float16.",
-    **both(total=partial(sums.in_order, keep=steps.in_float16)))
+    **Linear(total=partial(sums.in_order, keep=steps.in_float16)).both())
 PartialSumsInFloat16 = fault("S9",
     "Sums of 64 products are stored as float16 before they are added up (split k).",
-    **both(total=partial(sums.chunks, keep=steps.in_float16)))
+    **Linear(total=partial(sums.chunks, keep=steps.in_float16)).both())
 ResultThroughBFloat16 = fault("S9", "The result is rounded to bfloat16, whatever its type.",
-    **both(end=lambda y, x: finished(steps.in_bfloat16(y), x)))
+    **Linear(end=lambda y, x: finished(steps.in_bfloat16(y), x)).both())
 TreeThatIsNone = fault("S9", "A tree of additions is declared, and one thread adds in order.",
-    {"dialect": {"order": "pairwise"}}, **both(total=sums.in_order))
+    {"dialect": {"order": "pairwise"}}, **Linear(total=sums.in_order).both())
 ChunksThatAreNone = fault("S9", "Chunks of 64 are declared, and one thread adds in order.",
-    {"dialect": {"order": "chunk(64)"}}, **both(total=sums.from_the_end))
+    {"dialect": {"order": "chunk(64)"}}, **Linear(total=sums.from_the_end).both())
 
 # ---- other weights -------------------------------------------------------------------------------
 
 RowsForColumns = fault("S9", "W is read as if it were stored [in, out].",
-    **both(decode=_transposed))
+    **Linear(decode=_transposed).both())
 BackwardByTheTranspose = fault("S9",
     "The gradient is multiplied by W' instead of W: its memory is read in the other order.",
-    matmul_4bit_backward=backward(decode=_transposed))
+    **Linear(decode=_transposed).backward())
 OtherWeightsForFewRows = fault("S9",
     "At M <= 3 level and scale are rounded, above that their product (bitsandbytes' gemm_4bit).",
-    **both(decode=_by_rows(steps.factors_in_type_of_rows, steps.in_type_of_rows)))
+    **Linear(decode=_by_rows(steps.factors_in_type_of_rows, steps.in_type_of_rows)).both())
 ExactWeightsForOneRow = fault("S9",
     "Up to three rows meet float32 weights, more rows those of their own type.",
-    **both(decode=_by_rows(steps.decoded, steps.in_type_of_rows)))
+    **Linear(decode=_by_rows(steps.decoded, steps.in_type_of_rows)).both())
 ScaleOfTheNeighbour = fault("S9",
     "A row's block index is that of its start and so many whole blocks: off at ragged edges.",
-    **both(decode=steps.weights(index=_scale_of_the_neighbour)))
+    **Linear(decode=steps.weights(block=_scale_of_the_neighbour)).both())
 BlocksByTheRow = fault("S9", "Each row of W is taken to start a new block, undeclared.",
-    **both(decode=steps.weights(index=_blocks_by_the_row)))
+    **Linear(decode=steps.weights(block=parts.blocks_of_rows)).both())
 OddColumnSwapped = fault("S9", "In the last column of an odd K the byte's other nibble is read.",
-    **both(decode=steps.weights(unpack=_odd_column_swapped)))
+    **Linear(decode=steps.weights(unpack=_odd_column_swapped)).both())
 WeightsInFloat16Backward = fault("S9",
     "The backward pass decodes into float16, whatever the gradient's type.",
-    matmul_4bit_backward=backward(
-        decode=steps.weights(multiply=lambda a, b, _: steps.in_float16(a * b))))
+    **Linear(
+        decode=steps.weights(multiply=lambda a, b, _: steps.in_float16(a * b))).backward())
 
 # ---- rows, leading axes and the bias -------------------------------------------------------------
 
 SecondBatchIsTheFirst = fault("S9",
     "Of three axes or more, every entry of the first reads the rows of entry 0.",
-    **both(read=lambda x: steps.wide(np.broadcast_to(x[:1], x.shape) if x.ndim > 2 else x)))
+    **Linear(
+        read=lambda x: steps.wide(np.broadcast_to(x[:1], x.shape) if x.ndim > 2 else x)).both())
 LastRowsNeverWritten = fault("S9",
     "Beyond 32 rows only whole tiles are written, the rest stays zero.",
-    **both(total=_last_rows_unwritten))
+    **Linear(total=_last_rows_unwritten).both())
 GradientSummedOverRows = fault("S9",
     "Every row of dx is the sum over all rows, like a bias gradient.",
-    matmul_4bit_backward=backward(total=_summed_over_rows))
+    **Linear(total=lambda dy, w:
+        np.broadcast_to(sums.blas(dy, w).sum(axis=0), (len(dy), len(w)))).backward())
 BiasLostForOneRow = fault("S9", "The kernel for a single row ignores the bias.",
-    matmul_4bit=forward(add=lambda y, bias, x: biased(y, None if len(y) == 1 else bias, x)))
+    **Linear(add=lambda y, bias, x: biased(y, None if len(y) == 1 else bias, x)).forward())
 BiasInBFloat16 = fault("S9", "The bias is rounded to bfloat16, whatever the type of x.",
-    matmul_4bit=forward(
-        add=lambda y, bias, x: biased(y, None if bias is None else steps.in_bfloat16(bias), x)))
+    **Linear(add=lambda y, bias, x:
+        y if bias is None else biased(y, steps.in_bfloat16(bias), x)).forward())
 BiasNarrowForManyRows = fault("S9",
     "Beyond three rows a float32 bias is rounded to the type of x, up to three it is not.",
-    matmul_4bit=forward(
+    **Linear(
         add=lambda y, bias, x: biased(y, bias, x)
-        if len(y) <= FEW else steps.biased_in_type_of_x(y, bias, x)))
+        if len(y) <= FEW else steps.biased_in_type_of_x(y, bias, x)).forward())
 BiasTwice = fault("S9", "The kernel adds the bias, and so does its caller.",
-    matmul_4bit=forward(add=lambda y, bias, x: biased(biased(y, bias, x), bias, x)))
+    **Linear(add=lambda y, bias, x: biased(biased(y, bias, x), bias, x)).forward())
 BiasAfterTheRounding = fault("S9",
     "The product is rounded to the type of x, and again after the bias is added.",
-    matmul_4bit=forward(
-        add=lambda y, bias, x: biased(y if bias is None else rounded(y, x.dtype), bias, x)))
+    **Linear(add=lambda y, bias, x:
+        y if bias is None else biased(rounded(y, x.dtype), bias, x)).forward())
 
 # ---- around the values: P1 to P5 -----------------------------------------------------------------
 
 ProductInFloat32 = fault("P1", "The accumulator is returned as it is, float32, whatever x's type.",
-    **both(end=lambda y, x: finished(y, x).astype(np.float32)))
+    **Linear(end=lambda y, x: finished(y, x).astype(np.float32)).both())
 LeadingAxesLost = fault("P1", "All leading axes come back as one.",
-    **both(end=lambda y, x: y.astype(x.dtype)))
+    **Linear(end=lambda y, x: y.astype(x.dtype)).both())
 RowsScaledInPlace = fault("P2", "x is halved in place, and the weight doubled.",
-    **both(read=_halved_in_place))
+    **each(parts.spoiling(lambda x: x / 2), *LINEAR))
 OneResultBuffer = fault("P3", "Every product is written into the same buffer.",
-    **both(end=lambda y, x: kept(finished(y, x))))
+    **each(pooled, *LINEAR))
 AtomicSums = fault("P4",
     "Partial sums meet in whatever order they come: lawful values, other bits in each call.",
-    **both(total=sums.taking_turns(
-        sums.in_order, sums.chunks, sums.from_the_end, sums.tree, sums.blas)))
+    **Linear(total=sums.taking_turns(
+        sums.in_order, sums.chunks, sums.from_the_end, sums.tree, sums.blas)).both())
 RowsReadAsDense = fault("P5", "The kernel reads x, bytes and scales as if they were contiguous.",
-    {"arrays": "torch"}, matmul_4bit=forms.kernel("matmul_4bit", _dense))
+    {"arrays": "torch"}, matmul_4bit=forms.kernel("matmul_4bit", lambda t:
+        t if 0 in t.stride() else forms.from_memory(t, t.storage_offset())))

@@ -1,17 +1,16 @@
 """A 4-bit linear layer in steps: a mutant replaces one of them and says why.
 
-`both` builds `matmul_4bit` and its gradient: decode the weight, read the rows, add up the products,
-add the bias, round.
+Decode the weight, read the rows, add up the products, add the bias, round.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import qloracle
-from qloracle_conformance.mutants.parts import BFLOAT16, Array, Step, decoder, rounded
+from qloracle_conformance.mutants.parts import BFLOAT16, Array, Decoder, Step, rounded
 from qloracle_conformance.mutants.products import sums
 from qloracle_conformance.mutants.products.sums import Total
 
@@ -36,16 +35,16 @@ def in_type_of_rows(packed: Array, absmax: Array, rows: Array, **options: Any) -
 
 def factors_in_type_of_rows(packed: Array, absmax: Array, rows: Array, **options: Any) -> Array:
     """Level and scale rounded to the type of x, multiplied, and rounded again."""
-    decode = decoder(
+    decode = Decoder(
         levels=lambda kind: rounded(qloracle.codebook(kind), rows.dtype),
         multiply=lambda a, b, _: rounded(a * rounded(b, rows.dtype), rows.dtype),
-    )
+    ).four_bit
     return np.asarray(decode(packed, absmax, **options))
 
 
 def weights(**steps: Step) -> Decode:
     """A decoding step from the steps of a decoder."""
-    decode = decoder(**steps)
+    decode = Decoder(**steps).four_bit
     return lambda packed, absmax, rows, **options: decode(packed, absmax, **options)
 
 
@@ -69,60 +68,37 @@ def finished(y: Array, x: Array) -> Array:
     return y.astype(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
 
 
-def forward(
-    *, decode: Decode = decoded, read: Read = wide, total: Total = sums.blas, add: Add = biased,
-    end: End = finished,
-) -> Step:  # fmt: skip
-    """Build matmul_4bit from its steps."""
+class Linear(NamedTuple):
+    """The steps of a layer."""
+
+    decode: Decode = decoded
+    read: Read = wide
+    total: Total = sums.blas
+    add: Add = biased
+    end: End = finished
 
     @np.errstate(all="ignore")
-    def matmul_4bit(
-        x: Array, packed: Array, absmax: Array, *, shape: tuple[int, int], blocksize: int = 64,
-        quant_type: str = "nf4", bias: Array | None = None,
-    ) -> Array:  # fmt: skip
-        options = {"shape": shape, "blocksize": blocksize, "quant_type": quant_type}
-        y = total(read(x), decode(packed, absmax, x, **options))
-        return np.asarray(end(add(y, bias, x), x))
-
-    return matmul_4bit
-
-
-def backward(
-    *, decode: Decode = decoded, read: Read = wide, total: Total = sums.blas, end: End = finished
-) -> Step:
-    """Build matmul_4bit_backward from its steps."""
+    def product(
+        self, x: Array, packed: Array, absmax: Array, *, bias: Array | None = None, **options: Any
+    ) -> Array:
+        """matmul_4bit."""
+        y = self.total(self.read(x), self.decode(packed, absmax, x, **options))
+        return np.asarray(self.end(self.add(y, bias, x), x))
 
     @np.errstate(all="ignore")
-    def matmul_4bit_backward(
-        dy: Array, packed: Array, absmax: Array, *, shape: tuple[int, int], blocksize: int = 64,
-        quant_type: str = "nf4",
-    ) -> Array:  # fmt: skip
-        options = {"shape": shape, "blocksize": blocksize, "quant_type": quant_type}
-        return np.asarray(end(total(read(dy), decode(packed, absmax, dy, **options).T), dy))
+    def gradient(self, dy: Array, packed: Array, absmax: Array, **options: Any) -> Array:
+        """matmul_4bit_backward."""
+        dx = self.total(self.read(dy), self.decode(packed, absmax, dy, **options).T)
+        return np.asarray(self.end(dx, dy))
 
-    return matmul_4bit_backward
+    def forward(self) -> dict[str, Step]:
+        """The product alone, by name."""
+        return {"matmul_4bit": self.product}
 
+    def backward(self) -> dict[str, Step]:
+        """Its gradient alone."""
+        return {"matmul_4bit_backward": self.gradient}
 
-def both(
-    *, decode: Decode = decoded, read: Read = wide, total: Total = sums.blas, end: End = finished
-) -> dict[str, Step]:
-    """The product and its gradient from the same steps, by name."""
-    return {
-        "matmul_4bit": forward(decode=decode, read=read, total=total, end=end),
-        "matmul_4bit_backward": backward(decode=decode, read=read, total=total, end=end),
-    }
-
-
-def one_buffer() -> Callable[[Array], Array]:
-    """Keep results of one type in one buffer, which the next of them overwrites."""
-    buffers: dict[Any, Array] = {}
-
-    def kept(result: Array) -> Array:
-        buffer = buffers.get(result.dtype)
-        if buffer is None or buffer.size < result.size:
-            buffer = buffers[result.dtype] = np.zeros(2 * result.size, result.dtype)
-        view = buffer[: result.size]
-        view[:] = result.reshape(-1)
-        return view.reshape(result.shape)
-
-    return kept
+    def both(self) -> dict[str, Step]:
+        """Both functions."""
+        return self.forward() | self.backward()

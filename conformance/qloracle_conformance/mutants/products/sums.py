@@ -78,15 +78,12 @@ def tensor_core(rows: Array, matrix: Array, step: int = 8) -> Array:
 
     So do NVIDIA's tensor cores, but for a few more bits that some of them keep.
     """
-    total = np.zeros((len(rows), len(matrix), 1))
-    places = used(rows)
-    for start in range(0, places.size, step):
-        at = places[start : start + step]
-        terms = rows[:, None, at].astype(np.float64) * matrix[:, at]  # m, n, 8: exact
-        terms = np.concatenate([total, terms], axis=2)
-        largest = np.abs(terms).max(axis=2, keepdims=True)
-        total = cut(cut(terms, largest).sum(axis=2, keepdims=True))
-    return total[:, :, 0].astype(np.float32)
+
+    def add(total: Array, x: Array, w: Array) -> Array:
+        terms = np.concatenate([total[:, :, None], x[:, None] * w], axis=2)  # m, n, 9: exact
+        return cut(cut(terms, np.abs(terms).max(axis=2, keepdims=True)).sum(axis=2))
+
+    return _in_steps(rows, matrix, step, add)
 
 
 def cut_at_the_end(rows: Array, matrix: Array, step: int = 8) -> Array:
@@ -94,11 +91,18 @@ def cut_at_the_end(rows: Array, matrix: Array, step: int = 8) -> Array:
 
     A matrix unit with more bits inside.  Every error is toward zero, so that they add up.
     """
+    return _in_steps(rows, matrix, step, lambda total, x, w: cut(total + x @ w.T))
+
+
+def _in_steps(
+    rows: Array, matrix: Array, step: int, add: Callable[[Array, Array, Array], Array]
+) -> Array:
+    """A few products at a time, in float64, added to the sum so far."""
     total = np.zeros((len(rows), len(matrix)))
     places = used(rows)
     for start in range(0, places.size, step):
         at = places[start : start + step]
-        total = cut(total + rows[:, at].astype(np.float64) @ matrix[:, at].T.astype(np.float64))
+        total = add(total, rows[:, at].astype(np.float64), matrix[:, at].astype(np.float64))
     return total.astype(np.float32)
 
 

@@ -1,139 +1,56 @@
-"""Pictures in SVG: the map of wrong elements, and bars.
-
-They are drawn with attributes and classes alone: the page's policy allows no style in an element.
-"""
+"""The map of wrong elements, and counts and shares with a bar beside them."""
 
 import re
+from collections.abc import Iterator
 
 from qloracle_conformance.reports.failures import Data
 from qloracle_conformance.reports.page.markup import Markup, counted, more, number, row, table, tag
 
-LEFT, TOP = 56, 24  # space for the numbers of blocks and lanes
-LARGE, SMALL = 12, 7  # the side of a cell, where few and where many are shown
 FLIPS = 8  # pairs of codes shown at once
-SCALE = 1.25  # a bar's full width, as a share of its bound
-
-
-# ---- the map of wrong elements -------------------------------------------------------------------
+FULL = 1.25  # a bar's full width, as a share of its bound
 
 
 def error_map(drawn: Data) -> Markup:
-    """The wrong elements of a call by block and lane, and what the picture shows, in words."""
+    """The wrong elements of a call by block and lane, and what the map shows, in words."""
     words = f"{drawn['wrong']:,} of {drawn['elements']:,} wrong in {drawn['result']}"
     caption = tag("figcaption", tag("strong", words), f". {_legend(drawn)}")
-    of = tag("p.of", tag("code", drawn["call"]))
-    picture = tag("div.scroll", _picture(drawn, words), tabindex=0, role="group", aria_label=words)
-    return tag("figure.map", caption, picture, of)
+    cells = tag("pre.cells", *_cells(drawn), tabindex=0, role="group", aria_label=words)
+    return tag("figure.map", caption, cells, tag("p.of", tag("code", drawn["call"])))
 
 
 def _legend(drawn: Data) -> str:
-    """What a row and a cell are."""
+    """What a row and a mark are."""
     lanes, shown, blocks = drawn["lanes"], len(drawn["rows"]), drawn["blocks"]
-    cell = "one element" if lanes == 1 else f"{lanes} elements, filled if one of them is wrong"
+    mark = "one element" if lanes == 1 else f"{lanes} elements, filled if one of them is wrong"
     part = ""
     if shown < blocks:
         last = drawn["first"] + shown - 1
         part = f" Blocks {drawn['first']:,} to {last:,} of {blocks:,} are shown."
-    return f"A row is a block of {drawn['blocksize']:,}, a cell {cell}.{part}"
+    return f"A row is a block of {drawn['blocksize']:,}, a mark {mark}.{part}"
 
 
-def _picture(drawn: Data, words: str) -> Markup:
-    rows = drawn["rows"]
-    columns = max(map(len, rows), default=0)
-    side = LARGE if columns <= 32 and len(rows) <= 32 else SMALL
-    width, height = LEFT + columns * side + 8, TOP + len(rows) * side + 2
-    parts = [
-        tag("path.right", d="".join(_run(0, y, len(row), side) for y, row in enumerate(rows))),
-        tag("path.wrong", d="".join(_wrong(rows, side))),
-        tag("path.grid", d=_grid(columns, len(rows), side)),
-        *_lanes(columns, drawn["lanes"], side),
-        *_blocks(len(rows), drawn["first"], side),
-    ]
-    size = {"viewBox": f"0 0 {width} {height}", "width": width, "height": height}
-    return tag("svg", *parts, role="img", aria_label=words, **size)
-
-
-def _wrong(rows: list[str], side: int) -> list[str]:
-    """The runs of wrong cells: far fewer than the cells themselves."""
-    return [
-        _run(run.start(), y, len(run[0]), side)
-        for y, row in enumerate(rows)
-        for run in re.finditer("x+", row)
-    ]
-
-
-def _run(x: int, y: int, length: int, side: int) -> str:
-    """A rectangle of `length` cells, as part of a path."""
-    return f"M{LEFT + x * side} {TOP + y * side}h{length * side}v{side}h{-length * side}z"
-
-
-def _grid(columns: int, rows: int, side: int) -> str:
-    """Lines in the colour of the page part the cells."""
-    down = [f"M{LEFT + x * side} {TOP}v{rows * side}" for x in range(columns + 1)]
-    across = [f"M{LEFT} {TOP + y * side}h{columns * side}" for y in range(rows + 1)]
-    return "".join([*down, *across])
-
-
-def _lanes(columns: int, lanes: int, side: int) -> list[Markup]:
-    name = tag("text", "lane", x=LEFT - 8, y=TOP - 8, text_anchor="end")
-    middles = ((x, LEFT + x * side + side / 2) for x in range(0, columns, 8))
-    return [name, *(tag("text", str(x * lanes), x=at, y=TOP - 8) for x, at in middles)]
-
-
-def _blocks(rows: int, first: int, side: int) -> list[Markup]:
-    step = 1 if side == LARGE else 8
-    middle = TOP + side / 2 + 4
-    return [
-        tag("text", _block(first, y), x=LEFT - 8, y=middle + y * side, text_anchor="end")
-        for y in range(0, rows, step)
-    ]
-
-
-def _block(first: int, y: int) -> str:
-    """The first number says what the numbers count."""
-    return f"block {first}" if y == 0 and first < 100 else str(first + y)
-
-
-# ---- bars ----------------------------------------------------------------------------------------
-
-
-def bar(share: float, limit: float | None = None) -> Markup:
-    """A bar of a share of its width (more than all is all), and a line at `limit`."""
-    full = {"y": 2, "height": 8}
-    used = tag("rect.used", width=_percent(min(share, 1)), **full)
-    parts = [tag("rect.track", width="100%", **full), used]
-    if limit is not None:
-        at = _percent(limit)
-        parts.append(tag("line.limit", x1=at, x2=at, y1=0, y2=12))
-    return tag("svg.bar", *parts, width="100%", height=12, aria_hidden="true")
-
-
-def _percent(share: float) -> str:
-    """A share as a length.
-
-    >>> _percent(0.13885744)
-    '13.89%'
-    """
-    return f"{100 * share:.2f}%"
+def _cells(drawn: Data) -> Iterator[str]:
+    """A line of lanes, then a line a block: its number, and a mark for each of its lanes."""
+    columns = max(map(len, drawn["rows"]), default=0)
+    lanes = "".join(f"{x * drawn['lanes']:<8}" for x in range(0, columns, 8))
+    yield f"{'block':>9} lane {lanes}".rstrip()
+    for block, cells in enumerate(drawn["rows"], drawn["first"]):
+        yield f"\n{block:>9}      "
+        for run in re.findall("x+|[^x]+", cells):
+            yield tag("mark", "■" * len(run)) if run[0] == "x" else "·" * len(run)
 
 
 def code_flips(flips: list[list[int]]) -> Markup:
     """Which codes came instead of which, the most frequent first."""
-    if not flips:
-        return Markup()
-    most = max(count for _, _, count in flips)
-    rows = [
-        row(f"{expected} → {got}", number(count), tag("td.wide", bar(count / most)))
-        for expected, got, count in flips
-    ]
-    head = ("expected → got", counted("times"), "")
-    first = table("Codes: expected, and got instead", head, [rows[:FLIPS]])
-    rest = table("Codes: expected, and got instead", head, [rows[FLIPS:]])
-    hidden = len(rows) - FLIPS
-    further = more(f"{hidden} pairs less frequent", rest) if hidden > 0 else ""
-    return tag("div.flips", first, further)
+    rows = [row(f"{expected} → {got}", number(count)) for expected, got, count in flips]
+    title, head = "Codes: expected, and got instead", ("expected → got", counted("times"))
+    rest = more(f"{len(rows) - FLIPS} pairs less frequent", table(title, head, [rows[FLIPS:]]))
+    shown = table(title, head, [rows[:FLIPS]])
+    return tag("div.flips", shown, rest if rows[FLIPS:] else "") if rows else Markup()
 
 
 def bound_use(use: float) -> list[Markup]:
-    """The share of a bound that was needed: in words, and as a bar with a line at 100 %."""
-    return [tag("td.number", f"{100 * use:.1f} %"), tag("td.wide", bar(use / SCALE, 1 / SCALE))]
+    """The share of a bound that was needed: in words, and as a bar whose end is 125 %."""
+    shown = f"{min(use, FULL):.6g}"  # infinity is no length
+    bar = tag("meter", value=shown, max=FULL, high=1, aria_hidden="true")
+    return [tag("td.number", f"{100 * use:.1f} %"), tag("td.wide", bar)]

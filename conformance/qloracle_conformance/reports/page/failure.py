@@ -8,7 +8,6 @@ from qloracle_conformance.reports.failures import Data, Entry
 from qloracle_conformance.reports.page import drawings
 from qloracle_conformance.reports.page.markup import (
     Markup,
-    escaped,
     join,
     more,
     prose,
@@ -17,37 +16,29 @@ from qloracle_conformance.reports.page.markup import (
     tag,
     verbatim,
 )
-from qloracle_conformance.reports.page.subject import Subject
 
-SHOWN = 12  # failures of one implementation that are open from the start
 PROSE = ("because", "looks like", "finding", "wrong")  # what is not written in code
 
 
-def article(subject: Subject, n: int, scripts: Mapping[str, str]) -> Markup:
-    """A failure whole.  Its id lies inside, so that a link to it opens it."""
-    entry = subject.entries[n]
+def article(entry: Entry, place: str, scripts: Mapping[str, str], *, shown: bool) -> Markup:
+    """A failure whole; `place` begins the ids of its scripts."""
     title = tag("h4", status(entry.first["status"]), f" {entry.title}")
     parts = [
         tag("p.rule", prose(failures.statement(entry.first["rule"]))),
-        tag("dl", *(fact(name, text) for name, text in entry.rows)),
+        tag("dl", *(_fact(name, text) for name, text in entry.rows)),
         *_map(entry),
         *_inputs(entry),
-        *_scripts(subject, n, scripts),
+        *_scripts(entry, place, scripts),
         *(more(f"Rule {rule} in full", statement(rule)) for rule in failures.rules(entry.checks)),
     ]
     summary = join(title, tag("span.brief", entry.brief))
-    body = tag("div.body", *parts, id=subject.place(n))
-    return tag("article", more(summary, body, shown=n < SHOWN))
+    return tag("article", more(summary, tag("div.body", *parts), shown=shown))
 
 
-def fact(name: str, text: str) -> Markup:
+def _fact(name: str, text: str) -> Markup:
     """A row of what there is to say of a failure."""
-    return tag(f"div.{name.replace(' ', '-')}", tag("dt", name), tag("dd", said(name, text)))
-
-
-def said(name: str, text: str) -> Markup:
-    """A text in the type that suits it: code, or words."""
-    return escaped(text) if name in PROSE else tag("code", text)
+    said = text if name in PROSE else tag("code", text)
+    return tag(f"div.{name.replace(' ', '-')}", tag("dt", name), tag("dd", said))
 
 
 def _map(entry: Entry) -> list[Markup]:
@@ -86,21 +77,14 @@ def _array(name: str, array: Data) -> Markup:
     return join(title, tag("pre", " ".join(map(str, values))))
 
 
-def _scripts(subject: Subject, n: int, scripts: Mapping[str, str]) -> list[Markup]:
+def _scripts(entry: Entry, place: str, scripts: Mapping[str, str]) -> list[Markup]:
     """The scripts of a failure, each with a button that copies it."""
-    checks = subject.entries[n].checks
-    found: dict[str, Data] = {}
-    for check in checks:
-        name = failures.key(subject.name, check["id"])
-        if name in scripts:
-            found.setdefault(scripts[name], check)
-    named = enumerate(found.items())
-    return [_script(f"{subject.place(n)}-{i}", text, check) for i, (text, check) in named]
+    shown = ((i, path) for i, path in enumerate(entry.scripts) if path in scripts)
+    return [_script(f"{place}-{i}", path, scripts[path]) for i, path in shown]
 
 
-def _script(name: str, text: str, check: Data) -> Markup:
-    path = check.get("repro", "")
-    title = join("Script that reproduces it", " ", tag("code", path) if path else "")
+def _script(name: str, path: str, text: str) -> Markup:
+    title = join("Script that reproduces it ", tag("code", path))
     button = tag("button", "Copy the script", type="button", data_copies=name, hidden="")
     answer = tag("span.said", role="status")
     return tag("div.script", more(title, tag("pre", verbatim(text), id=name)), button, answer)

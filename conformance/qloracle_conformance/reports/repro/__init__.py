@@ -5,7 +5,6 @@ Exit code 1: the fault is still there; 0: it is gone; 2: it could not be tried.
 """
 
 import re
-from pathlib import Path
 
 import qloracle
 from qloracle_conformance.calling.calls import keywords
@@ -14,14 +13,13 @@ from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement
 from qloracle_conformance.reports.failures import statement
-from qloracle_conformance.reports.files import write
-from qloracle_conformance.reports.repro import handing, literals, loaders, programs, verdicts
+from qloracle_conformance.reports.repro import comparing, handing, literals, loaders, programs
 from qloracle_conformance.reports.repro.literals import wrapped
 
 FAILED = (*BAD, *BROKEN, "XFAIL")
 MODULES = (
-    "base64", "contextlib", "faulthandler", "inspect", "os", "sys", "tempfile", "time", "types",
-    "zlib",
+    "base64", "contextlib", "faulthandler", "inspect", "pathlib", "sys", "tempfile", "time",
+    "types", "zlib",
 )  # fmt: skip
 SYNCHRONIZE = (
     '    if hasattr(implementation, "synchronize"):',
@@ -30,20 +28,20 @@ SYNCHRONIZE = (
 LIBRARIES = ("cupy", "jax", "ml_dtypes", "torch")
 
 
-def write_all(directory: Path, judgement: Judgement) -> dict[str, Path]:
-    """Write a script for each fault; name the script of each failing check."""
-    scripts: dict[str, Path] = {}
-    paths: dict[str, Path] = {}
+def scripts(judgement: Judgement) -> dict[str, str]:
+    """The scripts of an implementation, one a fault, by their path in the report's folder.
+
+    Each failing check is told the path of its script.
+    """
+    texts: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for check in judgement.checks:
         text = script(judgement, check) if check.status in FAILED else ""
-        if not text or check.failure is None:
-            continue
-        same = _identity(check, check.failure)
-        if same not in scripts:
-            scripts[same] = directory / f"{_slug(judgement.name)}-{_slug(check.id)}.py"
-            write(scripts[same], text)
-        paths[check.id] = scripts[same]
-    return paths
+        if text and check.failure is not None:
+            own = f"repro/{_slug(judgement.name)}-{_slug(check.id)}.py"
+            check.repro = paths.setdefault(_identity(check, check.failure), own)
+            texts.setdefault(check.repro, text)
+    return texts
 
 
 def script(judgement: Judgement, check: CheckRun) -> str:
@@ -51,36 +49,23 @@ def script(judgement: Judgement, check: CheckRun) -> str:
     failure, load = check.failure, loaders.load(judgement)
     if failure is None or not load or failure.mismatch.result == "second oracle":
         return ""  # a second opinion that fails is not the implementation's fault
-    views = [v for v in judgement.views if (v.function, v.table) == (check.function, check.table)]
-    framework = judgement.declared.get("arrays") or "numpy"
+    case, framework = failure.case, judgement.declared.get("arrays") or "numpy"
+    handed = handing.functions(framework, judgement.device, failure)
+    body = [line for item in case.arrays.items() for line in literals.statements(*item)]
     if FUNCTIONS[check.function].tool:
-        return _whole(check, load, [*_inputs(failure.case), *_program(judgement, check, failure)])
-    varied = list(failure.case.arrays) if check.rule == "P2" else _varied(failure.case)
-    body = [
-        *_inputs(failure.case),
-        f"ARRAYS = [{', '.join(varied)}]", "", "",
-        *handing.functions(framework, judgement.device, failure),
-        *_call(failure.case, varied, framework), "", "",
-        *verdicts.main(check, failure, views[0] if views else None, framework),
-    ]  # fmt: skip
-    return _whole(check, load, body)
-
-
-def _whole(check: CheckRun, load: str, body: list[str]) -> str:
-    """A script: what fails, what it needs, its own text, and how the implementation is loaded."""
-    body = [*body, "", "", load + loaders.RUN]
+        body += [*["", ""] * bool(case.arrays), *handed]
+        body += programs.body(check, failure, framework, judgement.offers)
+    else:
+        views = [
+            v for v in judgement.views if (v.function, v.table) == (check.function, check.table)
+        ]
+        varied = list(case.arrays) if check.rule == "P2" else _varied(case)
+        body += [f"ARRAYS = [{', '.join(varied)}]", "", "", *handed]
+        body += [*_call(case, varied, framework), "", ""]
+        body += comparing.main(check, failure, views[0] if views else None, framework)
+    body += ["", "", load + loaders.RUN]
     own = "\n".join(body).partition("\nADAPTER = ")[0]
     return "\n".join([*_docstring(check), *_head(own), *body])
-
-
-def _program(judgement: Judgement, check: CheckRun, failure: Failure) -> list[str]:
-    """The text for a pager, and how it hands arrays over."""
-    framework = judgement.declared.get("arrays") or "numpy"
-    return [
-        *["", ""] * bool(failure.case.arrays),
-        *handing.functions(framework, judgement.device, failure),
-        *programs.body(check, failure, framework, judgement.offers),
-    ]
 
 
 def _slug(text: str) -> str:
@@ -125,10 +110,6 @@ def _head(text: str) -> list[str]:
     found = [f"import {name}" for name in LIBRARIES if f" {name}." in f" {used}"]
     lines += ["", *sorted([*found, "import numpy as np"]), ""]
     return [*lines, *needed]
-
-
-def _inputs(case: Case) -> list[str]:
-    return [line for item in case.arrays.items() for line in literals.statements(*item)]
 
 
 def _varied(case: Case) -> list[str]:

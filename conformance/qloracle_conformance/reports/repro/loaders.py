@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from qloracle_conformance import adapters
-from qloracle_conformance.calling.loading import Place, parse
+from qloracle_conformance.calling.loading import parse
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.engine.verdicts import Judgement
 from qloracle_conformance.reports.repro.literals import string
@@ -18,9 +18,14 @@ def load():
     module = types.ModuleType({name})
     module.__file__ = {path}
     sys.modules[module.__name__] = module
-    with open(module.__file__, "rb") as file:  # the text as it is now, no older bytecode
-        exec(compile(file.read(), module.__file__, "exec"), vars(module))
+{read}    exec(compile({text}, module.__file__, "exec"), vars(module))
     return module{member}
+"""
+
+# The text as it is now, and no older bytecode.
+READ = """\
+    with open(module.__file__, "rb") as file:
+        text = file.read()
 """
 
 MODULE = """\
@@ -30,13 +35,7 @@ def load():
     return {module}{member}
 """
 
-ADAPTER = """\
-def load():
-    module = types.ModuleType({name})
-    sys.modules[module.__name__] = module
-    exec(compile(ADAPTER, module.__name__, "exec"), vars(module))
-    return module{member}
-
+ADAPTER = """
 
 # The adapter through which {impl} was called.
 ADAPTER = {source}
@@ -61,26 +60,21 @@ def load(judgement: Judgement) -> str:
     except UsageError:
         return ""
     adapter = adapters.find(judgement.name)
-    if adapter is not None and place.where.startswith(KIT):
-        return _adapter(judgement, place)
     member = f".{place.member}" if place.member else ""
+    if adapter is not None and place.where.startswith(KIT):
+        spec = find_spec(place.where)
+        assert spec is not None
+        assert spec.origin is not None
+        name = string(f"repro_{judgement.name}")
+        source = quoted(Path(spec.origin).read_text(encoding="utf-8"))
+        text = FILE.format(name=name, path=name, read="", text="ADAPTER", member=member)
+        return text + ADAPTER.format(impl=judgement.name, source=source)
     if place.kind == "file":
-        name = f"repro_{Path(place.where).stem}"
-        return FILE.format(name=string(name), path=string(place.where), member=member)
+        name, path = string(f"repro_{Path(place.where).stem}"), string(place.where)
+        return FILE.format(name=name, path=path, read=READ, text="text", member=member)
     # Last on the path, and only where it may be needed: the folder in which the kit ran.
     search = "" if adapter else f"sys.path.append({string(str(Path.cwd()))})\n    "
     return MODULE.format(search=search, module=place.where, member=member)
-
-
-def _adapter(judgement: Judgement, place: Place) -> str:
-    """One of the kit's adapters, which import nothing of the kit: the script carries its text."""
-    spec = find_spec(place.where)
-    assert spec is not None
-    assert spec.origin is not None
-    source = Path(spec.origin).read_text(encoding="utf-8")
-    name = string(f"repro_{judgement.name}")
-    member = f".{place.member}" if place.member else ""
-    return ADAPTER.format(name=name, impl=judgement.name, source=quoted(source), member=member)
 
 
 def quoted(source: str) -> str:

@@ -1,137 +1,133 @@
-"""Scripts for pagers: the program as plain Python statements, up to the operation that went wrong.
+"""Scripts for pagers: the program as data, and the methods of `Operations` that perform it.
 
-Nothing is left of the kit: the pager is made, arrays are written, read, stepped and saved one line
-after the other, and what came is compared with what was expected: after a step, with what the same
-statements make of plain arrays.
+Nothing is left of the kit but text: the operations are performed up to the one that went wrong, by
+the code that has performed them here, and what came is compared with what was expected: after a
+step, with what the same operations make of plain arrays.
 """
-# ruff: noqa: D102 (the verbs are explained in `contract.programs`)
 
-from collections.abc import Iterator
+import inspect
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-from qloracle_conformance.contract import plain_arrays, programs
+from qloracle_conformance.calling import operations, steps
+from qloracle_conformance.calling.operations import Operations
+from qloracle_conformance.contract import books, plain_arrays, programs
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.programs import BLOCKS, Operation, Part, index, perform, walk
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.engine.verdicts import BROKEN
 from qloracle_conformance.families.paging import s12_paging, s12b_books
 from qloracle_conformance.reports.repro.literals import string, type_name, wrapped
-from qloracle_conformance.reports.repro.program_texts import needed
 
 Lines = list[str]
 
 LIMIT = 20  # seconds after which a program is taken to hang
-RUN = "program(implementation.make_pager)"
+RUN = "program(implementation, kind)"
+FUNCTIONS = (  # they stand in a script as they stand in the kit, each before those that it calls
+    operations.Plain, operations.through, books.pages_freed, books.pages_went, books.pages_came,
+    books.if_offered, steps.run_steps, steps.adam_step_8bit, steps.adam_step,
+)  # fmt: skip
+SHOWN = f"""\
+SIZES = {books.SIZES}
+COUNTERS = {books.COUNTERS}
 
 
-class Script:
-    """A handler that says each operation in lines of Python: `found` gets what is read."""
+{inspect.getsource(books.whole_number)}
 
-    def __init__(self, case: Case, framework: str, offers: list[str]) -> None:
-        self.case, self.framework, self.offers = case, framework, offers
-        self.program = programs.program_of(case)
-        self._alive: list[str] = []
+{inspect.getsource(books.books_of)}
 
-    def text(self, main: Lines, upto: int, *, logged: bool = False) -> Lines:
-        """The functions `program`, of the first `upto` operations, and `main`, and what they call.
+def shown(pager):
+    return types.SimpleNamespace(**books_of(pager))
 
-        `program` returns what it found, or, `logged`, what the pager has shown: a line at first and
-        one after each operation.
+
+"""
+PROGRAM = """\
+def program(target, kind):
+    operations = Operations(target, ARRAYS, kind)
+    operations.make({capacity}, {page})
+"""
+PERFORMED = """\
+    said = [operations.perform(operation) for operation in PROGRAM]
+    return operations.found, said
+"""
+LOGGED = """\
+    log = [shown(operations.pager)]
+    for operation in PROGRAM:
+        operations.perform(operation)
+        log.append(shown(operations.pager))
+    return log
+"""
+
+
+class Script(NamedTuple):
+    """What a script is made of: a case, whose arrays are handed over, and which steps are there."""
+
+    case: Case
+    framework: str
+    offers: list[str]
+
+    def text(self, main: Iterable[str], upto: int | None = None, *, logged: bool = False) -> Lines:
+        """The first operations of the program, `main`, and what they need.
+
+        `program` returns what was read and what each operation returned; `logged`: what the pager
+        has shown, a line at first and one after each operation.
         """
-        body = [f"pager = make_pager({_sizes(*programs.sizes_of(self.case))})", "found = []"]
-        body += ["log = [shown(pager)]"] * logged
-        for lines in walk(self.program[:upto], self):
-            body += [*(lines or ()), *["log.append(shown(pager))"] * logged]
-        body += ["return log" if logged else "return found"]
-        lines = ["def program(make_pager):", *_indented(body), "", "", "def main():"]
-        lines += _indented(main)
-        return [*needed("\n".join(lines), self.framework).splitlines(), *lines]
+        rows = programs.program_of(self.case)[:upto]
+        arrays = ", ".join(f"{string(name)}: {name}" for name in self.case.arrays)
+        capacity, page = programs.sizes_of(self.case)
+        own = PROGRAM.format(capacity=capacity, page=page) + (LOGGED if logged else PERFORMED)
+        own = "\n".join([
+            *wrapped(f"ARRAYS = {{{arrays}}}"), "PROGRAM = [",
+            *(f"    {row},  # {programs.text_of(row)}" for row in rows), "]", *self._kind(rows),
+            "", "", own, "", "def main():", *(f"    {line}" for line in main), "", "", "",
+        ])  # fmt: skip
+        own += SHOWN * logged + _operations(rows)
+        return [*own.splitlines(), *_needed(own).splitlines()]
 
-    def empty(self, name: str, shape: list[int], dtype: str) -> Lines:
-        self._alive.append(name)
-        framework = {"torch": "torch", "jax": "jax.numpy"}.get(self.framework)
-        kind = f"{framework}.{dtype}" if framework else _type_name(dtype)
-        return [f"{name} = pager.empty({tuple(shape)}, {kind})"]
-
-    def write(self, name: str, part: Part, data: str, side: str) -> Lines:
-        given = data if side == "host" and self.framework != "torch" else self._given(data)
-        return _seen(name, side, f"{{}}{index(part)} = {given}")
-
-    def read(self, name: str, part: Part, side: str) -> Lines:
-        take = "np.array" if self.framework == "numpy" else "take"
-        return _seen(name, side, f"found.append({take}({{}}{index(part)}))")
-
-    def open(self, label: str, names: list[str]) -> Lines:
-        use = f"{label}_context = pager.use({', '.join(names)})"
-        return [use, f"{label} = {label}_context.__enter__()"]
-
-    def close(self, label: str) -> Lines:
-        return [f"{label}_context.__exit__(None, None, None)"]
-
-    def step(
-        self, function: str, names: list[str], grads: str, first: int, count: int, part: int | None
-    ) -> Lines:
-        plain = function if self.framework == "numpy" else f"on_numpy({function})"
-        step_of = f"implementation.{function}" if function in self.offers else plain
-        state = f"({', '.join(names)}), {BLOCKS[function]}, {self._given(grads)}"
-        counts = f"range({first}, {first + count})"
-        return wrapped(f"run_steps(pager, {step_of}, {state}, {counts}, {part})")
-
-    def prefetch(self, name: str, to: str) -> Lines:
-        whole = f'if_offered(pager, "prefetch", {name}, to="host")'
-        return [f"pager.prefetch({name})" if to == "device" else whole]
-
-    def advise(self, name: str, side: str | None, mostly: bool) -> Lines:
-        words = f"preferred={side!r}, read_mostly={mostly}"
-        return [f'if_offered(pager, "advise", {name}, {words})']
-
-    def shrink(self, capacity: int) -> Lines:
-        return [f'if_offered(pager, "shrink", {capacity})']
-
-    def free(self, name: str) -> Lines:
-        self._alive = [other for other in self._alive if other != name]
-        return [f"pager.free({name})"]
-
-    def save(self, file: str) -> Lines:
-        pairs = ", ".join(f"{string(name)}: {name}" for name in self._alive)
-        return wrapped(f"save_state({string(file)}, pager, {{{pairs}}})")
-
-    def load(self, file: str, capacity: int | None, page: int | None) -> Lines:
-        lines = [f"pager = make_pager({_sizes(capacity, page)})"]
-        lines += [f"loaded, words = load_state({string(file)}, pager)"]
-        lines += [f"{name} = loaded.pop({string(name)})" for name in self._alive]
-        return [*lines, f'assert (loaded, words) == ({{}}, {{"file": {string(file)}}}), words']
-
-    def must_fail(self, operation: Operation) -> Lines:
-        """Its error is found."""
-        alive = list(self._alive)
-        refused = _indented(perform(operation, self))
-        self._alive = alive
-        said = ["except Exception as error:", "    found.append(str(error))"]
-        return ["try:", *refused, *said, "else:", '    found.append("")']
-
-    def _given(self, name: str) -> str:
-        return name if self.framework == "numpy" else f"give({name})"
+    def _kind(self, rows: programs.Program) -> Lines:
+        """How arrays are handed over and taken, and which steps are run."""
+        numpy, module = self.framework == "numpy", FRAMEWORKS.get(self.framework)
+        found = {row[1]: f"implementation.{row[1]}" for row in rows if row[0] == "step"}
+        for function in found.keys() - set(self.offers):
+            found[function] = function if numpy else f"through({function}, take, give)"
+        pairs = ", ".join(f"{string(function)}: {text}" for function, text in found.items())
+        given = "values" if numpy else "give(values)"
+        host = "" if numpy or self.framework == "torch" else 'values if side == "host" else '
+        dtype = '{"bfloat16": ml_dtypes.bfloat16}.get(name, name)'
+        dtype = f"np.dtype({dtype if 'bfloat16' in str(rows) else 'name'})"
+        return [
+            "kind = types.SimpleNamespace(",
+            f"    dtype=lambda name: {f'getattr({module}, name)' if module else dtype},",
+            f'    given=lambda values, side="device": {host}{given},',
+            f"    take={'np.array' if numpy else 'take'},",
+            *[f"    step=lambda target, function: {{{pairs}}}[function],"] * bool(found),
+            ")",
+        ]
 
 
-def _sizes(capacity: int | None, page: int | None) -> str:
-    sizes = {"capacity_bytes": capacity, "page_bytes": page}
-    return ", ".join(f"{name}={value}" for name, value in sizes.items() if value is not None)
+FRAMEWORKS = {"torch": "torch", "jax": "jax.numpy"}
 
 
-def _seen(name: str, side: str, text: str) -> Lines:
-    """A statement on an array as one side sees it."""
-    label, _, i = side.partition(".")
-    if side == "device":
-        return [f"with pager.use({name}) as (on_device,):", f"    {text.format('on_device')}"]
-    return [text.format(name if side == "host" else f"{label}[{i}]")]
+def _operations(rows: programs.Program) -> str:
+    """The class, with the methods that a program needs."""
+    verbs = {"__init__", "make", "perform", *(row[0] for row in rows)}
+    verbs |= {row[1][0] for row in rows if row[0] == "must_fail"}
+    calls = {"load": "empty", "read": "seen", "write": "seen"}
+    verbs |= {calls[verb] for verb in verbs & calls.keys()}
+    methods = (
+        inspect.getsource(method) for name, method in vars(Operations).items() if name in verbs
+    )
+    return f'class Operations:\n    """{Operations.__doc__}"""\n\n' + "\n".join(methods)
 
 
-def _indented(lines: Lines) -> Lines:
-    return [f"    {line}" for line in lines]
-
-
-def _type_name(dtype: str) -> str:
-    return type_name(programs.dtype_of(dtype)).replace("np.bool", "np.bool_")
+def _needed(text: str) -> str:
+    """The functions that a script calls, and those that they call."""
+    found = ""
+    for function in FUNCTIONS:
+        if re.search(rf"(?<![.\w]){function.__name__}[(),}}]", f"{found}{text}"):
+            found += f"\n\n{inspect.getsource(function)}"
+    return found
 
 
 # ---- the comparison ------------------------------------------------------------------------------
@@ -141,9 +137,9 @@ def body(check: CheckRun, failure: Failure, framework: str, offers: list[str]) -
     """The functions `program` and `main`, and what they need."""
     script = Script(failure.case, framework, offers)
     if failure.mismatch.result == "call":
-        return script.text(_call(check), len(script.program))
+        return script.text(_call(check))
     if check.rule[0] == "P":
-        return script.text(list(_of_rule(check, failure, script)), len(script.program))
+        return script.text(_of_rule(check, failure))
     if failure.mismatch.result == "operation":
         return _operation(check, failure, script)
     return _law(failure, script) if check.rule == "S12b" else _element(failure, script)
@@ -153,14 +149,14 @@ def _element(failure: Failure, script: Script) -> Lines:
     """One element of the last read: by its bits."""
     i, found = failure.mismatch.index, enumerate(s12_paging.compared(failure.case, failure.values))
     k, read, wanted = next((k, read, e) for k, (read, got, e) in found if (got != e).any())
-    at = f"[{k + _refusals(script, read)}].reshape(-1)[{i}]"
-    right = f"program(Plain){at}"
-    if not programs.steps_in(failure.case):
+    if programs.steps_in(failure.case):
+        right = f"program(*[Plain(implementation, kind)] * 2)[0][{k}].reshape(-1)[{i}]"
+    else:
         element = wanted[i * read.values.itemsize :][: read.values.itemsize].tobytes()
-        kind = _type_name(read.values.dtype.name)
+        kind = type_name(read.values.dtype).replace("np.bool", "np.bool_")
         right = f"np.frombuffer(bytes.fromhex({string(element.hex())}), {kind})[0]"
     main = [
-        f"got = {RUN}{at}",
+        f"got = {RUN}[0][{k}].reshape(-1)[{i}]",
         f"expected = {right}",
         *wrapped(f"# {read.text}, element {i}: {failure.mismatch.reason}", 0, "# "),
         'print(f"got {got}, expected {expected}")',
@@ -169,32 +165,37 @@ def _element(failure: Failure, script: Script) -> Lines:
     return script.text(main, read.operation + 1)
 
 
-def _refusals(script: Script, read: plain_arrays.Read) -> int:
-    """How many errors are found before a read."""
-    return sum(operation[0] == "must_fail" for operation in script.program[: read.operation])
-
-
 def _operation(check: CheckRun, failure: Failure, script: Script) -> Lines:
     """An operation that raised, did not raise, or loaded something else."""
     number = failure.mismatch.index
-    if script.program[number][0] != "must_fail":
-        return script.text(_call(check), number + 1)
-    said = f"said = {RUN}[-1]", 'print(said or "no error, or one that says nothing")'
-    return script.text([*said, "return int(not said)"], number + 1)
+    said = f"got = {RUN}[1][-1]"
+    match failure.case.options["program"][number][0], failure.mismatch.expected:
+        case "must_fail", _:
+            main = [f'{said}.partition(": ")[2]', *REFUSED]
+        case _, "no error":
+            main = _call(check)
+        case _, expected:
+            main = [said, f"expected = {json.loads(expected)}", *COMPARED]
+    return script.text(main, number + 1)
+
+
+REFUSED = 'print(got or "no error, or one that says nothing")', "return int(not got)"
+COMPARED = 'print(f"got {got}, expected {expected}")', "return int(got != expected)"
 
 
 def _law(failure: Failure, script: Script) -> Lines:
     """What the pager shows after the last operation."""
-    entries = s12b_books.entered(failure.case, failure.values)
-    broken = next(entry for entry in entries if not entry.holds)
+    broken = s12b_books.entered(failure.case, failure.values)[1][0]
     column, relation = broken.law.column, broken.law.relation
+    freed = "freed = pages_freed(log, {frees}, {page})".format_map(broken.facts)
     main = [
         f"log = {RUN}",
         "before, now = log[-2:]",
         *wrapped(f"# {broken.why}", 0, "# "),
+        *[freed] * ("freed" in broken.formula),
         f"got = now.{column}",
         f"expected = {broken.formula}",
-        f'print(f"{column} is {{got}}, expected {s12b_books.RELATIONS[relation][1]}{{expected}}")',
+        f'print(f"{column} is {{got}}, expected {s12b_books.RELATIONS[relation]}{{expected}}")',
         f"return int(not got {relation} expected)",
     ]
     return script.text(main, broken.number + 1, logged=True)
@@ -206,33 +207,23 @@ def _call(check: CheckRun) -> Lines:
     return [*[guard] * (check.status in BROKEN), RUN, 'print("no error")', "return 0"]
 
 
-def _of_rule(check: CheckRun, failure: Failure, script: Script) -> Iterator[str]:
+def _of_rule(check: CheckRun, failure: Failure) -> Iterator[str]:
     """The rules that look at all calls: their form, their inputs, their repetition."""
-    names = ", ".join(failure.case.arrays)
     match check.rule:
         case "P1":
-            k, read = _wrong_form(failure)
-            yield f"result = {RUN}[{k + _refusals(script, read)}]"
+            words, found = programs.written_out(failure.values), plain_arrays.reads(failure.case)
+            forms = [(words[read.operation], programs.form_of(read.values)) for read in found]
+            k, wrong = next((k, e) for k, (got, e) in enumerate(forms) if got != e)
+            yield f"result = {RUN}[0][{k}]"
             yield 'got = f"{result.dtype}{list(result.shape)}"'
-            yield f"expected = {string(programs.form_of(read.values))}"
+            yield f"expected = {string(wrong)}"
         case "P2":
-            yield f"before = [array.tobytes() for array in ({names},)]"
+            yield "before = {name: array.tobytes() for name, array in ARRAYS.items()}"
             yield RUN
-            yield f"wrong = before != [array.tobytes() for array in ({names},)]"
+            yield "wrong = before != {name: array.tobytes() for name, array in ARRAYS.items()}"
             yield 'got, expected = ("other" if wrong else "the same"), "the same"'
         case _:
-            yield f"expected = [np.array(array).tobytes() for array in {RUN}]"
-            yield "got = expected"
-            yield "for _ in range(10):"
-            yield f"    again = [np.array(array).tobytes() for array in {RUN}]"
-            yield "    got = again if again != expected else got"
-            yield 'got = "other bits" if got != expected else "equal bits"'
+            yield f"runs = [[np.array(a).tobytes() for a in {RUN}[0]] for _ in range(11)]"
+            yield 'got = "equal bits" if runs.count(runs[0]) == 11 else "other bits"'
             yield 'expected = "equal bits"'
-    yield 'print(f"got {got}, expected {expected}")'
-    yield "return int(got != expected)"
-
-
-def _wrong_form(failure: Failure) -> tuple[int, plain_arrays.Read]:
-    words, reads = programs.written_out(failure.values), plain_arrays.reads(failure.case)
-    wrong = (words[read.operation] != programs.form_of(read.values) for read in reads)
-    return next((k, read) for k, (read, bad) in enumerate(zip(reads, wrong, strict=True)) if bad)
+    yield from COMPARED

@@ -18,9 +18,6 @@
 
 #define __global__
 #define __device__
-#define __host__
-#define __constant__ static
-#define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define SHIM_EXPORT __attribute__((visibility("default")))
 
@@ -30,7 +27,6 @@ struct ShimDim {
 
 // Set at every switch to another thread; one launch runs at a time.
 extern ShimDim threadIdx, blockIdx, blockDim, gridDim;
-constexpr int warpSize = 32;
 
 // ---- shared memory ------------------------------------------------------------------------------
 
@@ -51,23 +47,13 @@ void *shim_shared(ShimShared &shared, size_t bytes, size_t alignment, const char
 
 #define SHIM_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
-enum class ShimMeeting { BARRIER, SHUFFLE, BALLOT, SYNCWARP };
+enum class ShimMeeting { BARRIER, SHUFFLE, SYNCWARP };
 
 void shim_barrier(const char *file, int line);
-// What the lane `source` gave as `value`; of a ballot, the lanes whose value is not 0.
+// What the lane `source` gave as `value`.
 uint64_t shim_meet(ShimMeeting kind, unsigned mask, uint64_t value, int source, const char *file, int line);
 
 inline int shim_lane() { return threadIdx.x & 31; }
-
-template <typename T>
-T shim_shuffle(unsigned mask, T value, int source, const char *file, int line) {
-  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 8, "a shuffle carries 8 bytes");
-  uint64_t bits = 0;
-  memcpy(&bits, &value, sizeof(T));
-  bits = shim_meet(ShimMeeting::SHUFFLE, mask, bits, source, file, line);
-  memcpy(&value, &bits, sizeof(T));
-  return value;
-}
 
 inline void __syncthreads(SHIM_SITE) { shim_barrier(file, line); }
 
@@ -75,45 +61,18 @@ inline void __syncwarp(unsigned mask = 0xFFFFFFFFu, SHIM_SITE) {
   shim_meet(ShimMeeting::SYNCWARP, mask, 0, shim_lane(), file, line);
 }
 
-inline unsigned __ballot_sync(unsigned mask, int predicate, SHIM_SITE) {
-  return shim_meet(ShimMeeting::BALLOT, mask, predicate != 0, shim_lane(), file, line);
-}
-
-// Lanes form groups of `width`; a source outside of the group is the lane itself, as CUDA has it.
-template <typename T>
-T __shfl_sync(unsigned mask, T value, int source, int width = 32, SHIM_SITE) {
-  const int first = shim_lane() & ~(width - 1);
-  return shim_shuffle(mask, value, first | (source & (width - 1)), file, line);
-}
-
+// Lanes form groups of `width`. Groups before one's own may be read, groups after it not: a lane that
+// would read one reads itself.
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, SHIM_SITE) {
-  const int lane = shim_lane(), source = lane ^ lanes;
-  // Groups before one's own may be read, groups after it not.
-  return shim_shuffle(mask, value, source < (lane & ~(width - 1)) + width ? source : lane, file, line);
-}
-
-template <typename T>
-T __shfl_down_sync(unsigned mask, T value, unsigned distance, int width = 32, SHIM_SITE) {
-  const int lane = shim_lane(), source = lane + (int)distance;
-  return shim_shuffle(mask, value, source < (lane & ~(width - 1)) + width ? source : lane, file, line);
-}
-
-template <typename T>
-T __shfl_up_sync(unsigned mask, T value, unsigned distance, int width = 32, SHIM_SITE) {
-  const int lane = shim_lane(), source = lane - (int)distance;
-  return shim_shuffle(mask, value, source >= (lane & ~(width - 1)) ? source : lane, file, line);
-}
-
-// Relaxed, as CUDA's are: they order no other memory.
-template <typename T>
-T atomicAdd(T *to, T value) {
-  T seen, sum;
-  __atomic_load(to, &seen, __ATOMIC_RELAXED);
-  do {
-    sum = seen + value;
-  } while (!__atomic_compare_exchange(to, &seen, &sum, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
-  return seen;
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 8, "a shuffle carries 8 bytes");
+  const int lane = shim_lane(), other = lane ^ lanes;
+  const int source = other < (lane & ~(width - 1)) + width ? other : lane;
+  uint64_t bits = 0;
+  memcpy(&bits, &value, sizeof(T));
+  bits = shim_meet(ShimMeeting::SHUFFLE, mask, bits, source, file, line);
+  memcpy(&value, &bits, sizeof(T));
+  return value;
 }
 
 // ---- arithmetic ---------------------------------------------------------------------------------
@@ -126,10 +85,8 @@ inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float a) { return sqrtf(a); }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline double __dadd_rn(double a, double b) { return a + b; }
-inline double __dsub_rn(double a, double b) { return a - b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __ddiv_rn(double a, double b) { return a / b; }
-inline double __dsqrt_rn(double a) { return sqrt(a); }
 inline float __double2float_rn(double a) { return (float)a; }
 
 template <typename To, typename From>

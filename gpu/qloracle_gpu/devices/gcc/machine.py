@@ -26,7 +26,7 @@ _one_launch = threading.Lock()  # the built-in variables of a library are plain 
 class KernelError(RuntimeError):
     """A kernel did what CUDA forbids: `file` and `line` of the text, and who did it."""
 
-    def __init__(self, message: str, *, kernel: str, file: str, line: int, block: int, thread: int):
+    def __init__(self, message: str, kernel: str, file: str, line: int, block: int, thread: int):
         where = f"{file}:{line}: " if file else ""
         super().__init__(f"{where}{message} ({kernel}, block {block}, thread {thread})")
         self.kernel, self.file, self.line = kernel, file, line
@@ -45,11 +45,6 @@ class Host(OnNumPy):
         self._source = source
         self._flavour = flavour
         self._seed = seed
-
-    @staticmethod
-    def unavailable() -> str:
-        """Return in one line why kernels cannot be run here, or ''."""
-        return build.unavailable()
 
     def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
         """Return an array full of 0xFF: NaN, 255, -1."""
@@ -120,14 +115,8 @@ class _Fault(ctypes.Structure):
     )
 
     def error(self, kernel: str) -> KernelError:
-        return KernelError(
-            self.message.decode(),
-            kernel=kernel,
-            file=self.file.decode(),
-            line=self.line,
-            block=self.block,
-            thread=self.thread,
-        )
+        place = self.file.decode(), self.line
+        return KernelError(self.message.decode(), kernel, *place, self.block, self.thread)
 
 
 class _Kernel(ctypes.Structure):
@@ -182,4 +171,4 @@ def _check_margins(kernel: str, name: str, argument: Argument) -> None:
         if (margin != UNTOUCHED).any():
             margin[:] = UNTOUCHED
             message = f"{name} was written {side} its {memory.size - 2 * MARGIN} bytes"
-            raise KernelError(message, kernel=kernel, file="", line=0, block=-1, thread=-1)
+            raise KernelError(message, kernel, file="", line=0, block=-1, thread=-1)

@@ -212,7 +212,7 @@ void end_fibers(bool faulty) {
 // ---- whose turn it is ---------------------------------------------------------------------------
 
 const char *name_of(ShimMeeting kind) {
-  static const char *const names[] = {"__syncthreads", "a shuffle", "__ballot_sync", "__syncwarp"};
+  static const char *const names[] = {"__syncthreads", "a shuffle", "__syncwarp"};
   return names[(int)kind];
 }
 
@@ -249,18 +249,12 @@ bool agree(int warp, unsigned meeting, unsigned arrived) {
 // All lanes of the warp wait: give those that meet what they came for.
 bool meet(int warp) {
   Warp &state = warps[warp];
-  unsigned arrived = 0, votes = 0;
-  for (unsigned rest = state.meeting; rest; rest &= rest - 1) {
-    const int bit = first_bit(rest);
-    arrived |= 1u << lane_of[bit];
-    votes |= (unsigned)(thread_at(warp, bit).value != 0) << lane_of[bit];
-  }
+  unsigned arrived = 0;
+  for (unsigned rest = state.meeting; rest; rest &= rest - 1) arrived |= 1u << lane_of[first_bit(rest)];
   if (!agree(warp, state.meeting, arrived)) return false;
   for (unsigned rest = state.meeting; rest; rest &= rest - 1) {
     Thread &thread = thread_at(warp, first_bit(rest));
-    thread.result = thread.kind == ShimMeeting::BALLOT
-                        ? votes
-                        : thread_at(warp, turn_of[thread.source]).value;
+    thread.result = thread_at(warp, turn_of[thread.source]).value;
   }
   state.ready = state.meeting;
   state.meeting = 0;

@@ -4,14 +4,15 @@
     blocks      basic blocks, and which registers each still needs
     translate   a block as a Python function, a line an instruction
     arithmetic  the roundings and bit operations that NumPy has not
-    memory      a heap with gaps, shared and local memory: every access is checked
-    lanes       shuffles and ballots
+    memory      a heap with gaps, and shared memory: every access is checked
+    lanes       shuffles, and who has to be there
     execute     groups of lanes that part at branches and meet again
     machine     the `Device`: arrays in, a launch, arrays out
 
 This is what the compiler made, so it shows contraction to a fused multiply-add, fast mathematics, a
 wrong mask or conversion, and every access out of bounds.  Lanes run in step, so it cannot show a
-dropped barrier; and ptxas, which makes machine code of PTX, is trusted.
+dropped barrier; and ptxas, which makes machine code of PTX, is trusted.  What the kernels do not
+use is refused by name: local memory, tables of the module, other shuffles.
 
 `implementation` is what the conformance kit judges.
 """

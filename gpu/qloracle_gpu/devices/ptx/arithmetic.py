@@ -122,36 +122,16 @@ def table_logic(a: Lanes, b: Lanes, c: Lanes, table: int) -> Lanes:
     return result
 
 
-def funnel(low: Lanes, high: Lanes, by: Lanes, *, left: bool, wrap: bool) -> Lanes:
-    """shf: 32 bits of the 64 of (high, low), shifted; `by` modulo 32, or no more than 32.
+def funnel(low: Lanes, high: Lanes, by: Lanes, *, left: bool) -> Lanes:
+    """shf.wrap: 32 bits of the 64 of (high, low), shifted by `by` modulo 32.
 
     >>> low, high, by = np.uint32([[0x89ABCDEF], [0x01234567], [8]])
-    >>> hex(funnel(low, high, by, left=True, wrap=True)[0])
+    >>> hex(funnel(low, high, by, left=True)[0])
     '0x23456789'
     """
-    distance = (by & 31 if wrap else np.minimum(by, 32)).astype(np.uint64)
+    distance = (by & 31).astype(np.uint64)
     pair = low.astype(np.uint64) | high.astype(np.uint64) << 32
     return ((pair << distance) >> 32 if left else pair >> distance).astype(np.uint32)
-
-
-def high_half(a: Lanes, b: Lanes) -> Lanes:
-    """mul.hi of 32 bits: the upper half of the product."""
-    wide = np.dtype(f"{a.dtype.kind}8")
-    return (np.multiply(a, b, dtype=wide) >> 32).astype(a.dtype)
-
-
-def high_half_64(a: Lanes, b: Lanes) -> Lanes:
-    """mul.hi.u64: the upper half of the product, by halves of 32 bits.
-
-    >>> x = np.uint64([2**63 + 12345])
-    >>> int(high_half_64(x, x)[0]) == int(x[0]) ** 2 >> 64
-    True
-    """
-    mask = np.uint64(0xFFFFFFFF)
-    a0, a1, b0, b1 = a & mask, a >> 32, b & mask, b >> 32
-    middle = a1 * b0 + (a0 * b0 >> 32)
-    other = a0 * b1 + (middle & mask)
-    return a1 * b1 + (middle >> 32) + (other >> 32)
 
 
 def quotient(a: Lanes, b: Lanes) -> Lanes:
@@ -161,62 +141,3 @@ def quotient(a: Lanes, b: Lanes) -> Lanes:
     if a.dtype.kind == "i":
         whole = whole + ((a % safe != 0) & ((a < 0) != (safe < 0)))
     return np.where(b == 0, ones, whole)
-
-
-def remainder(a: Lanes, b: Lanes) -> Lanes:
-    """Return what the quotient leaves: it has the sign of a.
-
-    >>> remainder(np.int32([-7, 7]), np.int32([2, -2]))
-    array([-1,  1], dtype=int32)
-    """
-    return a - quotient(a, b) * b
-
-
-def leading_zeros(a: Lanes) -> Lanes:
-    """clz: the zeros before the first one, 32 or 64 for none.
-
-    >>> leading_zeros(np.uint32([0, 1, 0xFFFFFFFF]))
-    array([32, 31,  0], dtype=uint32)
-    """
-    width, count = 8 * a.itemsize, np.zeros(a.shape, np.uint32)
-    for step in (32, 16, 8, 4, 2, 1)[width == 32 :]:
-        empty = a < a.dtype.type(1) << a.dtype.type(width - step)
-        count, a = count + empty.astype(np.uint32) * np.uint32(step), np.where(empty, a << step, a)
-    return count + (a == 0)
-
-
-def to_integer(x: Lanes, rounding: str, dtype: str) -> Lanes:
-    """cvt from float to integer: rounded, the nearest that the type has, and 0 for a NaN.
-
-    >>> to_integer(np.float32([2.5, -1e20, np.nan]), "rni", "i4")
-    array([          2, -2147483648,           0], dtype=int32)
-    """
-    whole = to_whole(x.astype(np.float64), rounding)
-    limits = np.iinfo(dtype)
-    inside = (whole >= limits.min) & (whole < float(limits.max) + (1 if dtype[1] < "8" else 0))
-    result = np.where(inside, whole, 0).astype(dtype)
-    result = np.where(whole >= float(limits.max), np.array(limits.max, dtype), result)
-    return np.where(whole < limits.min, np.array(limits.min, dtype), result)
-
-
-def to_whole(x: Lanes, rounding: str) -> Lanes:
-    """cvt.rni and its like: to a whole number of the same type."""
-    function = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}[rounding]
-    whole: Lanes = function(x)
-    return whole
-
-
-def to_bfloat16(x: Lanes) -> Lanes:
-    """cvt.rn.bf16.f32: the bits, to nearest even; a NaN becomes 0x7FFF.
-
-    >>> [hex(b) for b in to_bfloat16(np.float32([1, 1 + 2**-8, 1 + 3 * 2**-8, np.nan]))]
-    ['0x3f80', '0x3f80', '0x3f82', '0x7fff']
-    """
-    bits = x.view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16
-    return np.where(np.isnan(x), np.uint32(0x7FFF), rounded).astype(np.uint16)
-
-
-def from_bfloat16(bits: Lanes) -> Lanes:
-    """cvt.f32.bf16."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)

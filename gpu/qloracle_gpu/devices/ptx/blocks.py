@@ -1,8 +1,8 @@
 """A kernel as basic blocks, and which registers each block still needs.
 
-Lanes part only at the end of a block and meet only at the start of one.  A guarded instruction is a
-branch round it.  What several lanes do together (a barrier, a shuffle) begins a block, so that
-lanes that come by another way can be waited for.
+Lanes part only at the end of a block and meet only at the start of one.  What several lanes do
+together (a barrier, a shuffle) begins a block, so that lanes that come by another way can be waited
+for.  Of guarded instructions there are branches only: the translation refuses any other.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from qloracle_gpu.devices.ptx.parse import Address, Instruction, Kernel
 
-TOGETHER = re.compile(r"(bar|barrier|shfl|vote|activemask|match|redux)\b")
+TOGETHER = re.compile(r"(bar|barrier|shfl)\b")
 STORES = re.compile(r"(st|bra|bar|barrier|ret|exit|red|membar|fence|trap|prefetch)\b")
 
 
@@ -41,10 +41,7 @@ def blocks(kernel: Kernel) -> list[Block]:
             jumps.append((made[-1], kernel.labels[str(instruction.operands[0])]))
             made[-1].guard = instruction.guard
             made.append(Block())
-        elif instruction.guard:
-            _around(made, instruction)
-            starts[number] = len(made) - 3
-        elif root in ("ret", "exit"):
+        elif root in ("ret", "exit") and not instruction.guard:
             made[-1].ends = True
             made.append(Block())
         else:
@@ -60,17 +57,6 @@ def blocks(kernel: Kernel) -> list[Block]:
 
 def _together(instruction: Instruction) -> bool:
     return bool(TOGETHER.match(instruction.opcode))
-
-
-def _around(made: list[Block], instruction: Instruction) -> None:
-    """Add a guarded instruction: a branch past it, itself, and what follows."""
-    guard = instruction.guard
-    made[-1].guard = guard.removeprefix("!") if guard.startswith("!") else f"!{guard}"
-    made[-1].target = len(made) + 1
-    if instruction.opcode.partition(".")[0] in ("ret", "exit"):
-        made += [Block(ends=True), Block()]
-    else:
-        made += [Block([instruction]), Block()]
 
 
 def names(operand: object) -> Iterator[str]:

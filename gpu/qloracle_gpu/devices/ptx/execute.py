@@ -6,7 +6,7 @@ little.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -21,7 +21,7 @@ from qloracle_gpu.devices.ptx.parse import Instruction, Kernel, Module
 from qloracle_gpu.devices.ptx.translate import DTYPES, Translated, Translator
 
 CHUNK = 8192  # lanes at once: their registers then stay in a core's cache
-HEAP, SHARED, LOCAL = 1 << 40, 1 << 32, 1 << 36  # where the windows of generic addresses begin
+HEAP = 1 << 40  # the first address of global memory
 
 Registers = dict[str, Any]  # arrays by register, and "%lane": the number of each lane
 
@@ -33,12 +33,11 @@ class Program:
     """
 
     def __init__(self, module: Module, kernel: Kernel):
-        self.kernel, own = kernel, kernel.variables
-        self.shared, self.local = layout(_of(own, "shared")), layout(_of(own, "local"))
-        self.constants = {**module.variables, **_of(own, "global"), **_of(own, "const")}
-        addresses = {piece.name: piece.start for piece in (*self.shared, *self.local)}
-        addresses |= {piece.name: HEAP + piece.start for piece in layout(self.constants)}
-        self.blocks = blocks(kernel)
+        self.kernel, self.blocks = kernel, blocks(kernel)
+        self.shared = layout(
+            v for v in (*module.variables, *kernel.variables) if v.space == "shared"
+        )
+        addresses = {piece.name: piece.start for piece in self.shared}
         translator = Translator(kernel, self.blocks, addresses)
         self.code = translator.all()
         self.stored = translator.stored
@@ -58,10 +57,6 @@ class Program:
                 Run(self, machine, first, grid).run()
 
 
-def _of(variables: Mapping[str, Any], space: str) -> dict[str, Any]:
-    return {name: v for name, v in variables.items() if v.space == space}
-
-
 class Machine:
     """What the lines of a translated block call: memory, parameters, shuffles."""
 
@@ -69,8 +64,7 @@ class Machine:
         self.heap, self._bytes = heap.window, parameters
         self.parameters = {name: at for name, (at, _) in program.kernel.parameters.items()}
         self.threads, self.count = threads, count
-        self.shared = Window("shared", SHARED, program.shared, count)
-        self.local = Window("local", LOCAL, program.local, count * threads)
+        self.shared = Window("shared", 0, program.shared, count)
 
     def parameter(self, offset: int, dtype: np.dtype[Any]) -> Lanes:
         """Return a kernel's argument, which all lanes share."""
@@ -79,9 +73,9 @@ class Machine:
     def load(
         self, space: str, at: Lanes, dtype: np.dtype[Any], count: int, lane: Lanes
     ) -> list[Lanes]:
-        """Load `count` neighbours from a state space; "generic" is told apart by the addresses."""
-        window, base, row = self._window(space, at, lane)
-        return window.load(at - base if base else at, dtype, count, row)
+        """Load `count` neighbours from shared or global memory."""
+        window, row = self._window(space, lane)
+        return window.load(at - window.base, dtype, count, row)
 
     def store(
         self,
@@ -92,34 +86,21 @@ class Machine:
         lane: Lanes,
         values: Sequence[Lanes],
     ) -> None:
-        """Store `count` neighbours to a state space of PTX."""
-        window, base, row = self._window(space, at, lane)
-        window.store(at - base if base else at, dtype, count, row, values)
+        """Store `count` neighbours to shared or global memory."""
+        window, row = self._window(space, lane)
+        window.store(at - window.base, dtype, count, row, values)
 
-    def _window(self, space: str, at: Lanes, lane: Lanes) -> tuple[Window, int, Lanes | int]:
-        """Return a window, what addresses in it are counted from, and the row of each lane."""
-        base = 0
-        if space == "generic":  # all addresses must lie in one window
-            low, high = int(at.min()), int(at.max())
-            if low >= SHARED and high < LOCAL:
-                space, base = "shared", SHARED
-            elif low >= LOCAL and high < HEAP:
-                space, base = "local", LOCAL
+    def _window(self, space: str, lane: Lanes) -> tuple[Window, Lanes | int]:
+        """Return a window, and the row of each lane."""
         if space == "shared":
-            return self.shared, base, lane // self.threads
-        if space == "local":
-            return self.local, base, lane
-        return self.heap, HEAP, 0
+            return self.shared, lane // self.threads
+        return self.heap, 0
 
     def shuffle(
-        self, way: str, x: Lanes, by: Lanes, clamp: Lanes, mask: Lanes, lane: Lanes
+        self, x: Lanes, by: Lanes, clamp: Lanes, mask: Lanes, lane: Lanes
     ) -> tuple[Lanes, Lanes]:
         """Return each lane's value of another lane of its warp."""
-        return lanes.shuffle(way, x, by, clamp, mask, self.numbered(lane))
-
-    def ballot(self, bit: Lanes, mask: Lanes, lane: Lanes) -> Lanes:
-        """Return the bits of a warp's lanes as a word."""
-        return lanes.ballot(bit, mask, self.numbered(lane))
+        return lanes.shuffle(x, by, clamp, mask, self.numbered(lane))
 
     def numbered(self, lane: Lanes) -> Lanes:
         """Number the lanes so that each block begins a warp, whatever its size."""
@@ -169,7 +150,6 @@ class Run:
         lane = np.arange(threads * count)
         known = {
             "%tid.x": (lane % threads).astype(np.uint32),
-            "%laneid": (lane % threads % lanes.WARP).astype(np.uint32),
             "%ctaid.x": (lane // threads + self.first).astype(np.uint32),
             "%ntid.x": np.array([threads], np.uint32),
             "%nctaid.x": np.array([self.grid], np.uint32),

@@ -1,4 +1,4 @@
-"""What lanes do together: shuffles, ballots, and who has to be there.
+"""What lanes do together: shuffles, and who has to be there.
 
 `lane` is the number of each lane among the threads of the blocks that run at once, in rising order.
 """
@@ -14,21 +14,19 @@ WARP = 32
 ALL = 0xFFFFFFFF
 
 
-def shuffle(
-    way: str, x: Lanes, by: Lanes, clamp: Lanes, mask: Lanes, lane: Lanes
-) -> tuple[Lanes, Lanes]:
-    """shfl.sync: each lane's value of another lane, and whether that lies in its segment.
+def shuffle(x: Lanes, by: Lanes, clamp: Lanes, mask: Lanes, lane: Lanes) -> tuple[Lanes, Lanes]:
+    """shfl.sync.bfly: each lane's value of another lane, and whether that lies in its segment.
 
     >>> x = np.arange(32, dtype=np.uint32)
     >>> one, all_, everyone = np.uint32([[1], [31], [ALL]])
-    >>> shuffle("down", x, one, all_, everyone, np.arange(32))[0][[0, 30, 31]]
-    array([ 1, 31, 31], dtype=uint32)
+    >>> shuffle(x, one, all_, everyone, np.arange(32))[0][[0, 1, 30, 31]]
+    array([ 1,  0, 31, 30], dtype=uint32)
     """
     whole = by.size == clamp.size == mask.size == 1 and int(mask[0]) == ALL
     if whole and x.size == lane.size and lane.size % WARP == 0:  # whole warps, as most are
-        source, inside = _pattern(way, int(by[0]), int(clamp[0]))
+        source, inside = _pattern(int(by[0]), int(clamp[0]))
         return x.reshape(-1, WARP)[:, source].reshape(-1), np.tile(inside, lane.size // WARP)
-    source, inside = _sources(way, by, clamp, lane % WARP)
+    source, inside = _sources(by, clamp, lane % WARP)
     named = (mask.astype(np.int64) >> source) & 1
     if not np.all(named):
         first = int(np.argmin(np.broadcast_to(named, lane.shape)))
@@ -39,37 +37,28 @@ def shuffle(
 
 
 @cache
-def _pattern(way: str, by: int, clamp: int) -> tuple[Lanes, Lanes]:
-    return _sources(way, np.array([by], np.uint32), np.array([clamp], np.uint32), np.arange(WARP))
+def _pattern(by: int, clamp: int) -> tuple[Lanes, Lanes]:
+    return _sources(np.array([by], np.uint32), np.array([clamp], np.uint32), np.arange(WARP))
 
 
-def _sources(way: str, by: Lanes, clamp: Lanes, lane: Lanes) -> tuple[Lanes, Lanes]:
+def _sources(by: Lanes, clamp: Lanes, lane: Lanes) -> tuple[Lanes, Lanes]:
     """Return the lane of the warp that each reads, and whether it lies within the segment."""
     segment, most = (clamp.astype(np.int64) >> 8) & 31, clamp.astype(np.int64) & 31
-    step = by.astype(np.int64) & 31
-    low, high = lane & segment, (lane & segment) | (most & ~segment)
-    if way == "up":
-        source, inside = lane - step, lane - step >= high
-    elif way == "down":
-        source, inside = lane + step, lane + step <= high
-    elif way == "bfly":
-        source, inside = lane ^ step, lane ^ step <= high
-    else:
-        source, inside = low | (step & ~segment), low | (step & ~segment) <= high
+    source = lane ^ (by.astype(np.int64) & 31)
+    inside = source <= (lane & segment) | (most & ~segment)
     return np.where(inside, source, lane), inside
 
 
-def ballot(bit: Lanes, mask: Lanes, lane: Lanes) -> Lanes:
-    """vote.sync.ballot: a word with the bit of each lane that the mask names.
+def words(lane: Lanes) -> Lanes:
+    """Return for each lane a word with the bits of those of its warp that are here.
 
-    >>> [hex(word) for word in set(ballot(np.arange(32) < 4, np.uint32([ALL]), np.arange(32)))]
-    ['0xf']
+    >>> [hex(word) for word in words(np.array([0, 1, 3, 34]))]
+    ['0xb', '0xb', '0xb', '0x4']
     """
-    warp, place = lane // WARP, lane % WARP
-    bits = np.broadcast_to(bit, lane.shape) & (mask >> place.astype(np.uint32) & 1).astype(bool)
-    words = np.zeros(int(warp.max()) + 1, np.uint32)
-    np.bitwise_or.at(words, warp[bits], np.uint32(1) << place[bits].astype(np.uint32))
-    return words[warp]
+    warp = lane // WARP
+    found = np.zeros(int(warp.max()) + 1, np.uint32)
+    np.bitwise_or.at(found, warp, np.uint32(1) << (lane % WARP).astype(np.uint32))
+    return found[warp]
 
 
 def warps_present(mask: Lanes, lane: Lanes) -> Lanes:
@@ -80,8 +69,7 @@ def warps_present(mask: Lanes, lane: Lanes) -> Lanes:
     own = word >> (lane % WARP).astype(np.uint32) & 1
     if not own.all():
         raise Misuse("the mask does not name the lane itself", int(np.argmin(own)))
-    here = ballot(np.ones(1, bool), np.array([ALL], np.uint32), lane)
-    return here & word == word
+    return words(lane) & word == word
 
 
 def blocks_present(lane: Lanes, threads: int) -> Lanes:

@@ -44,7 +44,7 @@ class Ptx(OnNumPy):
             if isinstance(argument, Addresses)
         }
         named = [(f"argument {i}", table) for i, (_, table) in tables.items()]
-        heap = Heap(HEAP, [*_arrays(arguments), *named], program.constants)
+        heap = Heap(HEAP, [*_arrays(arguments), *named])
         for addresses, table in tables.values():
             table[:] = [0 if a is None else heap.address(a) for a in addresses.arrays]
             heap.put(table)
@@ -60,11 +60,6 @@ class Ptx(OnNumPy):
                 raise ValueError(f"kernel must be one of {known}; got {kernel!r}")
             self._programs[kernel] = Program(self._module, self._module.kernels[kernel])
         return self._programs[kernel]
-
-    @property
-    def kernels(self) -> Sequence[str]:
-        """The names of all kernels."""
-        return sorted(self._module.kernels)
 
 
 @cache

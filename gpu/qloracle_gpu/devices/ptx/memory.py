@@ -5,7 +5,7 @@ the alignment that they have in NumPy, which decides whether a kernel may load 1
 Whatever nobody wrote is 0xFF: a NaN, if a float is read from it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,7 +82,7 @@ class Window:
         inside = (piece >= 0) & (at + size <= np.append(self.ends, 0)[piece])
         if not inside.all():
             first = int(np.argmin(inside))
-            raise Misuse(f"{verb} {size} bytes {self._word(int(at[first]), size)}", first)
+            raise Misuse(f"{verb} {size} bytes {self._word(int(at[first]))}", first)
         open_ = np.array([verb == "reads" or p.writable for p in self._pieces])[piece]
         if not open_.all():
             first = int(np.argmin(open_))
@@ -95,7 +95,7 @@ class Window:
             address = hex(int(at[first]) + self.base)
             raise Misuse(f"{verb} {size} bytes at {address}, which is not aligned to {size}", first)
 
-    def _word(self, at: int, size: int) -> str:
+    def _word(self, at: int) -> str:
         """Say where an address lies that belongs to no piece."""
         address = f"at {hex((at + self.base) & (2**64 - 1))} of {self.name} memory"
         near = [p for p in self._pieces if p.start - GAP <= at < p.end + GAP]
@@ -111,14 +111,14 @@ class Window:
         return f"{address}: {place} of {piece.name}, which has {piece.end - piece.start} bytes"
 
 
-def layout(variables: Mapping[str, Variable]) -> list[Piece]:
+def layout(variables: Iterable[Variable]) -> list[Piece]:
     """Return where each variable lies, with gaps between."""
     pieces, end = [], 0
-    for name, variable in variables.items():
+    for name, _, alignment, size in variables:
         start = _up(end + GAP)
-        assert start % variable.alignment == 0, f"{name} wants {variable.alignment}"
-        end = start + variable.size
-        pieces.append(Piece(name, start, end, variable.space in ("shared", "local")))
+        assert start % alignment == 0, f"{name} wants {alignment}"
+        end = start + size
+        pieces.append(Piece(name, start, end))
     return pieces
 
 
@@ -133,14 +133,9 @@ class Heap:
     `arrays` are contiguous, each with the name that a message shall give it.
     """
 
-    def __init__(
-        self,
-        base: int,
-        arrays: Sequence[tuple[str, np.ndarray]],
-        constants: Mapping[str, Variable],
-    ):
-        """Place the module's own variables first; arrays that overlap share one place."""
-        pieces = layout(constants)
+    def __init__(self, base: int, arrays: Sequence[tuple[str, np.ndarray]]):
+        """Place the arrays; those that overlap share one place."""
+        pieces: list[Piece] = []
         self._arrays = arrays
         self._regions: list[tuple[int, Piece]] = []
         for region in _regions(arrays):
@@ -149,9 +144,6 @@ class Heap:
             pieces.append(region._replace(start=start, end=start + region.end - low))
             self._regions.append((low, pieces[-1]))
         self.window = Window("global", base, pieces)
-        for piece, variable in zip(pieces, constants.values(), strict=False):
-            values = variable.values or bytes(variable.size)
-            self.window.bytes[piece.start : piece.end] = np.frombuffer(values, np.uint8)
         for _, array in arrays:
             self.put(array)
 

@@ -17,13 +17,12 @@
 8  ret ()
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import NamedTuple, TypeAlias
-
-import numpy as np
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,10 @@ class Instruction(NamedTuple):
 class Variable(NamedTuple):
     """An array of the module's or of a kernel's."""
 
+    name: str
     space: str  # "shared", "local", "global", "const"
     alignment: int
     size: int  # bytes
-    values: bytes  # of that size; empty where it is not initialised
 
 
 @dataclass
@@ -65,7 +64,7 @@ class Kernel:
     parameters: dict[str, tuple[int, int]]  # offset and bytes of each
     max_threads: int = 1024
     registers: dict[str, str] = field(default_factory=dict)  # "%r" or "%r1": "b32"
-    variables: dict[str, Variable] = field(default_factory=dict)
+    variables: list[Variable] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)  # the instruction that follows each
     instructions: list[Instruction] = field(default_factory=list)
 
@@ -79,16 +78,14 @@ class Module:
     """A PTX text."""
 
     kernels: dict[str, Kernel] = field(default_factory=dict)
-    variables: dict[str, Variable] = field(default_factory=dict)
+    variables: list[Variable] = field(default_factory=list)
     functions: list[str] = field(default_factory=list)  # called, and therefore not run here
 
 
 TYPES = {"pred": 1, **{f"{k}{8 * n}": n for k in "busf" for n in (1, 2, 4, 8)}}
 STATEMENT = re.compile(r"(?:@(!?%[\w$]+)\s+)?([a-z][\w.:]*)\s*(.*)", re.DOTALL)
 VARIABLE = re.compile(
-    r"\.(shared|local|global|const)(?: \.align (\d+))? \.(\w+) "
-    r"([\w$.]+)((?:\[\d+\])*)(?: ?= ?(.*))?",
-    re.DOTALL,
+    r"\.(shared|local|global|const)(?: \.align (\d+))? \.(\w+) ([\w$.]+)((?:\[\d+\])*)"
 )
 ENTRY = re.compile(r"\.entry ([\w$]+) ?\((.*?)\)(.*)", re.DOTALL)
 PARAMETER = re.compile(r"\.param (?:\.align (\d+) )?\.(\w+) .*?([\w$]+)(?:\[(\d+)\])?$")
@@ -112,7 +109,7 @@ def parse(text: str) -> Module:
             module.functions.append(statement)
         elif found := VARIABLE.search(statement):
             owner = module if kernel is None else kernel
-            owner.variables[found[4]] = _variable(found)
+            owner.variables.append(_variable(found))
         elif statement == "END":
             kernel = None
         elif kernel is not None:
@@ -177,22 +174,10 @@ def _entry(found: re.Match[str]) -> Kernel:
 
 
 def _variable(found: re.Match[str]) -> Variable:
-    space, alignment, kind, _, dimensions, values = found.groups()
+    space, alignment, kind, name, dimensions = found.groups()
     width = TYPES[kind]
-    count = int(np.prod([int(n) for n in re.findall(r"\d+", dimensions)], initial=1))
-    return Variable(
-        space, int(alignment or width), width * count, _bytes(values, kind, width * count)
-    )
-
-
-def _bytes(values: str | None, kind: str, size: int) -> bytes:
-    """Return the bytes of an initialiser: `{1, 2}` or `0f3F800000`; what is left out is zero."""
-    if values is None:
-        return b""
-    width = TYPES[kind]
-    numbers = [part.strip() for part in values.strip("{} ").split(",")]
-    bits = [integer(number) & ((1 << 8 * width) - 1) for number in numbers if number]
-    return b"".join(number.to_bytes(width, "little") for number in bits).ljust(size, b"\0")
+    count = math.prod(int(n) for n in re.findall(r"\d+", dimensions))
+    return Variable(name, space, int(alignment or width), width * count)
 
 
 def integer(text: str) -> int:

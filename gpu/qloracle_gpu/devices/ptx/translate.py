@@ -4,8 +4,9 @@ A register is a local variable: an array of one element a lane, or of one elemen
 share it.  So `mul.rn.f32 %f3, %f1, %f2;` becomes `f3 = f1 * f2`.  A register has one NumPy type,
 that of the instruction which first writes it; another that reads it as something else takes a view.
 
-Forms are listed whole.  What is not listed is refused by name before the kernel runs: approximate
-and flush-to-zero forms above all, since no one else rounds as they do.
+Forms are listed whole: those that compilers make of the kernels, and near relatives.  What is not
+listed is refused by name before the kernel runs: approximate and flush-to-zero forms above all,
+since no one else rounds as they do.
 """
 
 import re
@@ -25,11 +26,9 @@ DTYPES = {f"{kind}{n}": np.dtype(f"{kind.lower()}{n}") for kind in "UI" for n in
 DTYPES |= {f"F{n}": np.dtype(f"f{n}") for n in (2, 4, 8)} | {"B1": np.dtype(bool)}
 LETTERS = {"b": "U", "u": "U", "s": "I", "f": "F", "p": "B"}
 
-SPECIAL = {"%tid.x", "%ntid.x", "%ctaid.x", "%nctaid.x", "%laneid"}
-ZERO = {"%tid.y", "%tid.z", "%ctaid.y", "%ctaid.z"}
-ONE = {"%ntid.y", "%ntid.z", "%nctaid.y", "%nctaid.z"}
+SPECIAL = {"%tid.x", "%ntid.x", "%ctaid.x", "%nctaid.x"}
 CACHING = r"(?:\.(?:nc|ca|cg|cs|lu|cv|wb|wt|L1::\w+|L2::\w+))*"  # hints: they change no value
-SPACES = r"(?:\.(?P<space>global|shared(?:::cta)?|local|const))?"
+SPACES = r"(?:\.(?P<space>global|shared(?:::cta)?))?"
 
 FLOATS, SIGNED, BITS = "f32|f64", "s16|s32|s64", "b16|b32|b64"
 INTEGERS = f"{SIGNED}|u16|u32|u64"
@@ -52,30 +51,21 @@ FORMS = (
     Form(rf"sub(?:\.rn)?\.({FLOATS})", "{a} - {b}"),
     Form(rf"mul(?:\.rn)?\.({FLOATS})", "{a} * {b}"),
     Form(rf"div\.rn\.({FLOATS})", "{a} / {b}"),
-    Form(rf"rcp\.rn\.({FLOATS})", "1 / {a}"),
     Form(rf"sqrt\.rn\.({FLOATS})", "np.sqrt({a})"),
     Form(r"fma\.rn\.(f32)", "do.fma({a}, {b}, {c})"),
     Form(rf"neg\.({FLOATS})", "-{a}"),
     Form(rf"abs\.({FLOATS})", "np.abs({a})"),
     Form(rf"max\.({FLOATS})", "do.largest({a}, {b})"),
     Form(rf"min\.({FLOATS})", "do.least({a}, {b})"),
-    Form(rf"max\.NaN\.({FLOATS})", "np.maximum({a}, {b})"),
-    Form(rf"min\.NaN\.({FLOATS})", "np.minimum({a}, {b})"),
-    Form(rf"copysign\.({FLOATS})", "np.copysign({b}, {a})"),
     Form(rf"add\.({INTEGERS})", "{a:U} + {b:U}", "U"),
     Form(rf"sub\.({INTEGERS})", "{a:U} - {b:U}", "U"),
     Form(rf"mul\.lo\.({INTEGERS})", "{a:U} * {b:U}", "U"),
     Form(rf"mad\.lo\.({INTEGERS})", "{a:U} * {b:U} + {c:U}", "U"),
-    Form(r"mul\.hi\.([su]32)", "do.high_half({a}, {b})"),
-    Form(r"mul\.hi\.(u64)", "do.high_half_64({a}, {b})"),
     Form(r"mul\.wide\.([su]16|[su]32)", "np.multiply({a}, {b}, dtype={a:wide})", "wide"),
-    Form(r"mad\.wide\.([su]16|[su]32)", "np.multiply({a}, {b}, dtype={a:wide}) + {c:W}", "wide"),
     Form(rf"div\.({INTEGERS})", "do.quotient({a}, {b})"),
-    Form(rf"rem\.({INTEGERS})", "do.remainder({a}, {b})"),
     Form(rf"max\.({INTEGERS})", "np.maximum({a}, {b})"),
     Form(rf"min\.({INTEGERS})", "np.minimum({a}, {b})"),
     Form(rf"neg\.({SIGNED})", "-{a}"),
-    Form(rf"abs\.({SIGNED})", "np.abs({a})"),
     Form(rf"and\.({BITS}|pred)", "{a} & {b}"),
     Form(rf"or\.({BITS}|pred)", "{a} | {b}"),
     Form(rf"xor\.({BITS}|pred)", "{a} ^ {b}"),
@@ -84,26 +74,31 @@ FORMS = (
     Form(r"bfi\.(b32|b64)", "do.insert({a}, {b}, {c:u32}, {d:u32})"),
     Form(r"prmt\.(b32)", "do.permute({a}, {b}, {c})"),
     Form(r"lop3\.(b32)", "do.table_logic({a}, {b}, {c}, int({d}[0]))"),
-    Form(r"shf\.l\.wrap\.(b32)", "do.funnel({a}, {b}, {c}, left=True, wrap=True)"),
-    Form(r"shf\.r\.wrap\.(b32)", "do.funnel({a}, {b}, {c}, left=False, wrap=True)"),
-    Form(r"shf\.l\.clamp\.(b32)", "do.funnel({a}, {b}, {c}, left=True, wrap=False)"),
-    Form(r"shf\.r\.clamp\.(b32)", "do.funnel({a}, {b}, {c}, left=False, wrap=False)"),
-    Form(r"clz\.(b32|b64)", "do.leading_zeros({a})", "u32"),
-    Form(r"popc\.(b32|b64)", "np.bitwise_count({a})", "u8"),
+    Form(r"shf\.l\.wrap\.(b32)", "do.funnel({a}, {b}, {c}, left=True)"),
+    Form(r"shf\.r\.wrap\.(b32)", "do.funnel({a}, {b}, {c}, left=False)"),
     Form(rf"mov\.({BITS}|{INTEGERS}|{FLOATS}|pred)", "{a}"),
     Form(rf"selp\.({BITS}|{INTEGERS}|{FLOATS})", "np.where({c:pred}, {a}, {b})"),
-    Form(r"cvta\.(?:to\.)?(?:global|const)\.(u64)", "{a}"),
-    Form(r"cvta\.to\.shared\.(u64)", "{a} - M.shared.base"),
-    Form(r"cvta\.to\.local\.(u64)", "{a} - M.local.base"),
-    Form(r"cvta\.shared\.(u64)", "{a} + M.shared.base"),
-    Form(r"cvta\.local\.(u64)", "{a} + M.local.base"),
-    Form(r"vote\.sync\.ballot\.(b32)", "M.ballot({a:pred}, {b}, LANE)"),
+    Form(r"cvta\.(?:to\.)?global\.(u64)", "{a}"),
 )  # fmt: skip
 COMPARISONS = {
-    "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
-    "lo": "<", "ls": "<=", "hi": ">", "hs": ">=",
-}  # fmt: skip
-NEGATIONS = {"equ": "!=", "neu": "==", "ltu": ">=", "leu": ">", "gtu": "<=", "geu": "<"}
+    "eq": "{x} == {y}",
+    "lt": "{x} < {y}",
+    "le": "{x} <= {y}",
+    "gt": "{x} > {y}",
+    "ge": "{x} >= {y}",
+    "lo": "{x} < {y}",
+    "ls": "{x} <= {y}",
+    "hi": "{x} > {y}",
+    "hs": "{x} >= {y}",
+    "ne": "{x} != {y}",
+    "neu": "{x} != {y}",
+    "ltu": "~({x} >= {y})",
+    "leu": "~({x} > {y})",
+    "gtu": "~({x} <= {y})",
+    "geu": "~({x} < {y})",
+    "equ": "~(({x} < {y}) | ({x} > {y}))",
+}
+UNLIKE = "({x} < {y}) | ({x} > {y})"  # `ne` of floats: false for a NaN, of which `!=` is true
 
 
 class Translated(NamedTuple):
@@ -154,6 +149,8 @@ class Translator:
 
     def statement(self, instruction: Instruction) -> str:
         """Return an instruction in Python, on one line; Unlisted if it has no form."""
+        if instruction.guard:
+            raise Unlisted("a guarded instruction")
         form, kind = _form(instruction.opcode)
         if form and not any(isinstance(operand, tuple) for operand in instruction.operands):
             return self._formed(form, kind, instruction)
@@ -179,7 +176,7 @@ class Translator:
         name = str(operand)
         if name.startswith("!"):
             return f"~{self.read(name[1:], kind)}"
-        if not name.startswith("%") or name in ZERO | ONE:
+        if not name.startswith("%"):
             return self._constant(name, want)
         have = self.stored(name)
         if want[1:] == have[1:]:
@@ -222,15 +219,10 @@ class Translator:
 
     def _constant(self, text: str, want: str) -> str:
         """Return the name of an array of one element, made once."""
-        if text in ZERO | ONE:
-            number = int(text in ONE)
-        elif text in self._addresses:
-            number = self._addresses[text]
-        else:
-            try:
-                number = integer(text)
-            except ValueError as error:
-                raise Unlisted(text) from error
+        try:
+            number = self._addresses[text] if text in self._addresses else integer(text)
+        except ValueError as error:
+            raise Unlisted(text) from error
         width = int(want[1:])
         bits = (number & ((1 << 8 * width) - 1)).to_bytes(width, "little")
         name = f"K{bits.hex()}_{want}"
@@ -240,8 +232,10 @@ class Translator:
     def address(self, operand: Operand) -> str:
         """Return an address as an array of int64."""
         assert isinstance(operand, Address)
-        if not operand.base.startswith("%"):
+        if operand.base in self._addresses:
             return self._constant(str(self._addresses[operand.base] + operand.offset), "I8")
+        if not operand.base.startswith("%"):
+            raise Unlisted(f"{operand.base} does not lie in shared memory")
         wide = self.stored(operand.base)[1:] == "8"
         base = self.read(operand.base, "s64" if wide else "u32")
         base = base if wide else f"{base}.astype(I8)"
@@ -266,13 +260,8 @@ class _Source:
     def __format__(self, wanted: str) -> str:
         if wanted == "wide":
             return numpy_type("wide", self._kind)
-        if wanted in ("U", "W"):
-            wanted = {"U": "b", "W": "b"}[wanted] + str(
-                int(self._kind[1:]) * (2 if wanted == "W" else 1)
-            )
-            text = self._translator.read(self._operand, wanted)
-            wide = numpy_type("wide", self._kind)
-            return text if wanted[1:] == self._kind[1:] else f"({text}).view({wide})"
+        if wanted == "U":
+            wanted = f"b{self._kind[1:]}"
         return self._translator.read(self._operand, wanted or self._kind)
 
 
@@ -302,68 +291,29 @@ def numpy_type(kind: str, own: str = "") -> str:
 
 
 def _compare(translator: Translator, instruction: Instruction, found: re.Match[str]) -> str:
-    comparison, join, kind = found["comparison"], found["join"], found["kind"]
-    target, a, b, *third = instruction.operands
+    comparison, kind = found["comparison"], found["kind"]
+    target, a, b = instruction.operands
     x, y = translator.read(a, kind), translator.read(b, kind)
-    if comparison in ("num", "nan"):
-        value = f"np.isnan({x}) | np.isnan({y})"
-        value = value if comparison == "nan" else f"~({value})"
-    elif comparison in NEGATIONS:
-        value = f"~({x} {NEGATIONS[comparison]} {y})"
-        if comparison in ("equ", "neu"):  # `!=` is true for a NaN, and `ne` is not
-            value = f"({x} {COMPARISONS[comparison[:2]]} {y}) | np.isnan({x}) | np.isnan({y})"
-    elif comparison == "ne" and kind[0] == "f":
-        value = f"({x} < {y}) | ({x} > {y})"
-    else:
-        value = f"{x} {COMPARISONS[comparison]} {y}"
-    pair = _several(target)
-    values = [f"({value})", f"~({value})"]
-    if join:
-        sign = {"and": "&", "or": "|", "xor": "^"}[join]
-        values = [f"{v} {sign} {translator.read(third[0], 'pred')}" for v in values]
-    return "; ".join(
-        translator.write(p, v, "pred") for p, v in zip(pair, values, strict=False) if p != "_"
-    )
+    form = UNLIKE if comparison == "ne" and kind[0] == "f" else COMPARISONS[comparison]
+    return translator.write(target, form.format(x=x, y=y), "pred")
 
 
 def _convert(translator: Translator, instruction: Instruction, found: re.Match[str]) -> str:
-    rounding, to, source = found["rounding"] or "", found["to"], found["source"]
+    """Convert as NumPy does; of floats to integers nobody asks."""
+    to, source = found["to"], found["source"]
     target, operand = instruction.operands
-    x = translator.read(operand, source if source != "bf16" else "b16")
-    floats = (to[0] in "fb", source[0] in "fb")
-    if floats == (True, True):
-        return translator.write(target, _between_floats(x, rounding, to, source), to.lstrip("b"))
-    if floats == (True, False) and rounding == "rn" and to in ("f32", "f64"):
-        return translator.write(target, f"{x}.astype({numpy_type(to)})", to)
-    if floats == (False, True) and rounding in ("rni", "rzi", "rmi", "rpi") and source != "bf16":
-        dtype = numpy_type(to).lower()
-        return translator.write(target, f"do.to_integer({x}, {rounding!r}, {dtype!r})", to)
-    if floats == (False, False) and not rounding:
-        return translator.write(target, f"{x}.astype({numpy_type(to)})", to)
-    raise Unlisted(instruction.opcode)
-
-
-def _between_floats(x: str, rounding: str, to: str, source: str) -> str:
-    """Return the expression of a conversion; one to bfloat16 has the bits, of 16."""
-    if to == source and rounding in ("rni", "rzi", "rmi", "rpi"):
-        return f"do.to_whole({x}, {rounding!r})"
-    match to, source, rounding:
-        case ("f32", "f16", "") | ("f64", "f32", "") | ("f64", "f16", ""):
-            return f"{x}.astype({numpy_type(to)})"
-        case ("f16", "f32", "rn") | ("f32", "f64", "rn") | ("f16", "f64", "rn"):
-            return f"{x}.astype({numpy_type(to)})"
-        case ("f32", "bf16", ""):
-            return f"do.from_bfloat16({x})"
-        case ("bf16", "f32", "rn"):
-            return f"do.to_bfloat16({x}).view(F2)"
-    raise Unlisted(f"cvt.{rounding}.{to}.{source}")
+    narrows = to[0] == "f" and (source[0] != "f" or TYPES[to] < TYPES[source])
+    if source[0] == "f" != to[0] or to == source or narrows != bool(found["rounding"]):
+        raise Unlisted(instruction.opcode)
+    value = f"{translator.read(operand, source)}.astype({numpy_type(to)})"
+    return translator.write(target, value, to)
 
 
 def _load(translator: Translator, instruction: Instruction, found: re.Match[str]) -> str:
     kind, count = found["kind"], int(found["count"] or 1)
     target, address = instruction.operands
     targets = _several(target)
-    space = (found["space"] or "generic").partition("::")[0]
+    space = (found["space"] or "global").partition("::")[0]
     where = translator.address(address)
     call = f"M.load({space!r}, {where}, {numpy_type(kind)}, {count}, LANE)"
     writes = [translator.write(t, f"L[{i}]", kind) for i, t in enumerate(targets) if t != "_"]
@@ -374,7 +324,7 @@ def _store(translator: Translator, instruction: Instruction, found: re.Match[str
     kind, count = found["kind"], int(found["count"] or 1)
     address, source = instruction.operands
     parts = _several(source)
-    space = (found["space"] or "generic").partition("::")[0]
+    space = (found["space"] or "global").partition("::")[0]
     values = "".join(f"{translator.read(s, kind)}, " for s in parts)
     where = translator.address(address)
     return f"M.store({space!r}, {where}, {numpy_type(kind)}, {count}, LANE, ({values}))"
@@ -383,13 +333,8 @@ def _store(translator: Translator, instruction: Instruction, found: re.Match[str
 def _load_parameter(translator: Translator, instruction: Instruction, found: re.Match[str]) -> str:
     target, address = instruction.operands
     assert isinstance(address, Address)
-    kind, count = found["kind"], int(found["count"] or 1)
-    targets = _several(target)
-    place = f"M.parameters[{address.base!r}] + {address.offset}"
-    return "; ".join(
-        translator.write(t, f"M.parameter({place} + {i * TYPES[kind]}, {numpy_type(kind)})", kind)
-        for i, t in enumerate(targets[:count])
-    )
+    place, kind = f"M.parameters[{address.base!r}] + {address.offset}", found["kind"]
+    return translator.write(target, f"M.parameter({place}, {numpy_type(kind)})", kind)
 
 
 def _pack(translator: Translator, instruction: Instruction, found: re.Match[str]) -> str:
@@ -416,7 +361,7 @@ def _shuffle(translator: Translator, instruction: Instruction, found: re.Match[s
     pair = (*_several(target), "_")
     numbers = ", ".join(translator.read(operand, "u32") for operand in (by, clamp, mask))
     x = translator.read(value, "b32")
-    call = f"L = M.shuffle({found['way']!r}, {x}, {numbers}, LANE)"
+    call = f"L = M.shuffle({x}, {numbers}, LANE)"
     first = translator.write(pair[0], "L[0]", "b32")
     return f"{call}; {first}" + (
         "" if pair[1] == "_" else "; " + translator.write(pair[1], "L[1]", "pred")
@@ -450,18 +395,17 @@ def _several(operand: Operand) -> tuple[str, ...]:
 
 
 Write = Callable[[Translator, Instruction, "re.Match[str]"], str]
-COMPARISON = r"\.(?P<comparison>[a-z]{2,3})(?:\.(?P<join>and|or|xor))?"
-ROUNDING = r"(?:\.(?P<rounding>rn|rni|rzi|rmi|rpi))?"
+COMPARISON = "(?P<comparison>(?:eq|ne|lt|le|gt|ge)u?|lo|ls|hi|hs)"
 KIND = r"\.(?P<kind>[busf](?:8|16|32|64))"
 STATEMENTS: tuple[tuple[str, Write], ...] = (
-    (rf"setp{COMPARISON}\.(?P<kind>{FLOATS}|{INTEGERS}|{BITS})", _compare),
-    (rf"cvt{ROUNDING}\.(?P<to>[usf]\d+|bf16)\.(?P<source>[usf]\d+|bf16)", _convert),
-    (rf"ld\.param(?:\.v(?P<count>[24]))?{KIND}", _load_parameter),
+    (rf"setp\.{COMPARISON}\.(?P<kind>{FLOATS}|{INTEGERS}|{BITS})", _compare),
+    (r"cvt(?P<rounding>\.rn)?\.(?P<to>[usf]\d+)\.(?P<source>[usf]\d+)", _convert),
+    (rf"ld\.param{KIND}", _load_parameter),
     (rf"ld(?:\.volatile)?{SPACES}{CACHING}(?:\.v(?P<count>[24]))?{KIND}", _load),
     (rf"st(?:\.volatile)?{SPACES}{CACHING}(?:\.v(?P<count>[24]))?{KIND}", _store),
     (r"mov\.(?P<kind>b32|b64)", _pack),
     (rf"sh(?P<way>[lr])\.(?P<kind>{BITS}|{INTEGERS})", _shift),
-    (r"shfl\.sync\.(?P<way>bfly|down|up|idx)\.b32", _shuffle),
+    (r"shfl\.sync\.bfly\.b32", _shuffle),
     (r"bar\.sync|barrier\.sync(?:\.aligned)?|bar\.warp\.sync", _meet),
 )  # fmt: skip
 

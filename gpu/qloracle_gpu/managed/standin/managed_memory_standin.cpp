@@ -15,11 +15,12 @@
 // the host and opened there until the kernel ends, as NVIDIA's driver does with pages that thrash.
 //
 // A system call does not raise SIGSEGV: given a closed page it fails with EFAULT. A child by fork
-// does not have the pages. The functions that changed between CUDA 12 and 13 are in signatures.cpp.
+// does not have the pages. CUDART_VERSION says which signatures the library has, CUDA 12's or 13's.
 
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,8 +32,19 @@
 #include <atomic>
 #include <vector>
 
-#include "cuda_words.h"
+#define EXPORT extern "C" __attribute__((visibility("default")))
 
+// The words of the CUDA runtime, with CUDA's numbers.
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInitializationError = 3,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorNotSupported = 801,
+};
+typedef void *cudaStream_t;
+enum { cudaCpuDeviceId = -1 };
 enum { cudaDevAttrManagedMemory = 83, cudaDevAttrConcurrentManagedAccess = 89 };
 enum { SetReadMostly = 1, SetPreferredLocation = 3, UnsetPreferredLocation = 4, UnsetAccessedBy = 6 };
 
@@ -343,7 +355,8 @@ EXPORT cudaError_t cudaFree(void *pointer) {
   return cudaErrorInvalidValue;
 }
 
-EXPORT cudaError_t standinPrefetch(const void *pointer, size_t bytes, int place) {
+// To a device by its number, or to cudaCpuDeviceId; any other number is an error.
+static cudaError_t prefetch(const void *pointer, size_t bytes, int place) {
   BEGIN_CALL;
   Allocation *a;
   size_t first, last;
@@ -365,7 +378,7 @@ EXPORT cudaError_t standinPrefetch(const void *pointer, size_t bytes, int place)
   return cudaSuccess;
 }
 
-EXPORT cudaError_t standinAdvise(const void *pointer, size_t bytes, int advice, int place) {
+static cudaError_t advise(const void *pointer, size_t bytes, int advice, int place) {
   BEGIN_CALL;
   Allocation *a;
   size_t first, last;
@@ -377,6 +390,48 @@ EXPORT cudaError_t standinAdvise(const void *pointer, size_t bytes, int advice, 
   if (advice == SetPreferredLocation) a->preferred = place == cudaCpuDeviceId ? HOST : DEVICE;
   if (advice == UnsetPreferredLocation) a->preferred = NOWHERE;
   return cudaSuccess;  // the others are hints, and nothing comes of them here
+}
+
+#if CUDART_VERSION >= 13000
+
+enum { cudaMemLocationTypeDevice = 1, cudaMemLocationTypeHost = 2 };
+
+struct cudaMemLocation {
+  int type, id;
+};
+
+// -1 is the host for CUDA 12 only: no device has that number.
+static int place_of(cudaMemLocation location) {
+  if (location.type == cudaMemLocationTypeHost) return cudaCpuDeviceId;
+  return location.type == cudaMemLocationTypeDevice && location.id >= 0 ? location.id : -2;
+}
+
+EXPORT cudaError_t cudaMemPrefetchAsync(const void *pointer, size_t bytes, cudaMemLocation location,
+                                        unsigned flags, cudaStream_t) {
+  return flags ? cudaErrorInvalidValue : prefetch(pointer, bytes, place_of(location));
+}
+
+EXPORT cudaError_t cudaMemAdvise(const void *pointer, size_t bytes, int advice,
+                                 cudaMemLocation location) {
+  return advise(pointer, bytes, advice, place_of(location));
+}
+
+#else
+
+EXPORT cudaError_t cudaMemPrefetchAsync(const void *pointer, size_t bytes, int device,
+                                        cudaStream_t) {
+  return prefetch(pointer, bytes, device);
+}
+
+EXPORT cudaError_t cudaMemAdvise(const void *pointer, size_t bytes, int advice, int device) {
+  return advise(pointer, bytes, advice, device);
+}
+
+#endif
+
+EXPORT cudaError_t cudaRuntimeGetVersion(int *version) {
+  *version = CUDART_VERSION;
+  return cudaSuccess;
 }
 
 EXPORT cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int device) {

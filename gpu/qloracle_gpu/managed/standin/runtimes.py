@@ -1,14 +1,13 @@
-"""The stand-in's libraries: compiled once, and its functions beside those of CUDA.
+"""The stand-in as a library for each version of CUDA, and its functions beside those of CUDA.
 
-One library has the pages and the handler, once a process. cudart12.so and cudart13.so stand on it
-and add the functions whose signatures differ, so that a process can have both.
+A process may have both: each has pages of its own, and hands on the faults that are not its own.
 """
 
 import ctypes
 import os
 import sys
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -18,7 +17,7 @@ from typing import NamedTuple
 from qloracle_gpu.devices.gcc import build
 from qloracle_gpu.managed.runtime import Runtime
 
-TEXTS = ("managed_memory_standin.cpp", "signatures.cpp", "cuda_words.h")
+TEXT = "managed_memory_standin.cpp"
 VERSIONS = {12: 12090, 13: 13000}
 OPTIONS = ("-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-shared")
 
@@ -52,35 +51,28 @@ def unavailable() -> str:
 @cache
 def runtime(version: int = 13) -> Runtime:
     """Return the stand-in with the signatures of CUDA 12 or 13; RuntimeError where it cannot be."""
-    return load(texts(), version)
+    return load(text(), version)
 
 
-def texts() -> dict[str, str]:
-    """Return what is compiled, by the names of the files."""
-    return {name: (files(__package__) / name).read_text("utf-8") for name in TEXTS}
+def text() -> str:
+    """Return what is compiled."""
+    return (files(__package__) / TEXT).read_text("utf-8")
 
 
-def load(texts: Mapping[str, str], version: int) -> Runtime:
-    """Compile texts, if they are new, and return the library with the signatures of a version."""
+def load(text: str, version: int) -> Runtime:
+    """Compile a text, if it is new, and return the library with the signatures of a version."""
     if version not in VERSIONS:
         raise ValueError(f"version must be 12 or 13, got {version}")
     if reason := unavailable():
         raise RuntimeError(reason)
-    how = (files(__package__) / "runtimes.py").read_text("utf-8")
-    digest = build.digest_of("".join(texts.values()), how)
-    made = build.kept(digest, lambda folder: _compile(folder, texts, f"managed-{digest}.so"))
-    return Runtime(ctypes.CDLL(str(made / f"cudart{version}.so")))
+    options = *OPTIONS, f"-DCUDART_VERSION={VERSIONS[version]}"
 
+    def compile_it(folder: Path) -> None:
+        (folder / TEXT).write_text(text, "utf-8")
+        build.run(folder, *options, TEXT, "-o", "cudart.so")
 
-def _compile(folder: Path, texts: Mapping[str, str], core: str) -> None:
-    """Compile all three. The loader takes two libraries of one name for one: `core` is unique."""
-    for name, text in texts.items():
-        (folder / name).write_text(text, "utf-8")
-    build.run(folder, *OPTIONS, TEXTS[0], "-o", core)
-    beside = ("-L.", f"-l:{core}", "-Wl,-rpath,$ORIGIN")
-    for short, number in VERSIONS.items():
-        signatures = f"-DCUDART_VERSION={number}", TEXTS[1]
-        build.run(folder, *OPTIONS, *signatures, *beside, "-o", f"cudart{short}.so")
+    made = build.kept(build.digest_of(text, "stand-in", *options), compile_it)
+    return Runtime(ctypes.CDLL(str(made / "cudart.so")))
 
 
 class Books(NamedTuple):

@@ -51,6 +51,15 @@ def wrong(device: Device, case: Case) -> str | None:
     return None
 
 
+def alike(
+    device: Device, function: Callable[..., Any], what: str, *given: Any, **options: Any
+) -> tuple[str, Any, Any]:
+    """Return what is called, its result, and the reference's."""
+    name = function.__name__
+    expected = getattr(q, name)(*given, **options)
+    return f"{name}, {what}", function(device, *given, **options), expected
+
+
 def _parts(result: Any) -> tuple[Any, ...]:
     return tuple(result) if isinstance(result, tuple | list) else (result,)
 
@@ -135,8 +144,7 @@ def quantize(device: Device) -> Calls:
         "small quotients": (near_quotients() * small, 32),
     }
     for what, (x, size) in inputs.items():
-        got = blockwise.quantize_4bit(device, x, blocksize=size)
-        yield f"quantize_4bit, {what}", got, q.quantize_4bit(x, blocksize=size)
+        yield alike(device, blockwise.quantize_4bit, what, x, blocksize=size)
 
 
 def quantize_8_bits(device: Device) -> Calls:
@@ -150,8 +158,7 @@ def quantize_8_bits(device: Device) -> Calls:
         "small": beside_a_small_threshold(),
     }
     for what, (x, levels) in inputs.items():
-        got = blockwise.quantize_blockwise(device, x, levels, blocksize=32)
-        yield f"quantize_blockwise, {what}", got, q.quantize_blockwise(x, levels, blocksize=32)
+        yield alike(device, blockwise.quantize_blockwise, what, x, levels, blocksize=32)
     x = multiples(dynamic, 10)
     x[5], low = np.nan, np.where(np.arange(x.size) == 5, -x[0], x)  # both have code 0
     got = blockwise.quantize_blockwise(device, x, dynamic, blocksize=32)
@@ -168,10 +175,8 @@ def beside_a_small_threshold() -> tuple[Array, Array]:
 
 def dequantize(device: Device) -> Calls:
     """Octets by four and one by one, an odd and an even end, a table of 15 levels."""
-    options: dict[str, Any] = {"shape": (LONG,), "blocksize": 32}
-    packed, absmax = q.quantize_4bit(normal(LONG), blocksize=32)
-    got = blockwise.dequantize_4bit(device, packed, absmax, **options)
-    yield "dequantize_4bit", got, q.dequantize_4bit(packed, absmax, **options)
+    coded = q.quantize_4bit(normal(LONG), blocksize=32)
+    yield alike(device, blockwise.dequantize_4bit, "long", *coded, shape=(LONG,), blocksize=32)
     table, n = q.int4_codebook(), N - 1
     codes, absmax = q.quantize_blockwise(normal(n), table, blocksize=32)
     values, sizes = device.empty((n,), "float32"), (np.int64(n), blockwise.log2(32))
@@ -183,11 +188,10 @@ def dequantize(device: Device) -> Calls:
 
 def dequantize_16_bits(device: Device) -> Calls:
     """Rounded to each of the 16-bit types."""
-    packed, absmax = q.quantize_4bit(normal(N))
+    coded = q.quantize_4bit(normal(N))
     for dtype in (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)):
-        expected = q.dequantize_4bit(packed, absmax, shape=(N,), dtype=dtype)
-        got = blockwise.dequantize_4bit(device, packed, absmax, shape=(N,), dtype=dtype)
-        yield f"dequantize_4bit, {dtype}", got, expected
+        options = {"shape": (N,), "dtype": dtype}
+        yield alike(device, blockwise.dequantize_4bit, f"{dtype}", *coded, **options)
 
 
 def dequantize_nested(device: Device) -> Calls:
@@ -204,9 +208,8 @@ def dequantize_nested(device: Device) -> Calls:
 def scales(device: Device) -> Calls:
     """Integers, whose sum is exact in any order; two blocks of threads add them."""
     absmax = np.random.default_rng(5).integers(1, 1000, 1100).astype(np.float32)
-    coded = q.quantize_absmax(absmax)
-    yield "quantize_absmax", nested.quantize_absmax(device, absmax), coded
-    yield "dequantize_absmax", nested.dequantize_absmax(device, *coded), q.dequantize_absmax(*coded)
+    yield alike(device, nested.quantize_absmax, "integers", absmax)
+    yield alike(device, nested.dequantize_absmax, "integers", *q.quantize_absmax(absmax))
 
 
 # ---- L2 ----------------------------------------------------------------------------------------
@@ -218,8 +221,7 @@ def product(device: Device) -> Calls:
         shape = (out, width)
         x, packed, absmax = whole_numbers(out, width)
         options: dict[str, Any] = {"shape": shape, "blocksize": 32}
-        got = products.matmul_4bit(device, x, packed, absmax, **options)
-        yield f"matmul_4bit, {shape}", got, q.matmul_4bit(x, packed, absmax, **options)
+        yield alike(device, products.matmul_4bit, f"{shape}", x, packed, absmax, **options)
         x = normal(3, width)
         packed, absmax = q.quantize_4bit(normal(out, width), blocksize=32)
         alone = products.matmul_4bit(device, x[:1], packed, absmax, **options)

@@ -52,10 +52,9 @@ def unavailable(runner: str) -> str:
     """Return in one line why a runner cannot be used here, or ''."""
     if runner == "host":
         return build.unavailable()
-    if runner == "address":
-        return sanitized.unavailable("address")
-    if runner == "thread":
-        return sanitized.unavailable("thread")
+    for flavour in sanitized.SANITIZERS:
+        if runner == flavour:
+            return sanitized.unavailable(flavour)
     try:
         compiling.compiler()
     except compiling.NoCompiler as reason:
