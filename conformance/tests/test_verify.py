@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from qloracle_conformance.commands import main
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.reports import differences
 from qloracle_conformance.running import known
@@ -196,6 +197,18 @@ def test_usage_errors_exit_with_2(arguments, expected):
     assert done.returncode == 2
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("library", "said"), [("hypothesis", "verify needs Hypothesis"), ("jinja2", "--report needs")]
+)
+def test_a_library_that_is_missing_is_asked_for_before_anything_runs(
+    library, said, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(main, "find_spec", lambda name: None if name == library else name)
+    with pytest.raises(UsageError, match=rf"{said}.*pip install 'qloracle\[verify\]'"):
+        main.app(["verify", "example", "--report", str(tmp_path)], standalone_mode=False)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_explain_prints_the_rule_and_its_checks():
