@@ -18,7 +18,7 @@ from html import escape
 from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup  # comes with Jinja2
 
 from qloracle_conformance import families
 from qloracle_conformance.contract.protocol import FUNCTIONS
