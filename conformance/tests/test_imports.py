@@ -18,7 +18,7 @@ PACKAGES = {
     "qloracle_gpu": "gpu",
     "qloracle_conformance": "conformance",
 }
-REFERENCE_NEEDS = {"numpy", "scipy", "ml_dtypes", "safetensors", "qloracle"}
+REFERENCE_NEEDS = {"numpy", "ml_dtypes", "safetensors", "qloracle"}
 EXAMPLES_MAY_IMPORT = {"matplotlib", "sklearn", "threadpoolctl"}  # the extra `examples`
 REFERENCE_MAY_IMPORT = REFERENCE_NEEDS | sys.stdlib_module_names
 # A file `torch.py` shadows the real torch for whoever runs a script from its folder.
