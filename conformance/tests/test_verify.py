@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from qloracle_conformance.commands import main
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.reports import differences
 from qloracle_conformance.running import known
@@ -189,6 +190,20 @@ def test_usage_errors_exit_with_2(command, arguments, expected):
     assert code == 2
     assert expected in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("library", "said"), [("hypothesis", "verify needs Hypothesis"), ("jinja2", "--report needs")]
+)
+def test_a_library_that_is_missing_is_asked_for_before_anything_runs(
+    command, library, said, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(main, "find_spec", lambda name: None if name == library else name)
+    code, _, err = command("verify", "example", "--report", str(tmp_path))
+    assert code == 2
+    assert said in err
+    assert "pip install 'qloracle[verify]'" in err
+    assert not [*tmp_path.iterdir()]
 
 
 def test_explain_prints_the_rule_and_its_checks(command):

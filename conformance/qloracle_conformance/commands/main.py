@@ -88,6 +88,8 @@ def verify(
     """
     if find_spec("hypothesis") is None:
         raise UsageError("verify needs Hypothesis: pip install 'qloracle[verify]'")
+    if report and find_spec("jinja2") is None:
+        raise UsageError("--report needs Jinja2: pip install 'qloracle[verify]'")
     from qloracle_conformance.commands import verify as command
     from qloracle_conformance.running import options
 
