@@ -16,8 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from qloracle_conformance.contract.forms import VIEWS
-from qloracle_conformance.contract.protocol import FLOAT_TYPES
+from qloracle_conformance.contract.protocol import FLOAT_TYPES, VIEWS
 
 NAMES = ("numpy", "torch", "cupy", "jax")
 POISON = 0x7F  # of every byte that is not the array's: a huge float, or a NaN
@@ -78,7 +77,11 @@ def convert(array: np.ndarray, framework: str, device: str) -> Any:
     """Make a framework's array on a device; it owns its memory or shares the private copy's."""
     match framework:
         case "torch":
-            return _to_torch(array).to(device)
+            import torch
+
+            if array.dtype == ml_dtypes.bfloat16:
+                return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device)
+            return torch.from_numpy(array).to(device)
         case "cupy":
             import cupy
 
@@ -98,14 +101,6 @@ def make_current(framework: str, device: str) -> None:
     """Make a device the current one where a framework computes on that, as CuPy does."""
     if framework == "cupy":
         sys.modules["cupy"].cuda.Device(_number(device)).use()
-
-
-def _to_torch(array: np.ndarray) -> Any:
-    import torch
-
-    if array.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
 
 
 def _number(device: str) -> int:
@@ -138,7 +133,11 @@ def take(value: Any) -> np.ndarray:
     """Read any framework's array (or what NumPy can read) as a private NumPy array."""
     torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
     if torch is not None and isinstance(value, torch.Tensor):
-        return _from_torch(value, torch)
+        # A tensor of any device; requires_grad, lazy conjugates and negations are resolved.
+        host = value.detach().resolve_conj().resolve_neg().cpu()
+        if host.dtype == torch.bfloat16:
+            return np.array(host.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
+        return np.array(host.numpy())
     if cupy is not None and isinstance(value, cupy.ndarray):
         if value.dtype.name == "bfloat16":
             return np.array(value.view(np.uint16).get()).view(ml_dtypes.bfloat16)
@@ -149,14 +148,6 @@ def take(value: Any) -> np.ndarray:
 def peek(value: Any) -> np.ndarray:
     """Read an array without copying it where that can be: to look at it at once."""
     return value if type(value) is np.ndarray else take(value)
-
-
-def _from_torch(tensor: Any, torch: Any) -> np.ndarray:
-    """A tensor of any device; requires_grad, lazy conjugates and negations are resolved."""
-    host = tensor.detach().resolve_conj().resolve_neg().cpu()
-    if host.dtype == torch.bfloat16:
-        return np.array(host.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
-    return np.array(host.numpy())
 
 
 # ---- where a call runs ---------------------------------------------------------------------------

@@ -118,6 +118,17 @@ def insisting(function: Step, **fixed: Any) -> Step:
     return lambda *arrays, **options: function(*arrays, **{**options, **fixed})
 
 
+def refusing(function: Step, error: Exception, refused: Callable[..., Any]) -> Step:
+    """The function, but for calls that are refused: those raise an error."""
+
+    def call(*arrays: Array, **options: Any) -> Any:
+        if refused(*arrays, **options):
+            raise error.with_traceback(None)
+        return function(*arrays, **options)
+
+    return call
+
+
 def each(change: Callable[[Step], Step], *names: str) -> dict[str, Step]:
     """Several of the right functions, changed in the same way."""
     return {name: change(getattr(qloracle, name)) for name in names}

@@ -62,11 +62,6 @@ def _save_and_lose(path: Path, arrays: Mapping[str, Managed], metadata: Words = 
         array[...] = before[name]
 
 
-def _save_once(path: Path, arrays: Mapping[str, Managed], metadata: Words = None) -> None:
-    if not path.exists():
-        paging.save(path, arrays, metadata)
-
-
 # ---- loaders -------------------------------------------------------------------------------------
 
 
@@ -124,7 +119,7 @@ SaveFreesPages = fault("S12",
     **paged(Remembering, save_paged=_save_and_lose))
 SavesOnce = fault("S12",
     "Where the file is there already, it is kept: the second save is lost (rule S12).",
-    **paged(save_paged=_save_once))
+    **paged(save_paged=lambda path, *content: path.exists() or paging.save(path, *content)))
 LoadsInAnotherOrder = fault("S12",
     "Arrays of one form are taken in the wrong order: m comes back as v, and v as m.",
     **loading(_turned))
