@@ -6,10 +6,10 @@ import pytest
 from qloracle_conformance.contract import dialects
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
-from qloracle_conformance.families.codes.values import full_mantissa
 from qloracle_conformance.families.lora import bounds, inputs
 from qloracle_conformance.families.lora import s10_lora as s10
 from qloracle_conformance.judging.checks import Plan
+from qloracle_conformance.judging.expected import full_mantissa
 from qloracle_conformance.judging.views import View, specified_levels
 from qloracle_conformance.mutants.lora import (
     faulty as lora,

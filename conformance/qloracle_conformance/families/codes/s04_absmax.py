@@ -17,8 +17,8 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.codes import values
 from qloracle_conformance.families.codes.cases import encode_case
 from qloracle_conformance.families.codes.judge import judge_absmax
-from qloracle_conformance.families.codes.values import full_mantissa
 from qloracle_conformance.judging.checks import Plan, layers
+from qloracle_conformance.judging.expected import full_mantissa
 from qloracle_conformance.judging.views import MAPS, QUANT_TYPES
 
 

@@ -19,9 +19,8 @@ from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.codes import edits, values
 from qloracle_conformance.families.codes.cases import packed_case
 from qloracle_conformance.families.codes.judge import judge_decoded
-from qloracle_conformance.families.codes.values import full_mantissa
 from qloracle_conformance.judging.checks import Plan, layers
-from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.expected import Float32, full_mantissa
 from qloracle_conformance.judging.views import MAPS, QUANT_TYPES
 
 

@@ -13,16 +13,10 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.codes.cases import encode_case
 from qloracle_conformance.judging.checks import Plan
-from qloracle_conformance.judging.expected import Float32, shift
+from qloracle_conformance.judging.expected import Float32, full_mantissa, shift
 
 NORMAL_POWERS = tuple(range(-126, 128))
 SUBNORMAL_POWERS = tuple(range(-149, -126))
-
-
-def full_mantissa(rng: np.random.Generator, count: int, low: int = -20, high: int = 20) -> Float32:
-    """Scales whose mantissa is full, over the binades low..high."""
-    mantissa = rng.integers(1 << 23, 1 << 24, count) | 1
-    return np.ldexp(mantissa.astype(np.float32), rng.integers(low, high, count) - 23).astype("f4")
 
 
 def powers(exponents: Sequence[int]) -> Float32:

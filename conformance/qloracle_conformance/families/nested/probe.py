@@ -10,12 +10,12 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.dialects import BY_NAME
 from qloracle_conformance.families.codes.probe_decoders import name_table
 from qloracle_conformance.families.codes.probe_quantizers import name_zero
-from qloracle_conformance.families.codes.values import full_mantissa
 from qloracle_conformance.families.nested import inputs, roundtrip
 from qloracle_conformance.families.nested.s08_nested import judge_denested, judge_nested
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.compare import blocks_of
+from qloracle_conformance.judging.expected import full_mantissa
 from qloracle_conformance.judging.views import View
 
 TRIALS = 96  # groups at most; most residuals do not distinguish the recipes

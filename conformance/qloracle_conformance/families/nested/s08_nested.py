@@ -41,7 +41,6 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES, GROUP_SIZES
 from qloracle_conformance.families.codes import values as values_passed_in
 from qloracle_conformance.families.codes.judge import compare_codes
-from qloracle_conformance.families.codes.values import full_mantissa
 from qloracle_conformance.families.nested import inputs
 from qloracle_conformance.families.nested.inputs import codes_case, scales_case
 from qloracle_conformance.families.nested.roundtrip import judge_scales
@@ -49,7 +48,7 @@ from qloracle_conformance.judging import compare, expected
 from qloracle_conformance.judging.bounds import TINY, Bounded, gamma, within
 from qloracle_conformance.judging.checks import Check, Plan, in_every_form
 from qloracle_conformance.judging.compare import Outcome, Values, exact, under_its_map
-from qloracle_conformance.judging.expected import Float32
+from qloracle_conformance.judging.expected import Float32, full_mantissa
 from qloracle_conformance.judging.views import View
 
 EDGES = (range(4), range(15, 18), range(62, 67), range(127, 130), range(254, 259), range(511, 514))
