@@ -119,7 +119,8 @@ SaveFreesPages = fault("S12",
     **paged(Remembering, save_paged=_save_and_lose))
 SavesOnce = fault("S12",
     "Where the file is there already, it is kept: the second save is lost (rule S12).",
-    **paged(save_paged=lambda path, *content: path.exists() or paging.save(path, *content)))
+    **paged(save_paged=lambda path, *content:
+        None if path.exists() else paging.save(path, *content)))
 LoadsInAnotherOrder = fault("S12",
     "Arrays of one form are taken in the wrong order: m comes back as v, and v as m.",
     **loading(_turned))
