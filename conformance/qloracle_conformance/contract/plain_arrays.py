@@ -107,7 +107,7 @@ class PlainArrays:
 
     def empty(self, name: str, shape: list[int], dtype: str) -> None:
         _demand(name not in {*self.alive, *self.freed}, f"{name} exists")
-        self.alive[name] = Plain(np.zeros(shape, programs.dtype_of(dtype)))
+        self.alive[name] = Plain(np.zeros(shape, dtype))
 
     def write(self, name: str, part: Part, data: str, side: str) -> None:
         old, values = self._alive(name).values[where(part)], self.data[data]

@@ -85,9 +85,8 @@ class Function:
 
 
 def form(name: str, dtype: DTypeLike, shape: tuple[int, ...]) -> ResultForm:
-    """Make a ResultForm, accepting the protocol's type names."""
-    known = FLOAT_TYPES.get(dtype) if isinstance(dtype, str) else None
-    return ResultForm(name, known or np.dtype(dtype), shape)
+    """Make a ResultForm, of a type or of its name."""
+    return ResultForm(name, np.dtype(dtype), shape)
 
 
 def alike(results: tuple[str, ...], arrays: Arrays, _: Options) -> tuple[ResultForm, ...]:

@@ -8,7 +8,7 @@ replaces what `paged` returns: the pager, the saving or the loading.
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from qloracle import paging
 from qloracle.paging import Managed, Pager
@@ -19,14 +19,6 @@ from qloracle_conformance.mutants.parts import Array, Right
 Step = Callable[..., Any]
 Words = Mapping[str, str] | None
 Loaded = tuple[dict[str, Managed], dict[str, str]]
-
-
-class Paged(Right):
-    """Every function as the reference has it, the pager too."""
-
-    make_pager: ClassVar[Any] = staticmethod(paging.make_pager)
-    save_paged: ClassVar[Any] = staticmethod(paging.save)
-    load_paged: ClassVar[Any] = staticmethod(paging.load)
 
 
 def pager_of(pages: type[Pages] = Pages, pager: type[Pager] = Pager) -> Step:
@@ -49,10 +41,11 @@ def lawful(part: type[Pages] | type[Pager]) -> Any:
     return _mutant(part, Pages, lawful=True)
 
 
-def _mutant(part: type[Pages] | type[Pager], pages: type[Pages], **facts: Any) -> type[Paged]:
+def _mutant(part: type[Pages] | type[Pager], pages: type[Pages], **facts: Any) -> type[Right]:
     maker = pager_of(part) if issubclass(part, Pages) else pager_of(pages, part)
     told = {"__doc__": part.__doc__, "__module__": part.__module__}
-    return type(part.__name__, (Paged,), {**told, **facts, "make_pager": staticmethod(maker)})
+    functions = {name: staticmethod(step) for name, step in paged(make_pager=maker).items()}
+    return type(part.__name__, (Right,), {**told, **facts, **functions})
 
 
 # ---- the functions of a row ----------------------------------------------------------------------
