@@ -190,7 +190,11 @@ class ChildCaller:
 
     def _send(self, case: Case) -> None:
         if not self._sent and self._process.poll() is not None:
-            self._restart()
+            self._generation += 1
+            try:
+                self._start()
+            except LoadError as error:
+                raise LoadError(f"does not start again after a crash: {error}") from error
         head = {"function": case.function, "options": dict(case.options), "form": case.form}
         self._wire.post(pieces(head, case.arrays))
         self._sent[id(case)] = case
@@ -226,13 +230,6 @@ class ChildCaller:
     def _note(self, again: Mapping[str, bool]) -> None:
         base = self._generation * 10**9
         self._again |= {int(call) + base: same for call, same in again.items()}
-
-    def _restart(self) -> None:
-        self._generation += 1
-        try:
-            self._start()
-        except LoadError as error:
-            raise LoadError(f"does not start again after a crash: {error}") from error
 
     def _receive(self, limit: float) -> bytearray | str:
         try:

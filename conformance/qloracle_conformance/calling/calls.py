@@ -177,7 +177,8 @@ class Calls:
         named |= keywords(case, self.framework)
         if case.form == "out":  # a buffer for the result, or a tuple of them for several
             forms = result_forms(case.function, case.arrays, case.options)
-            out = [frameworks.poison(f.shape, f.dtype, self.framework, device) for f in forms]
+            empty = (frameworks.poisoned(form.shape, form.dtype) for form in forms)
+            out = [frameworks.convert(array, self.framework, device) for array in empty]
             named["out"] = tuple(out) if len(out) > 1 else out[0]
         dtype = named.pop("dtype", None) if function.decoder else None
         result = getattr(self.target, case.function)(*positional, **named)
@@ -236,7 +237,10 @@ def _framework(target: Any, device: str) -> tuple[str, str]:
 
 
 def _bits_of(memory: Mapping[str, Any]) -> dict[str, Bits]:
-    return {name: bits([frameworks.peek(whole)]) for name, whole in memory.items()}
+    return {  # NumPy's arrays are looked at where they lie
+        name: bits([whole if type(whole) is np.ndarray else frameworks.take(whole)])
+        for name, whole in memory.items()
+    }
 
 
 def _written(buffers: Any, result: Any, function: str) -> Any:

@@ -33,7 +33,7 @@ def give(array: np.ndarray, framework: str, device: str, form: str = "") -> tupl
         whole = convert(array, framework, device)
         return whole, whole
     if form == "strided":  # every second element of its rows
-        wide = _poisoned((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
+        wide = poisoned((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
         wide[..., ::2] = array
         whole = convert(wide, framework, device)
         return whole[..., ::2], whole
@@ -44,7 +44,7 @@ def give(array: np.ndarray, framework: str, device: str, form: str = "") -> tupl
     if form == "expanded":
         return _expanded(array, framework, device)
     start = OFFSET[form]
-    buffer = _poisoned((array.size + 2 * start,), array.dtype)
+    buffer = poisoned((array.size + 2 * start,), array.dtype)
     buffer[start : start + array.size] = array.reshape(-1)
     whole = convert(buffer, framework, device)
     return whole[start : start + array.size].reshape(array.shape), whole
@@ -62,12 +62,8 @@ def _expanded(array: np.ndarray, framework: str, device: str) -> tuple[Any, Any]
     return sys.modules["cupy"].broadcast_to(one, array.shape), one
 
 
-def poison(shape: tuple[int, ...], dtype: np.dtype[Any], framework: str, device: str) -> Any:
-    """A buffer to write into, which holds no result yet."""
-    return convert(_poisoned(shape, dtype), framework, device)
-
-
-def _poisoned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+def poisoned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """An array that holds nothing yet."""
     array = np.empty(shape, dtype)
     array.reshape(-1).view(np.uint8)[:] = POISON
     return array
@@ -143,11 +139,6 @@ def take(value: Any) -> np.ndarray:
             return np.array(value.view(np.uint16).get()).view(ml_dtypes.bfloat16)
         return np.array(value.get())
     return np.array(value)  # a copy: a later change of the result must not reach the reading
-
-
-def peek(value: Any) -> np.ndarray:
-    """Read an array without copying it where that can be: to look at it at once."""
-    return value if type(value) is np.ndarray else take(value)
 
 
 # ---- where a call runs ---------------------------------------------------------------------------

@@ -189,11 +189,9 @@ class PlainArrays:
         touched = rest[0] if verb == "open" else [name]
         if verb == "empty" or self.freed.intersection(touched):
             return
-        fits = verb != "write" or self._fits(name, rest[0], rest[1])
-        _demand(not fits, f"{programs.text_of(operation)} need not fail")
-
-    def _fits(self, name: str, part: Part, data: str) -> bool:
-        return bool(self._alive(name).values[where(part)].shape == self.data[data].shape)
+        into = self._alive(name).values[where(rest[0])] if verb == "write" else None
+        misfit = into is not None and into.shape != self.data[rest[1]].shape
+        _demand(misfit, f"{programs.text_of(operation)} need not fail")
 
     def _alive(self, name: str) -> Plain:
         _demand(name in self.alive, f"there is no array {name}")

@@ -237,7 +237,6 @@ LINEAR, LORA, OPTIMIZERS = (
     tuple(function.name for function in TABLE if function.family == family)
     for family in ("products", "lora", "adam")
 )
-SAVING = ("save_paged", "load_paged")  # of L5; where one is missing, the kit saves by the host
 
 FUNCTIONS = {function.name: function for function in TABLE}
 

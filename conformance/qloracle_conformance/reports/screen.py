@@ -175,7 +175,8 @@ class Screen:
 
     def table(self, report: Data) -> None:
         """One line an implementation: the verdict on each level."""
-        names = [_short_name(data["name"]) for data in report["implementations"]]
+        names = [data["name"] for data in report["implementations"]]
+        names = [name if len(name) <= WIDE else f"...{name[-WIDE + 3 :]}" for name in names]
         width = max(map(len, names), default=0) + 2
         self._line()
         self._cells(" " * width, LEVELS, 8)
@@ -246,11 +247,6 @@ def style_of(status: str) -> str:
     if status in BAD + BROKEN:
         return "bold red"
     return "dim" if status in ("XFAIL", "-", "UNSUPPORTED", "MISSING") else ""
-
-
-def _short_name(name: str) -> str:
-    """A name short enough for the table: of a long one its end."""
-    return name if len(name) <= WIDE else f"...{name[-WIDE + 3 :]}"
 
 
 def _short(text: str) -> str:

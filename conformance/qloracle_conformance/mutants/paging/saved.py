@@ -43,11 +43,6 @@ def _old(array: Managed) -> Array:
     return values
 
 
-def _narrow(array: Managed) -> Array:
-    values: Array = array[...]
-    return rounded(values, BFLOAT16) if values.dtype == np.float32 else values
-
-
 def _short(array: Managed) -> Array:
     values: Array = array[...]
     short = {"float64": "float32", "int64": "int32"}.get(values.dtype.name, values.dtype)
@@ -107,7 +102,7 @@ SavesOldPages = fault("S12",
     **saving(_old, Remembering))
 SavesIn16Bits = fault("S12",
     "The moments are saved as bfloat16, to make the file smaller (rule S12).",
-    **saving(_narrow))
+    **saving(lambda a: rounded(a[...], BFLOAT16) if a.dtype == np.float32 else a[...]))
 SavesIn32Bits = fault("S12",
     "Numbers of 64 bits are saved as 32, as a framework without them does (rule S12).",
     **saving(_short))

@@ -31,18 +31,18 @@ def pager_of(pages: type[Pages] = Pages, pager: type[Pager] = Pager) -> Step:
     return make_pager
 
 
-def faulty(kills: str, pages: type[Pages] = Pages) -> Callable[[type[Pages] | type[Pager]], Any]:
-    """Make a mutant of a class: one of `Pages`, or one of `Pager` on these pages."""
-    return lambda part: _mutant(part, pages, kills=kills)
+def faulty(kills: str) -> Callable[[type[Pages] | type[Pager]], Any]:
+    """Make a mutant of a class, one of `Pages` or of `Pager`."""
+    return lambda part: _mutant(part, kills=kills)
 
 
 def lawful(part: type[Pages] | type[Pager]) -> Any:
     """Make a lawful mutant of a class."""
-    return _mutant(part, Pages, lawful=True)
+    return _mutant(part, lawful=True)
 
 
-def _mutant(part: type[Pages] | type[Pager], pages: type[Pages], **facts: Any) -> type[Right]:
-    maker = pager_of(part) if issubclass(part, Pages) else pager_of(pages, part)
+def _mutant(part: type[Pages] | type[Pager], **facts: Any) -> type[Right]:
+    maker = pager_of(part) if issubclass(part, Pages) else pager_of(pager=part)
     told = {"__doc__": part.__doc__, "__module__": part.__module__}
     functions = {name: staticmethod(step) for name, step in paged(make_pager=maker).items()}
     return type(part.__name__, (Right,), {**told, **facts, **functions})
