@@ -40,9 +40,8 @@ def judge(job: Job, send: Callable[[Word], None]) -> None:
         return lambda *said: send((event, said))
 
     def checked(name: str, planned: int, check: CheckRun | None) -> None:
-        if check is None:  # other functions were probed for these
-            own = [view for view in run.judgement.views if view.function in job.only.functions]
-            send(("probed", (own,)))
+        if check is None:
+            send(("probed", (run.judgement.views,)))
         send(("checked", (name, planned, check)))
 
     with warnings.catch_warnings():
@@ -117,7 +116,8 @@ class SideBySide:
         """Enter in a judgement what a process says of it, and pass it on."""
         judgement = self._of[number]
         if event == "probed":
-            judgement.views += said[0]
+            known = {view.function for view in judgement.views}  # some are probed for others
+            judgement.views += [view for view in said[0] if view.function not in known]
         elif event == "causes":
             for check in judgement.checks:
                 check.looks_like = said[0].get(check.id, check.looks_like)
