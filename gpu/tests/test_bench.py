@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from qloracle_gpu import bench, compiling, kernels
-from qloracle_gpu.bench import cases, checks, goals, gpu, peers
+from qloracle_gpu.bench import cases, checks, goals, gpu
 from qloracle_gpu.bench.timing import AGAIN, Reading, compare, ratio, self_ratio
 
 SCHEMA = json.loads((files(bench) / "bench.schema.json").read_text(encoding="utf-8"))
@@ -36,9 +36,13 @@ class ScriptedClock:
 def case(**seconds):
     calls = {name.replace("_", " "): (lambda value=value: value) for name, value in seconds.items()}
     beside = {"longer than plain": "plain"} if "plain" in calls else {}
-    return cases.Case(
-        "dequantize nested", "1_4", 3.2e9, calls, beside, ("Marlin not measured: no",)
-    )
+    theirs = {name: calls.pop(name) for name in ("bitsandbytes",) if name in calls}
+    peers = {"Marlin": absent, **{name: lambda call=call: call for name, call in theirs.items()}}
+    return cases.Case("dequantize nested", "1_4", 3.2e9, calls, beside, peers)
+
+
+def absent():
+    raise ImportError("No module\nnamed 'marlin'")
 
 
 def measured(*prepared):
@@ -106,9 +110,9 @@ def test_figures_of_a_case():
             "faster than bitsandbytes": 1.5,
         }
     )
-    assert timing["notes"] == ["Marlin not measured: no"]
+    assert timing["notes"] == ["Marlin not measured: ImportError: No module named 'marlin'"]
     assert "2000.0 us, 1600 GB/s" in line
-    assert "Marlin not measured: no" in line
+    assert "Marlin not measured: ImportError: No module named 'marlin'" in line
 
 
 def test_a_case_that_fails_says_why_and_the_rest_goes_on():
@@ -123,23 +127,14 @@ def test_a_case_that_fails_says_why_and_the_rest_goes_on():
     assert len(let_go) == 2
 
 
-def test_a_peer_that_is_not_here_leaves_a_note():
-    @peers.peer("Marlin")
-    def absent(size):
-        raise ImportError(f"No module\nnamed 'marlin' {size}")
-
-    assert absent(3) == ({}, ("Marlin not measured: ImportError: No module named 'marlin' 3",))
-
-
 def test_a_peer_that_cannot_run_leaves_a_note_too():
-    @peers.peer("Marlin")
-    def refusing():
-        def call():
-            raise RuntimeError("not made for this card")
+    def call():
+        raise RuntimeError("not made\nfor this card")
 
-        return call
-
-    assert refusing()[0] == {}
+    one = case(ours=1e-3)._replace(peers={"Marlin": lambda: call})
+    ((timing,), _) = measured(one)
+    assert timing["notes"] == ["Marlin not measured: RuntimeError: not made for this card"]
+    assert set(timing["seconds"]) == {"ours", "ours" + AGAIN}
 
 
 # ---- goals --------------------------------------------------------------------------------------
@@ -207,16 +202,12 @@ def test_the_goals_are_those_that_were_set():
 def test_the_bytes_and_the_mix_of_a_case(monkeypatch, name):
     """Cases prepared on stand-ins of shape alone: no array is made, no call is run."""
     monkeypatch.setattr(cases, "normal", lambda *shape, dtype="float32": Shape(shape))
-    monkeypatch.setattr(cases, "_offered", lambda: SimpleNamespace(
+    monkeypatch.setattr(cases, "OURS", SimpleNamespace(
         quantize_4bit=lambda *_, **__: ("packed", "absmax"),
         quantize_absmax=lambda *_: ("codes", "nested", "offset"),
         dequantize_4bit=len, matmul_4bit=len, qlora_forward=len,
     ))  # fmt: skip
     monkeypatch.setattr(cases, "_coded_state", lambda n: iter([f"part {i}" for i in range(6)]))
-    for each in ("dequantize", "quantize", "product", "adam"):
-        monkeypatch.setattr(peers, f"bitsandbytes_{each}", lambda *_, **__: ({}, ()))
-    monkeypatch.setattr(peers, "marlin_product", lambda *_: ({}, ()))
-    monkeypatch.setattr(peers, "torch_adam", lambda *_: ({}, ()))
     found = cases.cases()[name]()
     assert found.name == name
     assert next(iter(found.calls)) == "ours"

@@ -209,9 +209,9 @@ def test_the_compiler_can_be_named(monkeypatch):
 def test_a_text_is_compiled_once(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     asked = []
-    by = SimpleNamespace(name="a compiler", ptx=lambda *given: asked.append(given) or "its PTX")
+    by = SimpleNamespace(name="a compiler", made=lambda *given: asked.append(given) or "its PTX")
     assert [compiling.ptx(text, by=by) for text in ("a", "a", "b")] == ["its PTX"] * 3
-    assert [given[0] for given in asked] == ["a", "b"]
+    assert [given[:2] for given in asked] == [("ptx", "a"), ("ptx", "b")]
     kept = sorted((tmp_path / "qloracle" / "compiled").glob("*/*"))
     assert [path.read_text() for path in kept] == ["its PTX", "its PTX"]
 

@@ -243,7 +243,8 @@ def watched(flavour, source, tmp_path, *arguments, function="run"):
     """Return what a sanitizer says of a text: the result, and the lines that it names."""
     path = tmp_path / "planted.cu"
     path.write_text(source)
-    result = sanitized.run(flavour, f"{DATA}/small_calls.py:{function}", str(path), *arguments)
+    script = str(DATA / "small_calls.py")
+    result = sanitized.run(flavour, script, function, flavour, str(path), *arguments)
     return result, {place for finding in result.findings for place in finding.places}
 
 
@@ -386,7 +387,7 @@ def test_a_sanitizer_that_is_not_there_is_told(monkeypatch, capsys):
     assert sanitized.main(["--flavour", "address"]) == 3
     assert "needs libnobody.so, which g++ does not have" in capsys.readouterr().out
     with pytest.raises(RuntimeError, match=r"needs libnobody\.so"):
-        sanitized.run("address", "module:function")
+        sanitized.run("address", "script.py")
 
 
 # ---- the text, the cache, the compiler ---------------------------------------------------------

@@ -845,7 +845,7 @@ def test_other_systems_are_named(monkeypatch, this_machine):
     monkeypatch.setattr(capability.platform, "release", lambda: "5.10.104-tegra")
     monkeypatch.setattr(capability, "Path", lambda path: SimpleNamespace(exists=lambda: True))
     assert "as on all of Tegra" in capability.query().reason
-    monkeypatch.setattr(cuda, "_names", tuple)
+    monkeypatch.setattr(cuda, "NAMES", ())
     assert "only with page retry (XNACK)" in ask_machine()
     monkeypatch.undo()
     monkeypatch.setattr(capability.sys, "platform", "darwin")
@@ -860,13 +860,13 @@ def test_the_runtime_that_suits_the_driver_is_taken(monkeypatch, answers, versio
     libraries = dict(zip(("13", "12"), (Library(13000), Library(12080)), strict=True))
     for library_, code in zip(libraries.values(), answers, strict=True):
         library_.cudaGetDeviceCount = lambda pointer, code=code: code
-    monkeypatch.setattr(cuda, "_names", lambda: tuple(libraries))
+    monkeypatch.setattr(cuda, "NAMES", tuple(libraries))
     monkeypatch.setattr(cuda.ctypes, "CDLL", libraries.get)
     assert cuda.load().version == version
 
 
 def test_a_machine_without_the_runtime_says_so(monkeypatch):
-    monkeypatch.setattr(cuda, "_names", lambda: ("libnobody.so.1",))
+    monkeypatch.setattr(cuda, "NAMES", ("libnobody.so.1",))
     assert ask_machine() == "no CUDA runtime was found (libnobody.so.1)"
 
 
@@ -941,9 +941,9 @@ def test_a_child_by_fork_does_not_have_the_memory(touch, status):
 def test_under_address_sanitizer_pages_fault_and_crashes_are_reported(tmp_path, then):
     if reason := sanitized.unavailable("address"):
         pytest.skip(reason)
-    text = BEGIN.format(first="", then=f"def work(flavour):\n    total()\n    {then or 'pass'}")
+    text = BEGIN.format(first="", then=f"total()\n{then}")
     (tmp_path / "work.py").write_text(text)
-    result = sanitized.run("address", f"{tmp_path / 'work.py'}:work")
+    result = sanitized.run("address", str(tmp_path / "work.py"))
     assert result.clean != bool(then), result.text
     assert [finding.kind for finding in result.findings] == ["SEGV"] * bool(then)
 

@@ -682,7 +682,7 @@ def test_a_launch_that_does_not_fit_the_kernel():
 
 def test_a_text_that_does_not_compile():
     with pytest.raises(compiling.CompileError, match=r'small.cu:2: identifier "y" is undefined'):
-        Ptx('#line 1 "small.cu"\n\nextern "C" __global__ void f(float *x) { *x = y; }')
+        Ptx('#line 1 "small.cu"\n\nextern "C" __global__ void f(float *x) { *x = y; }').program("f")
 
 
 # ---- the kernels ---------------------------------------------------------------------------------

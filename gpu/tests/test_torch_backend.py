@@ -293,7 +293,7 @@ FAULTS = {
     "blocks that share a byte": ("if blocksize % 2:", "if False:"),
     "scaled in the output type": ("own[:, None], out", "own[:, None].to(wanted), out"),
     "the first scale for all": ("own[:, None], out", "own[:1, None], out"),
-    "pairs the other way": ("16), np.tile(sixteen, 16)]", "16), np.tile(sixteen, 16)][::-1]"),
+    "pairs the other way": ("16), np.tile(levels, 16)]", "16), np.tile(levels, 16)][::-1]"),
     "a float64 sum": ("exact_sum(known) / max", "known.double().sum().item() / max"),
     "a float32 sum": ("exact_sum(known) / max", "known.sum().item() / max"),
     "no hidden bit": ("| (power > 0).int() << 23", ""),

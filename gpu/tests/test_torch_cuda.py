@@ -402,4 +402,4 @@ def test_without_cupy_the_reason_is_said_in_one_line(monkeypatch):
     cuda.launching.ready.cache_clear()
     cuda._on.cache_clear()
     with pytest.raises(RuntimeError, match=r"^CuPy is not installed: pip install"):
-        cuda.on(torch.zeros(1))
+        cuda.on(torch.device("cpu"))

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from qloracle_gpu.bench import goals
-from qloracle_gpu.bench.timing import Clock, compare, ratio, self_ratio
+from qloracle_gpu.bench.timing import Clock, compare, ratio, said, self_ratio
 from qloracle_gpu.devices.launching import unavailable
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run(only: str = "", tell: Tell = print) -> dict[str, Any]:
     wanted = {name: check for name, check in checks.CHECKS.items() if only in name}
     results = checks.run(wanted)
     clock = gpu.EventClock()
-    roofs = gpu.Roofs(clock).speeds
+    roofs = gpu.roofs(clock)
     chosen = {name: case for name, case in cases.cases().items() if only in name}
     return report(gpu.machine(), roofs, timed(chosen, clock, roofs, tell, gpu.let_go), results)
 
@@ -63,8 +63,7 @@ def timed(
         try:
             found.append(timed_case(prepare(), clock, roofs))
         except Exception as error:  # out of memory, or a fault of the kernel: the rest goes on
-            text = " ".join(str(error).split())[:300]
-            found.append({"case": name, "not_measured": f"{type(error).__name__}: {text}"})
+            found.append({"case": name, "not_measured": said(error)})
         let_go()
         tell(line(found[-1]))
     return found
@@ -72,15 +71,27 @@ def timed(
 
 def timed_case(case: Case, clock: Clock, roofs: Mapping[str, float]) -> dict[str, Any]:
     """Time ours beside its peers, and put the times in relation to the bytes and the roofs."""
-    timings = compare(case.calls, clock)
+    calls, notes = dict(case.calls), []
+    for name, prepare in case.peers.items():
+        try:
+            call = prepare()
+            call()
+        except Exception as error:  # not installed, or not made for this card
+            notes.append(f"{name} not measured: {said(error)}")
+        else:
+            calls[name] = call
+    timings = compare(calls, clock)
     speed = case.moved / timings["ours"].median
-    peers = {name: name for name in case.calls if name not in ("ours", *case.beside.values())}
     figures = {
         goals.ROOF: speed / roofs[case.mix],
         goals.COPY: speed / roofs["1_1"],
         goals.SELF: self_ratio(timings),
         **{figure: ratio(timings, "ours", other) for figure, other in case.beside.items()},
-        **{f"faster than {name}": ratio(timings, name, "ours") for name in peers},
+        **{
+            f"faster than {name}": ratio(timings, name, "ours")
+            for name in case.peers
+            if name in calls
+        },
     }
     return {
         "case": case.name,
@@ -89,7 +100,7 @@ def timed_case(case: Case, clock: Clock, roofs: Mapping[str, float]) -> dict[str
         "bytes_per_second": speed,
         "seconds": {name: timing._asdict() for name, timing in timings.items()},
         "figures": figures,
-        "notes": list(case.notes),
+        "notes": notes,
     }
 
 

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import qloracle
-from qloracle_gpu import operations
-from qloracle_gpu.bench.cases import MACHINE, normal
-from qloracle_gpu.devices import Array
+from qloracle_gpu.bench.cases import MACHINE, OURS, normal
+from qloracle_gpu.bench.timing import said
 
 LONG = 2**31 + 2**12  # elements: more than a signed 32-bit number counts
 LATE = 50_000_000  # bytes copied in front of late inputs, again and again
@@ -53,18 +52,17 @@ def run(checks: dict[str, Callable[[], None]]) -> list[Result]:
     b: not run: no second GPU
     c: failed: AssertionError: other bits
     """
-    return [_run(name, check) for name, check in checks.items()]
-
-
-def _run(name: str, check: Callable[[], object]) -> Result:
-    try:
-        check()
-    except Missing as reason:
-        return Result(name, "not run", str(reason))
-    except Exception as error:
-        text = " ".join(str(error).split())[:300]
-        return Result(name, "failed", f"{type(error).__name__}: {text}")
-    return Result(name, "passed")
+    results = []
+    for name, check in checks.items():
+        status, reason = "passed", ""
+        try:
+            check()
+        except Missing as missing:
+            status, reason = "not run", str(missing)
+        except Exception as error:
+            status, reason = "failed", said(error)
+        results.append(Result(name, status, reason))
+    return results
 
 
 # ---- calls of every kernel -----------------------------------------------------------------------
@@ -72,14 +70,14 @@ def _run(name: str, check: Callable[[], object]) -> Result:
 
 def calls(n: int = 4096, rows: int = 3) -> dict[str, Callable[[], Any]]:
     """Return calls by name, on inputs that are the same at every run."""
-    ours, book = operations.implementation(MACHINE), MACHINE.table(qloracle.dynamic_codebook())
+    book = MACHINE.table(qloracle.dynamic_codebook())
     width, step = 64 * max(n // 4096, 1), {"step": 3, "lr": 1e-3}
     found: dict[str, Callable[[], Any]] = {}
     for dtype in TYPES:
         x, thin = normal(n, dtype=dtype), normal(rows, width, dtype=dtype)
-        packed, absmax = ours.quantize_4bit(x)
-        codes, scales = ours.quantize_blockwise(x, book)
-        coded = *ours.quantize_absmax(absmax), None
+        packed, absmax = OURS.quantize_4bit(x)
+        codes, scales = OURS.quantize_blockwise(x, book)
+        coded = *OURS.quantize_absmax(absmax), None
         form, wide = {"shape": (n,), "dtype": dtype}, MACHINE.cast(x, "float32")
         named: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
             "quantize_4bit": ((x,), {}),
@@ -94,7 +92,7 @@ def calls(n: int = 4096, rows: int = 3) -> dict[str, Callable[[], Any]]:
             "adam_step_8bit": ((x, x, codes, scales, codes, scales), step),
         }
         for name, (given, options) in named.items():
-            function = getattr(ours, name.split()[0])
+            function = getattr(OURS, name.split()[0])
             found[f"{name} {dtype}"] = partial(function, *given, **options)
     return found
 
@@ -117,15 +115,15 @@ def two_runs_are_equal() -> None:
 
 def a_row_is_the_same_in_any_company() -> None:
     """Rows of a product have the same bits for M = 1 to 16."""
-    ours, shape = operations.implementation(MACHINE), (4096, 4096)
-    packed, absmax = ours.quantize_4bit(normal(*shape))
+    shape = (4096, 4096)
+    packed, absmax = OURS.quantize_4bit(normal(*shape))
     for dtype in TYPES:
         x = normal(16, shape[1], dtype=dtype)
         alone = [
-            bits(ours.matmul_4bit(x[i : i + 1], packed, absmax, shape=shape)) for i in range(16)
+            bits(OURS.matmul_4bit(x[i : i + 1], packed, absmax, shape=shape)) for i in range(16)
         ]
         for m in range(2, 17):
-            y = ours.matmul_4bit(x[:m], packed, absmax, shape=shape)
+            y = OURS.matmul_4bit(x[:m], packed, absmax, shape=shape)
             for i in range(m):
                 assert bits(y[i]) == alone[i], f"row {i} of {m}, {dtype}: other bits than alone"
 
@@ -134,16 +132,16 @@ def a_side_stream_is_kept_to() -> None:
     """A call on a side stream reads inputs that arrive there late, without any synchronization."""
     import cupy
 
-    ours, n = operations.implementation(MACHINE), 1 << 20
+    n = 1 << 20
     x, weight = normal(n), cupy.zeros(LATE, np.uint8)
-    expected = bits(ours.quantize_4bit(x))
+    expected = bits(OURS.quantize_4bit(x))
     late, stream = cupy.full_like(x, 3e38), cupy.cuda.Stream(non_blocking=True)
     cupy.cuda.Device().synchronize()
     with stream:
         for _ in range(64):
             weight.copy()
         late[...] = x
-        got = ours.quantize_4bit(late)
+        got = OURS.quantize_4bit(late)
         stream.synchronize()
     assert bits(got) == expected, "the inputs were read before they had arrived"
 
@@ -152,16 +150,16 @@ def two_streams_do_not_meet() -> None:
     """Calls on two streams at once give what each gives alone."""
     import cupy
 
-    ours, n = operations.implementation(MACHINE), 1 << 20
+    n = 1 << 20
     inputs = normal(n), normal(n, dtype="bfloat16")
-    expected = [bits(ours.quantize_4bit(x)) for x in inputs]
+    expected = [bits(OURS.quantize_4bit(x)) for x in inputs]
     streams = [cupy.cuda.Stream(non_blocking=True) for _ in inputs]
     got: list[list[Any]] = [[], []]
     cupy.cuda.Device().synchronize()
     for _ in range(16):
         for found, stream, x in zip(got, streams, inputs, strict=True):
             with stream:
-                found.append(ours.quantize_4bit(x))
+                found.append(OURS.quantize_4bit(x))
     cupy.cuda.Device().synchronize()
     for found, alone in zip(got, expected, strict=True):
         assert all(bits(each) == alone for each in found), "other bits beside another stream"
@@ -174,35 +172,30 @@ def long_arrays_are_whole() -> None:
     free = cupy.cuda.Device().mem_info[0]
     if free < 5 * LONG:
         raise Missing(f"needs {5 * LONG >> 30} GiB of free memory, there are {free >> 30}")
-    ours, some = operations.implementation(MACHINE), 1 << 12
+    some = 1 << 12
     x, piece = cupy.zeros(LONG, np.float16), normal(some, dtype="float16")
     x[:some] = x[LONG - some :] = piece
-    packed, absmax = ours.quantize_4bit(x)
-    few, scales = ours.quantize_4bit(piece)
+    packed, absmax = OURS.quantize_4bit(x)
+    few, scales = OURS.quantize_4bit(piece)
     assert bits(packed[: some // 2]) == bits(packed[-some // 2 :]) == bits(few), "codes"
     assert bits(absmax[: some // 64]) == bits(absmax[-some // 64 :]) == bits(scales), "absmax"
-    y = ours.dequantize_4bit(packed, absmax, shape=(LONG,), dtype="float16")
-    expected = bits(ours.dequantize_4bit(few, scales, shape=(some,), dtype="float16"))
+    y = OURS.dequantize_4bit(packed, absmax, shape=(LONG,), dtype="float16")
+    expected = bits(OURS.dequantize_4bit(few, scales, shape=(some,), dtype="float16"))
     assert bits(y[:some]) == bits(y[-some:]) == expected, "decoded values"
     assert not y[some : LONG - some].any(), "zeros are not zero between the ends"
 
 
 def the_reference_agrees() -> None:
     """Codes and values equal the reference's in every bit, in all three types."""
-    ours = operations.implementation(MACHINE)
     for dtype in TYPES:
         x = normal(100_003, dtype=dtype)
-        packed, absmax = ours.quantize_4bit(x)
-        host = _host(x)
+        packed, absmax = OURS.quantize_4bit(x)
+        host = np.frombuffer(bits(x), x.dtype).reshape(x.shape)
         expected = qloracle.quantize_4bit(host)
         assert bits((packed, absmax)) == b"".join(part.tobytes() for part in expected), dtype
-        y = ours.dequantize_4bit(packed, absmax, shape=x.shape, dtype=dtype)
+        y = OURS.dequantize_4bit(packed, absmax, shape=x.shape, dtype=dtype)
         back = qloracle.dequantize_4bit(*expected, shape=host.shape, dtype=host.dtype.type)
         assert bits(y) == back.tobytes(), dtype
-
-
-def _host(x: Array) -> np.ndarray:
-    return np.frombuffer(bits(x), x.dtype).reshape(x.shape)
 
 
 def sanitized(tool: str) -> None:

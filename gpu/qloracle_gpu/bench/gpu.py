@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from functools import cached_property
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
@@ -56,46 +56,34 @@ class EventClock:
         return Reading(self._cuda.get_elapsed_time(start, stop) / 1e3, host, queued)
 
 
-class Roofs:
-    """Bytes a second that this card moves, for each mix of reads and writes, and for a triad."""
+def roofs(clock: EventClock) -> dict[str, float]:
+    """Return the bytes a second of this card, for a triad and for each mix of reads and writes."""
+    import cupy
 
-    def __init__(self, clock: EventClock) -> None:
-        self._clock = clock
-
-    @cached_property
-    def speeds(self) -> dict[str, float]:
-        """The best grid of each mix, by the median of its rounds."""
-        return {"triad": self._triad(), **{mix: self._mix(mix) for mix in MIXES}}
-
-    def _mix(self, mix: str) -> float:
-        import cupy
-
+    n = STREAMS // 12
+    b, c, a = (cupy.zeros(n, np.float32) for _ in range(3))
+    triad = seconds_of(clock, "roof_triad", b, c, a, np.float32(2), np.int64(n))
+    speeds = {"triad": 12 * n / triad}
+    for mix in MIXES:
         reads, writes = (int(part) for part in mix.split("_"))
         words = STREAMS // WORD // (reads + writes)
         source = cupy.zeros(reads * words * WORD, np.uint8)
         target = cupy.empty(max(writes * words, 1) * WORD, np.uint8)
-        arguments = source, target, np.int64(words)
-        return (reads + writes) * words * WORD / self._best(f"roof_{mix}", arguments)
+        seconds = seconds_of(clock, f"roof_{mix}", source, target, np.int64(words))
+        speeds[mix] = (reads + writes) * words * WORD / seconds
+    return speeds
 
-    def _triad(self) -> float:
-        import cupy
 
-        n = STREAMS // 12
-        b, c, a = (cupy.zeros(n, np.float32) for _ in range(3))
-        return 12 * n / self._best("roof_triad", (b, c, a, np.float32(2), np.int64(n)))
+def seconds_of(clock: EventClock, name: str, *arguments: Any) -> float:
+    """Return the seconds of a kernel on its best grid, by the median of the rounds."""
+    import cupy
 
-    def _best(self, name: str, arguments: tuple[Any, ...]) -> float:
-        """Return the seconds of the best grid."""
-        import cupy
-
-        kernel, size = _module().get_function(name), cupy.cuda.Device().attributes
-        grids = [waves * size["MultiProcessorCount"] for waves in WAVES]
-
-        def launch(grid: int) -> Call:
-            return lambda: kernel((grid,), (THREADS,), arguments)
-
-        found = compare({str(grid): launch(grid) for grid in grids}, self._clock, rounds=10)
-        return min(timing.median for timing in found.values())
+    kernel, size = _module().get_function(name), cupy.cuda.Device().attributes
+    grids = [waves * size["MultiProcessorCount"] for waves in WAVES]
+    calls: dict[str, Call] = {
+        str(grid): partial(kernel, (grid,), (THREADS,), arguments) for grid in grids
+    }
+    return min(timing.median for timing in compare(calls, clock, rounds=10).values())
 
 
 def _module() -> Array:

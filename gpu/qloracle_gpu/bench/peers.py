@@ -1,39 +1,16 @@
 """The peers that ours stand beside, where they are installed: bitsandbytes, Marlin, torch.
 
-Each function returns calls by the name of the peer, and notes on those that are not here.  Peers
-run on torch's default stream, which is the one on which ours run, too.
+Each function prepares a call; it raises where the peer is not installed or not made for this card.
+Peers run on torch's default stream, which is the one on which ours run, too.
 """
 
-from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Any, ParamSpec, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 from qloracle_gpu.bench.timing import Call
 
-P = ParamSpec("P")
-Peers: TypeAlias = tuple[dict[str, Call], tuple[str, ...]]
-
 BITSANDBYTES, MARLIN, FUSED = "bitsandbytes", "Marlin", "torch fused"
 GROUP = 128  # of Marlin's scales
-
-
-def peer(name: str) -> Callable[[Callable[P, Call]], Callable[P, Peers]]:
-    """Make a call of a peer one that may be missing: a note says why."""
-
-    def decorate(prepare: Callable[P, Call]) -> Callable[P, Peers]:
-        @wraps(prepare)
-        def prepared(*args: P.args, **options: P.kwargs) -> Peers:
-            try:
-                call = prepare(*args, **options)
-                call()
-            except Exception as error:  # not installed, or not made for this card
-                text = " ".join(str(error).split())[:200]
-                return {}, (f"{name} not measured: {type(error).__name__}: {text}",)
-            return {name: call}, ()
-
-        return prepared
-
-    return decorate
 
 
 def _weight(side: tuple[int, int], dtype: str) -> Any:
@@ -42,7 +19,6 @@ def _weight(side: tuple[int, int], dtype: str) -> Any:
     return torch.randn(side, device="cuda", dtype=getattr(torch, dtype))
 
 
-@peer(BITSANDBYTES)
 def bitsandbytes_dequantize(side: int, dtype: str, blocksize: int, nested: bool = False) -> Call:
     """Decode as bitsandbytes does."""
     from bitsandbytes import functional
@@ -56,7 +32,6 @@ def bitsandbytes_dequantize(side: int, dtype: str, blocksize: int, nested: bool 
     return lambda: functional.dequantize_4bit(packed, state)
 
 
-@peer(BITSANDBYTES)
 def bitsandbytes_quantize(side: int, dtype: str, blocksize: int) -> Call:
     """Code as bitsandbytes does."""
     from bitsandbytes import functional
@@ -65,7 +40,6 @@ def bitsandbytes_quantize(side: int, dtype: str, blocksize: int) -> Call:
     return lambda: functional.quantize_4bit(x, blocksize=blocksize, quant_type="nf4")
 
 
-@peer(BITSANDBYTES)
 def bitsandbytes_product(out: int, width: int, m: int, blocksize: int) -> Call:
     """Multiply as bitsandbytes does where nothing learns."""
     import bitsandbytes
@@ -77,7 +51,6 @@ def bitsandbytes_product(out: int, width: int, m: int, blocksize: int) -> Call:
     return lambda: bitsandbytes.matmul_4bit(x, packed.t(), quant_state=state)
 
 
-@peer(MARLIN)
 def marlin_product(out: int, width: int, m: int) -> Call:
     """Multiply as Marlin does: int4 codes and float16; what the codes are changes no time."""
     import marlin
@@ -88,7 +61,6 @@ def marlin_product(out: int, width: int, m: int) -> Call:
     return lambda: layer(x)
 
 
-@peer(FUSED)
 def torch_adam(n: int) -> Call:
     """Take a step of torch's fused AdamW, float32."""
     import torch
@@ -98,7 +70,6 @@ def torch_adam(n: int) -> Call:
     return torch.optim.AdamW([parameter], fused=True).step
 
 
-@peer(BITSANDBYTES)
 def bitsandbytes_adam(shapes: Sequence[tuple[int, ...]]) -> Call:
     """Take a step of bitsandbytes' 8-bit AdamW, bfloat16 parameters."""
     import bitsandbytes

@@ -74,6 +74,11 @@ def ratio(timings: Mapping[str, Timing], one: str, other: str) -> float:
     return timings[one].median / timings[other].median
 
 
+def said(error: Exception) -> str:
+    """Return an error as one line, and not too long a one."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def self_ratio(timings: Mapping[str, Timing]) -> float:
     """Return the ratio of the call that was entered twice to itself: 1 if nothing disturbs."""
     (again,) = [name for name in timings if name.endswith(AGAIN)]

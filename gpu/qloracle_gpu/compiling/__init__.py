@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from qloracle_gpu import kernels
 from qloracle_gpu.compiling import nvcc, nvrtc, store
@@ -28,6 +28,7 @@ from qloracle_gpu.compiling.errors import CompileError, NoCompiler
 
 __all__ = ["CompileError", "Compiler", "NoCompiler", "compiler", "ptx", "read_log", "resources"]
 
+Made: TypeAlias = Literal["ptx", "log"]
 TEXT = "text"  # the name of the one file in a folder of the cache
 
 
@@ -38,11 +39,8 @@ class Compiler(Protocol):
     def name(self) -> str:
         """The compiler and its version: "NVRTC 13.0"."""
 
-    def ptx(self, source: str, options: Sequence[str]) -> str:
-        """Return the PTX of a text; CompileError if it does not compile."""
-
-    def log(self, source: str, options: Sequence[str]) -> str:
-        """Compile to machine code and return what ptxas said of it; CompileError."""
+    def made(self, what: Made, source: str, options: Sequence[str]) -> str:
+        """Return the PTX of a text, or what ptxas said of its machine code; CompileError."""
 
 
 class Resources(NamedTuple):
@@ -100,13 +98,12 @@ def resources(
     return read_log(_kept("log", source, [*options, "-lineinfo", f"-arch=sm_{arch}"], by))
 
 
-def _kept(what: str, source: str, flags: Sequence[str], by: Compiler | None) -> str:
+def _kept(what: Made, source: str, flags: Sequence[str], by: Compiler | None) -> str:
     """Return the PTX or the log from the cache, made if it is not there."""
     compiler_ = by or compiler()
 
     def make(folder: Path) -> None:
-        text = (compiler_.ptx if what == "ptx" else compiler_.log)(source, flags)
-        (folder / TEXT).write_text(text, "utf-8")
+        (folder / TEXT).write_text(compiler_.made(what, source, flags), "utf-8")
 
     digest = store.digest_of(what, compiler_.name, *flags, source)
     return (store.kept("compiled", digest, make) / TEXT).read_text("utf-8")

@@ -17,24 +17,18 @@ class Nvcc:
         self._program = program
         self.name = f"nvcc {version}"
 
-    def ptx(self, source: str, options: Sequence[str]) -> str:
-        """Return the PTX of a text; CompileError if it does not compile."""
-        return self._run(source, [*options, "-ptx"])[0].decode()
-
-    def log(self, source: str, options: Sequence[str]) -> str:
-        """Compile to machine code and return what ptxas said of it; CompileError."""
-        return self._run(source, [*options, "-cubin", "--ptxas-options=-v"])[1]
-
-    def _run(self, source: str, options: Sequence[str]) -> tuple[bytes, str]:
+    def made(self, what: str, source: str, options: Sequence[str]) -> str:
+        """Return the "ptx" of a text, or ptxas's "log" of its machine code; CompileError."""
+        wanted = ("-ptx",) if what == "ptx" else ("-cubin", "--ptxas-options=-v")
         with TemporaryDirectory() as name:
             text, result = Path(name, "kernels.cu"), Path(name, "result")
             text.write_text(source, encoding="utf-8")
-            command = [self._program, *options, "-o", str(result), str(text)]
+            command = [self._program, *options, *wanted, "-o", str(result), str(text)]
             run = subprocess.run(command, check=False, capture_output=True, text=True, cwd=name)
             log = run.stdout + run.stderr
             if run.returncode:
                 raise CompileError(log)
-            return result.read_bytes(), log
+            return result.read_text() if what == "ptx" else log
 
 
 def find() -> Nvcc:

@@ -23,16 +23,10 @@ class Nvrtc:
         self._call("nvrtcVersion", byref(major), byref(minor))
         self.name = f"NVRTC {major.value}.{minor.value}"
 
-    def ptx(self, source: str, options: Sequence[str]) -> str:
-        """Return the PTX of a text; CompileError if it does not compile."""
-        return self._made("PTX", source, options)
-
-    def log(self, source: str, options: Sequence[str]) -> str:
-        """Compile to machine code and return what ptxas said of it; CompileError."""
-        return self._made("ProgramLog", source, [*options, "--ptxas-options=-v"])
-
-    def _made(self, what: str, source: str, options: Sequence[str]) -> str:
-        """Compile, and return one of the texts that come of it."""
+    def made(self, what: str, source: str, options: Sequence[str]) -> str:
+        """Return the "ptx" of a text, or ptxas's "log" of its machine code; CompileError."""
+        if what == "log":
+            options = [*options, "--ptxas-options=-v"]
         program = c_void_p()
         arguments = (source.encode(), b"kernels.cu", 0, None, None)
         self._call("nvrtcCreateProgram", byref(program), *arguments)
@@ -40,7 +34,7 @@ class Nvrtc:
         try:
             if code := self._library.nvrtcCompileProgram(program, len(options), flags):
                 raise CompileError(self._text("ProgramLog", program) or self._word(code))
-            return self._text(what, program)
+            return self._text("PTX" if what == "ptx" else "ProgramLog", program)
         finally:
             self._call("nvrtcDestroyProgram", byref(program))
 

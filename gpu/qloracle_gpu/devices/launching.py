@@ -15,7 +15,7 @@ import numpy as np
 from qloracle_gpu import kernels
 from qloracle_gpu.devices import Argument, Array
 
-OLDEST = 14  # CuPy's release
+OLDEST = 14  # release of CuPy: earlier ones have no `Stream.from_external` and no bfloat16
 INSTALL = "pip install 'qloracle[cuda13]' (or cuda12)"
 
 
@@ -77,29 +77,15 @@ def unavailable() -> str:
         import cupy
     except ImportError as error:
         return f"CuPy does not import: {_first_line(error)}"
-    return _too_old(cupy) or _no_device(cupy) or _no_compiler(cupy)
-
-
-def _too_old(cupy: Any) -> str:
-    """Say so of a CuPy before 14, which has no `Stream.from_external` and no bfloat16."""
-    if int(cupy.__version__.partition(".")[0]) >= OLDEST:
-        return ""
-    return f"CuPy {cupy.__version__} is too old, {OLDEST} is needed: {INSTALL}"
-
-
-def _no_device(cupy: Any) -> str:
-    """Say why there is no GPU to run on; '' if there is one."""
-    runtime = cupy.cuda.runtime
+    if int(cupy.__version__.partition(".")[0]) < OLDEST:
+        return f"CuPy {cupy.__version__} is too old, {OLDEST} is needed: {INSTALL}"
     try:
-        if not runtime.driverGetVersion():
+        if not cupy.cuda.runtime.driverGetVersion():
             return "needs an NVIDIA GPU: this machine has no CUDA driver (libcuda.so.1)"
-        return "" if runtime.getDeviceCount() else "needs an NVIDIA GPU: the driver finds none"
+        if not cupy.cuda.runtime.getDeviceCount():
+            return "needs an NVIDIA GPU: the driver finds none"
     except RuntimeError as error:  # CuPy's CUDARuntimeError
         return f"needs an NVIDIA GPU: {_first_line(error)}"
-
-
-def _no_compiler(cupy: Any) -> str:
-    """Say why CuPy cannot compile; '' if it can."""
     try:
         cupy.cuda.nvrtc.getVersion()
     except Exception as error:  # a library that is not found shows in several ways

@@ -62,7 +62,8 @@ class PagedAdamW:
     def state_dict(self) -> dict[str, Any]:
         """Return the number of steps, and the moments as NumPy arrays of their own."""
         self.memory.synchronize()
-        moments = ([_on_host(array) for array in arrays] for arrays in self._moments)
+        plain = isinstance(self.memory, PlainMemory)
+        moments = ([a.get() if plain else a.copy() for a in arrays] for arrays in self._moments)
         return {"step": self.step_count, **dict(zip(MOMENTS, moments, strict=True))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -99,9 +100,3 @@ class PagedAdamW:
             return array
         self.memory.prefetch(array, stream=stream)
         return in_cupy(array)
-
-
-def _on_host(array: Any) -> np.ndarray:
-    """Return a copy: of an array in managed memory, or of CuPy's own."""
-    found = array.get() if hasattr(array, "get") else array
-    return np.array(found)

@@ -194,9 +194,7 @@ class PlainMemory:
         """Do nothing."""
         return nullcontext()
 
-    def host(self) -> AbstractContextManager[None]:
-        """Do nothing."""
-        return nullcontext()
+    host = kernel
 
     def synchronize(self) -> None:
         """Do nothing."""

@@ -6,20 +6,18 @@ reports no page moves, so both arguments of `make_pager` are validated and ignor
 pager has no counters: rule S12 demands equal bits of it (L5a). The stand-in has them all.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import EllipsisType
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from qloracle import arguments as check
+from qloracle import paging
 from qloracle.arguments import Array
+from qloracle.paging.pager import Where, check_capacity
 from qloracle_gpu.managed.memory import ManagedMemory, Memory, best, in_cupy
-
-Where: TypeAlias = slice | EllipsisType
 
 
 class Held:
@@ -30,7 +28,7 @@ class Held:
         self.in_use, self.freed = 0, False
 
 
-class Managed:
+class Managed(paging.Managed):
     """An array of a pager, as the host sees it, or as a step sees it inside of `use`.
 
     `a[...]` and `a[i:j]`, a slice of the first axis, read. The host gets a copy of its own, which
@@ -41,31 +39,10 @@ class Managed:
     """
 
     def __init__(self, held: Held, *, on_device: bool) -> None:
-        self.shape: tuple[int, ...] = held.array.shape
-        self.dtype: np.dtype[Any] = held.array.dtype
+        self.shape, self.dtype = held.array.shape, held.array.dtype
         self._held, self._on_device, self._open = held, on_device, True
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the elements."""
-        return self.size * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        side = "device" if self._on_device else "host"
-        return f"<managed {self.dtype}{list(self.shape)}, seen by the {side}>"
+        self._side = "device" if on_device else "host"
+        self._pages = None  # type: ignore[assignment]  # the reference's pager takes no such array
 
     def __getitem__(self, where: Where) -> Any:
         part = self._part(where)
@@ -99,15 +76,12 @@ class Managed:
             values = self._part(...).copy()
         return values.astype(self.dtype if dtype is None else dtype, copy=False)
 
-    def _part(self, where: object) -> Array:
+    def _part(self, where: Where) -> Array:
         if self._held.freed:
             raise ValueError(f"{self!r} was freed")
         if not self._open:
             raise ValueError(f"{self!r} is used after the end of the `use` that yielded it")
-        if where is ...:
-            return self._held.array
-        if not isinstance(where, slice) or where.step not in (None, 1) or not self.shape:
-            raise TypeError(f"{self!r} takes [...] or, with an axis, [i:j] of it, got [{where!r}]")
+        self._range(where)  # which takes no index but these two
         return self._held.array[where]
 
 
@@ -206,14 +180,6 @@ def make_pager(
     if capacity_bytes is not None:
         check_capacity("capacity_bytes", capacity_bytes, size)
     return Pager(best() if memory is None else memory)
-
-
-def check_capacity(name: str, value: object, page_bytes: int) -> int:
-    """Return a number of bytes that holds a page."""
-    number = check.integer(name, value)
-    if number < page_bytes:
-        raise ValueError(f"{name} must be at least page_bytes, {page_bytes}, got {number}")
-    return number
 
 
 __all__ = ["Managed", "ManagedMemory", "Pager", "make_pager"]

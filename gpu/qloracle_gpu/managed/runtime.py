@@ -33,6 +33,9 @@ READ_MOSTLY, NOT_READ_MOSTLY, PREFERRED, NO_PREFERRED = 1, 2, 3, 4  # advice
 ATTACH_GLOBAL = 1  # visible to every stream from the beginning
 INSUFFICIENT_DRIVER, NO_DEVICE = 35, 100  # numbers of errors
 
+WINDOWS = ("cudart64_13.dll", "cudart64_12.dll")
+NAMES = WINDOWS if sys.platform == "win32" else ("libcudart.so.13", "libcudart.so.12")
+
 _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 
 
@@ -161,38 +164,28 @@ def load() -> Runtime:
     One that this process has loaded, torch's or CuPy's, or that the system's loader finds; else one
     of pip's packages. The driver may be too old for the first, and good for another.
     """
-    names, found = _names(), []
-    for name in (*names, *_packaged(names)):
+    found = []
+    for name in (*NAMES, *_packaged()):
         try:
             found.append(Runtime(ctypes.CDLL(name)))
         except (OSError, AttributeError):  # absent, or no runtime in spite of its name
             continue
-        if _suits_the_driver(found[-1]):
-            return found[-1]
+        try:
+            found[-1].devices()
+        except CudaError as error:
+            if error.code == INSUFFICIENT_DRIVER:
+                continue
+        return found[-1]
     if not found:
-        raise OSError(f"no CUDA runtime was found ({', '.join(names)})")
+        raise OSError(f"no CUDA runtime was found ({', '.join(NAMES)})")
     return found[0]
 
 
-def _suits_the_driver(runtime: Runtime) -> bool:
-    try:
-        runtime.devices()
-    except CudaError as error:
-        return error.code != INSUFFICIENT_DRIVER
-    return True
-
-
-def _names() -> tuple[str, ...]:
-    if sys.platform == "win32":
-        return ("cudart64_13.dll", "cudart64_12.dll")
-    return ("libcudart.so.13", "libcudart.so.12")
-
-
-def _packaged(names: tuple[str, ...]) -> Iterator[str]:
+def _packaged() -> Iterator[str]:
     """Yield where the packages nvidia-cuda-runtime and -cu12 have put the library."""
     spec = find_spec("nvidia")
     for folder in () if spec is None else spec.submodule_search_locations or ():
         for place in ("cu13/lib", "cuda_runtime/lib", "cu13/bin", "cuda_runtime/bin"):
-            for name in names:
+            for name in NAMES:
                 if Path(folder, place, name).is_file():
                     yield str(Path(folder, place, name))

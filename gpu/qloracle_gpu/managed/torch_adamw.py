@@ -23,7 +23,7 @@ warning that says why: see `capability`.
 tensor([0.5000, 1.5000, 1.0000])
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import torch
@@ -88,17 +88,23 @@ class PagedAdamW(torch.optim.Optimizer):
         groups = [(param, group) for group in self.param_groups for param in group["params"]]
         work = [(param, param.grad, group) for param, group in groups if param.grad is not None]
         for param, grad, _ in work:
-            _check_numbers(param, grad)
+            if grad.is_sparse:
+                raise ValueError("grad must be dense, got a sparse one")
+            arguments.floats(beside(param), "param", param)
+            arguments.floats(beside(grad), "grad", grad)
         for param, _, _ in work:  # allocate first: a failure must change no parameter
             if not self.state[param]:
-                self._begin(param)
+                zero = torch.zeros((), dtype=torch.float32).expand(param.shape)
+                self._place(param, {"step": torch.tensor(0.0), **dict.fromkeys(MOMENTS, zero)})
         for param, grad, group in work:
             self._step(param, grad, group)
         return loss
 
     def _step(self, param: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[param]
-        memory = self._fetch(param)
+        state, memory = self.state[param], self._memory_of(param)
+        stream = torch.cuda.current_stream(param.device).cuda_stream if param.is_cuda else 0
+        for moment in self._paged.get(param, ()):
+            memory.prefetch(moment, stream=stream)
         flat, grad = param.detach().reshape(-1), gradient.reshape(-1)
         moments = [state[name].reshape(-1) for name in MOMENTS]
         beta1, beta2 = group["betas"]
@@ -113,19 +119,6 @@ class PagedAdamW(torch.optim.Optimizer):
         if not param.is_contiguous():  # then `flat` is a copy
             param.copy_(flat.view(param.shape))
         state["step"] += 1
-
-    def _begin(self, param: Tensor) -> None:
-        """Give a parameter its state: step 0 and moments of zero."""
-        zero = torch.zeros((), dtype=torch.float32).expand(param.shape)
-        self._place(param, {"step": torch.tensor(0.0), **dict.fromkeys(MOMENTS, zero)})
-
-    def _fetch(self, param: Tensor) -> Memory:
-        """Bring a parameter's moments to its device, in order with torch's current stream."""
-        memory = self._memory_of(param)
-        stream = torch.cuda.current_stream(param.device).cuda_stream if param.is_cuda else 0
-        for moment in self._paged.get(param, ()):
-            memory.prefetch(moment, stream=stream)
-        return memory
 
     # ---- where moments lie -------------------------------------------------------------------
 
@@ -170,7 +163,7 @@ class PagedAdamW(torch.optim.Optimizer):
         """
         states, groups = state_dict["state"], state_dict["param_groups"]
         keys = [key for group in groups for key in group["params"]]
-        params = list(self._params())
+        params = [param for group in self.param_groups for param in group["params"]]
         found = {p: states[n] for p, n in zip(params, keys, strict=False) if n in states}
         if len(keys) == len(params):  # else it is for torch to say so
             _check(found, groups)
@@ -193,17 +186,6 @@ class PagedAdamW(torch.optim.Optimizer):
         whole = super().__getstate__()
         states = {param: _copied(state) for param, state in self.state.items()}
         return {**whole, "state": states}
-
-    def _params(self) -> Iterator[Tensor]:
-        for group in self.param_groups:
-            yield from group["params"]
-
-
-def _check_numbers(param: Tensor, grad: Tensor) -> None:
-    if grad.is_sparse:
-        raise ValueError("grad must be dense, got a sparse one")
-    arguments.floats(beside(param), "param", param)
-    arguments.floats(beside(grad), "grad", grad)
 
 
 def _beside(place: torch.device, memory: Memory) -> Memory:

@@ -129,7 +129,8 @@ def adam_step_8bit(
     maps, size = _maps(device, m_codebook, v_codebook), check.blocksize(blocksize)
     old = coded(device, (param, grad, m_codes, m_absmax, v_codes, v_absmax), size)
     new = _fresh(device, old)
-    _launch_8bit(device, [old], [new], size, *maps, log2(size), *k)
+    length = STRETCHES * max(size, LEAST)
+    _launch(device, "adam_step_8bit", [old], [new], length, *maps, log2(size), *k)
     return new
 
 
@@ -154,17 +155,12 @@ def adam_steps_8bit(
     tensors = _tensors(("params", "grads", *CODED[2:]), lists)
     old = [coded(device, arrays, size, names) for names, arrays in tensors]
     new = _results(device, old, out, 5)
-    _launch_8bit(device, old, new, size, *maps, log2(size), *k)
+    length = STRETCHES * max(size, LEAST)
+    _launch(device, "adam_step_8bit", old, new, length, *maps, log2(size), *k)
     return _lists(new, 5)
 
 
 # ---- the launch ----------------------------------------------------------------------------------
-
-
-def _launch_8bit(
-    device: Device, old: list[Parts], new: list[Parts], size: int, *rest: Argument
-) -> None:
-    _launch(device, "adam_step_8bit", old, new, STRETCHES * max(size, LEAST), *rest)
 
 
 def _launch(

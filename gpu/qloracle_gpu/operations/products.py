@@ -70,8 +70,13 @@ def matmul_4bit(
     known = check.rows(device, "x", x, dims[1], f"shape {dims}")
     weight = weight_of(device, packed, absmax, dims, blocksize, quant_type, nested)
     bias = bias_of(device, bias, type_name(known), dims)
-    x, few = as_matrix(known), math.prod(known.shape[:-1]) <= FEW
-    y = _few(device, x, weight, bias) if few else _many(device, x, weight, bias)
+    x = as_matrix(known)
+    if x.shape[0] <= FEW:
+        y = _few(device, x, weight, bias)
+    else:
+        added = None if bias is None else device.cast(bias, "float32").__getitem__
+        x32, rows = device.cast(x, "float32"), decoded(device, weight)
+        y = times_rows(device, rows, dims[0], x32, added, type_name(x))
     return y.reshape((*known.shape[:-1], dims[0]))
 
 
@@ -166,7 +171,10 @@ def decoded(device: Device, weight: Weight) -> Iterator[tuple[slice, Array]]:
     Rows need not start with a block: decoding starts with the block in which they do.
     """
     width, step = weight.shape[1], weight.blocksize
-    absmax = _plain_scales(device, weight)
+    absmax: Array = weight.scales[0]
+    if weight.group:
+        codes, groups, offset, levels_of_map, _ = weight.scales
+        absmax = dequantize_absmax(device, codes, groups, offset, codebook=levels_of_map)
     for rows in heights(*weight.shape, device.chunk):
         start, stop = rows.start * width, rows.stop * width
         first = start // step  # block
@@ -196,15 +204,7 @@ def as_matrix(x: Array) -> Array:
     return x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
 
 
-# ---- one launch for a few rows, or a few rows of W at a time -------------------------------------
-
-
-def _many(device: Device, x: Array, weight: Weight, bias: Array | None) -> Array:
-    """Return x W' + bias, [M, out] in x's type."""
-    wide = None if bias is None else device.cast(bias, "float32")
-    added = None if wide is None else wide.__getitem__
-    x32, out = device.cast(x, "float32"), weight.shape[0]
-    return times_rows(device, decoded(device, weight), out, x32, added, type_name(x))
+# ---- one launch for a few rows -------------------------------------------------------------------
 
 
 def _few(device: Device, x: Array, weight: Weight, bias: Array | None) -> Array:
@@ -215,23 +215,32 @@ def _few(device: Device, x: Array, weight: Weight, bias: Array | None) -> Array:
         return y
     if width > WIDEST:
         raise ValueError(f"shape must have rows of at most 2**30 elements, got {weight.shape}")
-    tile = next(tile for tile in TILES if tile >= m) if _by_octets(device, x, weight) else 0
+    aligned = device.address(x) % 16 == 0 and device.address(weight.packed) % 4 == 0
+    octets = aligned and width % OCTET == 0  # rows of W begin with one, and wide loads may be used
+    tile = next(tile for tile in TILES if tile >= m) if octets else 0
     splits = _splits(*weight.shape)
     grid = blocks(out, COLUMNS * WARPS // splits) * (1 if tile else m)
     table = levels(device.table(blockwise.in_code_order(weight.quant_type)))
     own_type = bias is None or type_name(bias) == type_name(x)
     biases = (bias, None) if own_type else (None, bias)
     sizes = np.int64(m), np.int64(out), np.int32(width), np.int32(splits)
-    scales = *_scale_arguments(weight), *table, log2(weight.blocksize)
+    unnested = (*weight.scales, *[None] * 4, np.int32(0), np.int32(0))  # of both, one is null
+    scales = (None, *weight.scales, *weight.group) if weight.group else unnested
     kernel = f"product_4bit_{tile or 'any'}_{type_name(x)}"
-    device.launch(kernel, grid, WARPS * 32, x, weight.packed, *scales, *biases, y, *sizes)
+    device.launch(
+        kernel,
+        grid,
+        WARPS * 32,
+        x,
+        weight.packed,
+        *scales,
+        *table,
+        log2(weight.blocksize),
+        *biases,
+        y,
+        *sizes,
+    )
     return y
-
-
-def _by_octets(device: Device, x: Array, weight: Weight) -> bool:
-    """Tell whether rows of W begin with an octet, and x and the codes allow wide loads."""
-    aligned = device.address(x) % 16 == 0 and device.address(weight.packed) % 4 == 0
-    return aligned and weight.shape[1] % OCTET == 0
 
 
 def _splits(out: int, width: int) -> int:
@@ -250,18 +259,3 @@ def _splits(out: int, width: int) -> int:
     ):
         splits *= 2
     return splits
-
-
-def _scale_arguments(weight: Weight) -> tuple[Argument, ...]:
-    """Return absmax, and the parts of a nested one, as product.cu takes them: one is null."""
-    if weight.group:
-        return None, *weight.scales, *weight.group
-    return *weight.scales, None, None, None, None, np.int32(0), np.int32(0)
-
-
-def _plain_scales(device: Device, weight: Weight) -> Array:
-    """Return absmax, decoded where it is nested."""
-    if not weight.group:
-        return weight.scales[0]
-    codes, nested_absmax, offset, levels_of_map, _ = weight.scales
-    return dequantize_absmax(device, codes, nested_absmax, offset, codebook=levels_of_map)

@@ -1,59 +1,52 @@
 """Small calls of every operation, for a machine that is watched and slow.
 
-300 elements leave a short block, an odd tail and lanes with nothing to do; an array that begins one
-element late takes the paths for unaligned addresses; 4,200 elements are several blocks of threads.
-The results are not looked at: other tests judge them.
+    python -m qloracle_gpu.proof.exercise FLAVOUR [FILE]
+
+makes them on Host(source, FLAVOUR), the source `kernels.text()` or what the file holds, and prints
+a line for each.  300 elements leave a short block, an odd tail and lanes with nothing to do; an
+array that begins one element late takes the paths for unaligned addresses; 4,200 elements are
+several blocks of threads.  The results are not looked at: other tests judge them.
 """
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 
-import qloracle
+import qloracle as q
 from qloracle_gpu import operations
 from qloracle_gpu.devices.gcc.build import Flavour
 from qloracle_gpu.devices.gcc.machine import Host
 
-# An operation, and what is printed and given in each of its calls.
-Calls: TypeAlias = Iterator[tuple[str, tuple[Any, ...], dict[str, Any]]]
+# The operation, what is printed of the call, and what it is given.
+Calls: TypeAlias = Iterator[tuple[str, str, tuple[Any, ...], dict[str, Any]]]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 SMALL, LARGE = 300, 4200
 # Of a weight: rows that end inside of a block and of a byte; rows that several warps share.
 SHAPES = ((7, 45), (9, 1032))
 ROWS = (1, 2, 3, 8, 16, 40)  # of x: a kernel for each of the first, no kernel for the last
+LAYERS = (
+    *("matmul_4bit", "matmul_4bit_backward", "lora_forward", "lora_backward"),
+    *("qlora_forward", "qlora_backward"),
+)
 
 
 def exercise(flavour: Flavour, path: str | None = None) -> None:
-    """Run every operation on Host(source, flavour), each call a printed line.
-
-    The source is `kernels.text()`, or what the file at `path` holds.
-    """
+    """Run every operation; AssertionError for one that no call below is of."""
     source = None if path is None else Path(path).read_text()
     offered = operations.implementation(Host(source, flavour))
-    for name, what, call in small_calls(offered):
+    calls = [*codes(), *scales(), *layers(), *steps()]
+    forgotten = {each.__name__ for each in operations.FUNCTIONS} - {name for name, *_ in calls}
+    assert not forgotten, f"no small call is known of {', '.join(sorted(forgotten))}"
+    for name, what, given, options in calls:
         print(name, what, flush=True)
-        call()
-
-
-def small_calls(offered: SimpleNamespace) -> Iterator[tuple[str, str, Callable[[], Any]]]:
-    """Yield calls of what an implementation offers; ValueError for a name unknown here."""
-    names = {name for name, member in vars(offered).items() if callable(member)}
-    if names - set(CALLS):
-        raise ValueError(f"no small call is known of {', '.join(sorted(names - set(CALLS)))}")
-    for name, calls in CALLS.items():
-        if name in names:
-            for what, given, options in calls():
-                yield name, what, partial(getattr(offered, name), *given, **options)
-
-
-# ---- arrays ------------------------------------------------------------------------------------
+        getattr(offered, name)(*given, **options)
 
 
 def normal(*shape: int, dtype: np.dtype[Any] = FLOATS[0]) -> np.ndarray[Any, Any]:
@@ -74,113 +67,68 @@ def vectors() -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     yield "float32 long", normal(LARGE)
 
 
-# ---- L0 and L1 ---------------------------------------------------------------------------------
-
-
-def _quantize_4bit() -> Calls:
+def codes() -> Calls:
+    """L0: each kind of vector, coded and decoded in 4 bits and in 8."""
+    book = q.dynamic_codebook()
     for what, x in vectors():
-        yield what, (x,), {}
+        (packed, absmax), (eight, groups) = q.quantize_4bit(x), q.quantize_blockwise(x, book)
+        form = {"shape": x.shape, "dtype": x.dtype}
+        nested = {"nested": (*q.quantize_absmax(absmax), None)}
+        yield "quantize_4bit", what, (x,), {}
+        yield "dequantize_4bit", what, (packed, absmax), form
+        yield "dequantize_4bit", f"{what} codes late", (begin_late(packed), absmax), form
+        yield "dequantize_4bit", f"{what} nested", (packed,), form | nested
+        yield "quantize_blockwise", what, (x, book), {}
+        yield "dequantize_blockwise", what, (eight, groups, book), form
+        late = begin_late(eight), groups, book
+        yield "dequantize_blockwise", f"{what} codes late", late, form
     for blocksize in (32, 256, 4096):
-        yield f"blocks of {blocksize}", (normal(LARGE),), {"blocksize": blocksize}
-    yield "fp4", (normal(SMALL),), {"quant_type": "fp4"}
+        form = {"blocksize": blocksize}
+        yield "quantize_4bit", f"blocks of {blocksize}", (normal(LARGE),), form
+    yield "quantize_4bit", "fp4", (normal(SMALL),), {"quant_type": "fp4"}
+    levels = np.array([-1, 1], np.float32)
+    yield "quantize_blockwise", "two levels", (normal(SMALL), levels), {"blocksize": 32}
 
 
-def _dequantize_4bit() -> Calls:
-    for what, x in vectors():
-        packed, absmax = qloracle.quantize_4bit(x)
-        options = {"shape": x.shape, "dtype": x.dtype}
-        yield what, (packed, absmax), options
-        yield f"{what} codes late", (begin_late(packed), absmax), options
-        yield f"{what} nested", (packed,), {**options, **_nested(absmax)}
+def scales() -> Calls:
+    """L1: fewer scales than a block of threads has, and more."""
+    for n, blocksize in ((SMALL, 256), (LARGE, 32)):
+        absmax = np.abs(normal(n))
+        yield "quantize_absmax", f"{n} scales", (absmax,), {"blocksize": blocksize}
+        yield "dequantize_absmax", f"{n} scales", q.quantize_absmax(absmax), {}
 
 
-def _nested(absmax: np.ndarray[Any, Any]) -> dict[str, Any]:
-    return {"nested": (*qloracle.quantize_absmax(absmax), None)}
-
-
-def _quantize_blockwise() -> Calls:
-    for what, x in vectors():
-        yield what, (x, qloracle.dynamic_codebook()), {}
-    yield "two levels", (normal(SMALL), np.array([-1, 1], np.float32)), {"blocksize": 32}
-
-
-def _dequantize_blockwise() -> Calls:
-    book = qloracle.dynamic_codebook()
-    for what, x in vectors():
-        codes, absmax = qloracle.quantize_blockwise(x, book)
-        options = {"shape": x.shape, "dtype": x.dtype}
-        yield what, (codes, absmax, book), options
-        yield f"{what} codes late", (begin_late(codes), absmax, book), options
-
-
-def _quantize_absmax() -> Calls:
-    yield "short", (np.abs(normal(SMALL)),), {}
-    yield "long", (np.abs(normal(LARGE)),), {"blocksize": 32}
-
-
-def _dequantize_absmax() -> Calls:
-    for n in (SMALL, LARGE):
-        yield f"{n} scales", qloracle.quantize_absmax(np.abs(normal(n))), {}
-
-
-# ---- L2 and L3 ---------------------------------------------------------------------------------
-
-
-def products() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield all that a product of a small layer may take, by the names of its arguments."""
+def layers() -> Calls:
+    """L2 and L3: small layers, by the names of what each operation takes."""
     for shape in SHAPES:
-        packed, absmax = qloracle.quantize_4bit(normal(*shape))
+        packed, absmax = q.quantize_4bit(normal(*shape))
+        nested = (*q.quantize_absmax(absmax), None)
         for dtype in FLOATS:
             drawn = partial(normal, dtype=dtype)
             w, a, b = drawn(*shape), drawn(4, shape[1]), drawn(shape[0], 4)
             layer = {"w": w, "packed": packed, "absmax": absmax, "a": a, "b": b, "shape": shape}
             for m in ROWS:
-                rows = {"x": drawn(m, shape[1]), "dy": drawn(m, shape[0]), "scaling": 2.0}
-                yield f"{shape}, {m} rows of {dtype}", layer | rows
+                what = f"{shape}, {m} rows of {dtype}"
+                x, dy = drawn(m, shape[1]), drawn(m, shape[0])
+                known = layer | {"x": x, "dy": dy, "scaling": 2.0}
+                for name in LAYERS:
+                    wanted = signature(getattr(q, name)).parameters
+                    yield name, what, (), {key: known[key] for key in wanted if key in known}
+                form = {"shape": shape, "bias": drawn(shape[0]), "nested": nested}
+                yield "matmul_4bit", f"{what} nested", (x, packed), form
 
 
-def _product(name: str) -> Calls:
-    wanted = signature(getattr(qloracle, name)).parameters
-    for what, known in products():
-        yield what, (), {argument: known[argument] for argument in wanted if argument in known}
-
-
-def _matmul_4bit() -> Calls:
-    yield from _product("matmul_4bit")
-    for what, known in products():
-        given, shape = (known["x"], known["packed"]), known["shape"]
-        bias = normal(shape[0], dtype=known["x"].dtype)
-        yield f"{what} nested", given, {"shape": shape, "bias": bias, **_nested(known["absmax"])}
-
-
-# ---- L4 ----------------------------------------------------------------------------------------
-
-
-def _adam_step() -> Calls:
+def steps() -> Calls:
+    """L4: each kind of vector, its gradient in the same type and in float32."""
+    signed, unsigned = q.dynamic_codebook(), q.dynamic_codebook(signed=False)
+    form = {"step": 2, "lr": 0.01}
     for what, x in vectors():
         m, v = normal(x.size), np.abs(normal(x.size))
-        yield what, (x, x.copy(), m, v), {"step": 2, "lr": 0.01}
-        yield f"{what}, grad float32", (x, m.copy(), m, v), {"step": 2, "lr": 0.01}
+        coded = *q.quantize_blockwise(m, signed), *q.quantize_blockwise(v, unsigned)
+        yield "adam_step", what, (x, x.copy(), m, v), form
+        yield "adam_step", f"{what}, grad float32", (x, m.copy(), m, v), form
+        yield "adam_step_8bit", what, (x, x.copy(), *coded), form
 
 
-def _adam_step_8bit() -> Calls:
-    signed, unsigned = qloracle.dynamic_codebook(), qloracle.dynamic_codebook(signed=False)
-    for what, x in vectors():
-        m = qloracle.quantize_blockwise(normal(x.size), signed)
-        v = qloracle.quantize_blockwise(np.abs(normal(x.size)), unsigned)
-        yield what, (x, x.copy(), *m, *v), {"step": 2, "lr": 0.01}
-
-
-ALIKE = ("matmul_4bit_backward", "lora_forward", "lora_backward", "qlora_forward", "qlora_backward")
-CALLS: dict[str, Callable[[], Calls]] = {
-    "quantize_4bit": _quantize_4bit,
-    "dequantize_4bit": _dequantize_4bit,
-    "quantize_blockwise": _quantize_blockwise,
-    "dequantize_blockwise": _dequantize_blockwise,
-    "quantize_absmax": _quantize_absmax,
-    "dequantize_absmax": _dequantize_absmax,
-    "matmul_4bit": _matmul_4bit,
-    **{name: partial(_product, name) for name in ALIKE},
-    "adam_step": _adam_step,
-    "adam_step_8bit": _adam_step_8bit,
-}
+if __name__ == "__main__":
+    exercise(*sys.argv[1:])  # type: ignore[arg-type]  # Host says what a flavour is

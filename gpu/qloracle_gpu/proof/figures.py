@@ -22,7 +22,7 @@ from qloracle import dynamic_codebook
 from qloracle_gpu import compiling, kernels
 from qloracle_gpu.compiling import Resources
 from qloracle_gpu.devices.ptx import Ptx
-from qloracle_gpu.devices.ptx.blocks import Block, results, sources
+from qloracle_gpu.devices.ptx.blocks import results, sources
 from qloracle_gpu.devices.ptx.execute import Program
 from qloracle_gpu.devices.ptx.parse import Instruction
 from qloracle_gpu.operations import adam, blockwise, nested, products
@@ -179,17 +179,13 @@ def row(work: Work, device: Ptx, takes: Resources) -> Row:
 
 
 def _executed(program: Program) -> Iterator[tuple[Instruction, int]]:
-    """Yield every instruction that ran and in how many lanes, branches left to `_branches`."""
+    """Yield every instruction that ran, jumps between blocks too, and in how many lanes."""
     for number, lanes in program.counts.items():
         block = program.blocks[number]
-        for instruction in (*block.instructions, *_branch(block)):
+        for instruction in block.instructions:
             yield instruction, lanes
-
-
-def _branch(block: Block) -> Sequence[Instruction]:
-    """Return the jump that ends a block, if one does."""
-    jumps = block.target is not None or block.ends
-    return [Instruction("bra", 0, "", block.guard, "bra", ())] if jumps else []
+        if block.target is not None or block.ends:
+            yield Instruction("bra", 0, "", block.guard, "bra", ()), lanes
 
 
 def is_lsu(instruction: Instruction) -> bool:

@@ -92,17 +92,12 @@ def _rounding(instruction: Instruction, lines: Mapping[str, Sequence[str]]) -> s
         return "not IEEE's rounding"
     if root in ("add", "sub", "mul") and "rn" not in parts:
         return "may be fused by ptxas"
-    if root in ("fma", "mad") and not _says_fma(instruction, lines):
-        return "fused, and the text does not say so"
+    if root in ("fma", "mad"):
+        found = re.match(r"(.*?):(\d+)", instruction.place)
+        line = lines[found[1]][int(found[2]) - 1] if found and found[1] in lines else ""
+        if "fmaf" not in line:
+            return "fused, and the text does not say so"
     return ""
-
-
-def _says_fma(instruction: Instruction, lines: Mapping[str, Sequence[str]]) -> bool:
-    """Whether the line of the text that an instruction came from calls fmaf by name."""
-    found = re.match(r"(.*?):(\d+)", instruction.place)
-    if found is None or found[1] not in lines:
-        return False
-    return "fmaf" in lines[found[1]][int(found[2]) - 1]
 
 
 def lines_of(source: str) -> dict[str, list[str]]:

@@ -13,21 +13,16 @@ GCC 12's ThreadSanitizer wants addresses that are not randomized; hence the proc
 """
 
 import argparse
-import importlib
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from qloracle_gpu.devices.gcc import build
-
-Sanitizer = Literal["address", "thread"]
-SANITIZERS: tuple[Sanitizer, ...] = ("address", "thread")
 
 FOUND = 66  # exit code of a process in which a sanitizer found something
 # The C++ runtime must be there when a sanitizer looks for what it replaces.
@@ -35,6 +30,7 @@ PRELOADED = {
     "address": ("libasan.so", "libubsan.so", "libstdc++.so"),
     "thread": ("libtsan.so", "libstdc++.so"),
 }
+SANITIZERS = tuple(PRELOADED)
 SETTINGS = {
     "ASAN_OPTIONS": f"exitcode={FOUND}:detect_leaks=0",  # Python frees little at its end
     "UBSAN_OPTIONS": f"exitcode={FOUND}:print_stacktrace=1",
@@ -42,8 +38,6 @@ SETTINGS = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }
-EXERCISE = "qloracle_gpu.proof.exercise:exercise"
-CHILD = "import sys; from qloracle_gpu.proof.sanitized import call; call(*sys.argv[1:])"
 
 _BEGIN = re.compile(
     r"(?:ERROR|WARNING): (?:Address|Thread)Sanitizer: ([\w -]+?)(?: on | \(|$)"
@@ -78,7 +72,7 @@ class Result(NamedTuple):
         return self.exit_code == 0 and not self.findings
 
 
-def unavailable(flavour: Sanitizer) -> str:
+def unavailable(flavour: str) -> str:
     """Return in one line why a sanitizer cannot be used here, or ''."""
     reason = build.unavailable()
     if reason:
@@ -91,16 +85,16 @@ def unavailable(flavour: Sanitizer) -> str:
     return ""
 
 
-def run(flavour: Sanitizer, function: str, *arguments: str, timeout: float = 600) -> Result:
-    """Call function(flavour, *arguments) in a process under a sanitizer.
+def run(flavour: str, *command: str, timeout: float = 600) -> Result:
+    """Run Python with a command, a script or `-m` and a module, in a process under a sanitizer.
 
-    `function` is "package.module:name" or "path/file.py:name"; what it launches runs on
-    Host(source, flavour). RuntimeError where the sanitizer is not there.
+    What it launches must run on Host(source, flavour). RuntimeError where the sanitizer is not
+    there.
     """
     reason = unavailable(flavour)
     if reason:
         raise RuntimeError(reason)
-    python = [sys.executable, "-c", CHILD, function, flavour, *arguments]
+    python = [sys.executable, *command]
     preload = " ".join(str(_beside_compiler(name)) for name in PRELOADED[flavour])
     done = subprocess.run(
         ["setarch", "-R", *python] if flavour == "thread" else python,
@@ -112,15 +106,6 @@ def run(flavour: Sanitizer, function: str, *arguments: str, timeout: float = 600
         check=False,
     )
     return Result(done.returncode, done.stdout, tuple(findings(done.stdout)))
-
-
-def call(function: str, *arguments: str) -> None:
-    """Call a function by its name; what `run` has done in its process."""
-    place, _, name = function.rpartition(":")
-    if place.endswith(".py"):
-        runpy.run_path(place)[name](*arguments)
-    else:
-        getattr(importlib.import_module(place), name)(*arguments)
 
 
 def findings(text: str) -> Iterator[Finding]:
@@ -168,12 +153,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return max(_report(flavour) for flavour in ((chosen,) if chosen else SANITIZERS))
 
 
-def _report(flavour: Sanitizer) -> int:
+def _report(flavour: str) -> int:
     reason = unavailable(flavour)
     if reason:
         print(f"{flavour}: {reason}")
         return 3
-    result = run(flavour, EXERCISE)
+    result = run(flavour, "-m", "qloracle_gpu.proof.exercise", flavour)
     if result.clean:
         print(f"{flavour}: clean, {result.text.count(chr(10))} calls")
         return 0

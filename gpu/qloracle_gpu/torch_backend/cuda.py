@@ -32,12 +32,8 @@ def takes(x: object, blocksize: int) -> bool:
     return values.KERNELS and isinstance(x, Tensor) and x.is_cuda and blocksize in BLOCKSIZES
 
 
-def on(x: Tensor) -> SimpleNamespace:
-    """Return the protocol's functions on the device of a tensor."""
-    return _on(x.device)
-
-
 @cache
-def _on(place: torch.device) -> SimpleNamespace:
+def on(place: torch.device) -> SimpleNamespace:
+    """Return the protocol's functions on a device."""
     launching.ready()
     return operations.implementation(CudaTensors(place))

@@ -76,7 +76,7 @@ class Operator:
         size = options.get("blocksize", self.defaults.get("blocksize", ANY_BLOCK))
         if self.kernels and cuda.takes(first, size):
             values.float_type("dtype", options.get("dtype", torch.float32))
-            return getattr(cuda.on(first), self.name)(*arguments, **options)
+            return getattr(cuda.on(first.device), self.name)(*arguments, **options)
         return self.public(*arguments, **options)
 
 

@@ -8,6 +8,8 @@ holds no numbers.
 tensor([0.0000, 0.0796, 0.1609])
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -48,26 +50,18 @@ def _levels(name: str) -> Float32:
     return qloracle.codebook(name)
 
 
-def _thresholds(name: str) -> Float32:
-    ordered = np.array(FP4_MAGNITUDES, np.float32) if name == "fp4" else _levels(name)
-    return qloracle.thresholds(ordered)
-
-
-def _pairs(name: str) -> Array:
-    sixteen = _levels(name)
-    return np.stack([sixteen.repeat(16), np.tile(sixteen, 16)], axis=1).view(np.int64).reshape(-1)
-
-
-def _all() -> dict[tuple[str, str], Array]:
-    names = (*QUANT_TYPES, "dynamic", "unsigned")
-    return {
-        **{("levels", name): _levels(name) for name in names},
-        **{("thresholds", name): _thresholds(name) for name in names},
-        **{("pairs", name): _pairs(name) for name in QUANT_TYPES},
-        ("codes", "fp4"): np.array(FP4_CODES, np.uint8),
-    }
+def _all() -> Iterator[tuple[tuple[str, str], Array]]:
+    for name in (*QUANT_TYPES, "dynamic", "unsigned"):
+        levels = _levels(name)
+        ordered = np.array(FP4_MAGNITUDES, np.float32) if name == "fp4" else levels
+        yield ("levels", name), levels
+        yield ("thresholds", name), qloracle.thresholds(ordered)
+        if name in QUANT_TYPES:
+            two = np.stack([levels.repeat(16), np.tile(levels, 16)], axis=1)
+            yield ("pairs", name), two.view(np.int64).reshape(-1)
+    yield ("codes", "fp4"), np.array(FP4_CODES, np.uint8)
 
 
 with torch.inference_mode(False):
-    _MADE = {key: torch.from_numpy(table) for key, table in _all().items()}
+    _MADE = {key: torch.from_numpy(table) for key, table in _all()}
 _SENT: dict[tuple[str, str, torch.device], Tensor] = {}

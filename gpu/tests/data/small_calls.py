@@ -1,5 +1,6 @@
 """Launches of small_kernels.cu, each with what it must give; run in a sanitizer's process too."""
 
+import sys
 from pathlib import Path
 
 import ml_dtypes
@@ -82,3 +83,7 @@ def run_late(flavour, path):
     host = Host(Path(path).read_text(), flavour)
     to = host.empty((8,), "float32")
     host.launch("copy_words", 1, 32, X[1:9], to, np.int64(2))
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

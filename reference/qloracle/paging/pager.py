@@ -199,7 +199,7 @@ class Pager:
 
         Pages that no longer fit are evicted at once. ValueError below one page.
         """
-        self._pages.shrink(_capacity("capacity", capacity, self.page_bytes))
+        self._pages.shrink(check_capacity("capacity", capacity, self.page_bytes))
 
     def _in_pages(self, nbytes: int) -> int:
         return self._pages.count(nbytes) * self.page_bytes
@@ -226,12 +226,13 @@ def make_pager(
     size = PAGE_BYTES if page_bytes is None else check.integer("page_bytes", page_bytes, least=1)
     capacity = None
     if capacity_bytes is not None:
-        capacity = _capacity("capacity_bytes", capacity_bytes, size)
+        capacity = check_capacity("capacity_bytes", capacity_bytes, size)
     limit = ADDRESS_SPACE if host_bytes is None else check.integer("host_bytes", host_bytes)
     return Pager(Pages(capacity, size), limit)
 
 
-def _capacity(name: str, value: object, page_bytes: int) -> int:
+def check_capacity(name: str, value: object, page_bytes: int) -> int:
+    """Return a number of bytes that holds a page."""
     number = check.integer(name, value)
     if number < page_bytes:
         raise ValueError(f"{name} must be at least page_bytes, {page_bytes}, got {number}")

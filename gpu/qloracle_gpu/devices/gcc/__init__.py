@@ -9,24 +9,14 @@ wait for others.  So every run is the same as the last, and what CUDA forbids is
 that some threads never reach, a shuffle whose mask is not the lanes that arrive.  What the order
 hides, two threads at one address, ThreadSanitizer sees: `qloracle_gpu.proof.sanitized`.
 
-Importing this compiles nothing, and neither does `implementation`: its first call does.
+Importing this compiles nothing: the first call of `implementation` does.
 """
 
-from typing import Any
-
+from qloracle_gpu import operations
 from qloracle_gpu.devices.gcc.build import CompileError, unavailable
 from qloracle_gpu.devices.gcc.machine import Host, KernelError
 
 __all__ = ["CompileError", "Host", "KernelError", "arrays", "implementation", "unavailable"]
 
 arrays = "numpy"
-
-
-def __getattr__(name: str) -> Any:
-    """Make `implementation`: the protocol's functions on `Host()`."""
-    if name != "implementation":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from qloracle_gpu import operations
-
-    globals()[name] = operations.implementation(Host())
-    return globals()[name]
+implementation = operations.implementation(Host())

@@ -81,11 +81,11 @@ def shared_object(source: str, flavour: Flavour = "plain") -> Path:
     reason = unavailable()
     if reason:
         raise RuntimeError(reason)
-    made = kept(
-        digest_of(source, flavour, *OPTIONS[flavour]),
-        lambda folder: compile_into(folder, source, flavour),
-    )
-    return made / "kernels.so"
+
+    def compile_it(folder: Path) -> None:
+        compile_into(folder, source, flavour)
+
+    return kept(compile_it, source, flavour, *OPTIONS[flavour]) / "kernels.so"
 
 
 def compile_into(folder: Path, source: str, flavour: Flavour) -> None:
@@ -112,7 +112,7 @@ def _scheduler(options: Sequence[str]) -> Path:
             source = str(shim / "scheduler.cpp")
             run(folder, *COMMON, *options, "-c", source, "-o", "scheduler.o")
 
-    return kept(digest_of("", "scheduler", options), compile_it)
+    return kept(compile_it, "", "scheduler", options)
 
 
 def _kernels(folder: Path) -> str:
@@ -138,8 +138,10 @@ def _names(parameters: str) -> str:
     return ",".join(part.split()[-1].lstrip("*&") for part in parameters.split(",") if part.strip())
 
 
-def kept(digest: str, compile_it: Callable[[Path], None]) -> Path:
-    """Return a folder of the cache, compiled if it is not there."""
+def kept(compile_it: Callable[[Path], None], source: str, *what: object) -> Path:
+    """Return a folder of the cache, compiled if it is not there; named by all that goes into it."""
+    beside = _compiler(), _shim(), *COMMON, *_half_precision()
+    digest = store.digest_of(*beside, *map(str, what), source)
     return store.kept("host", digest, compile_it)
 
 
@@ -174,9 +176,3 @@ def _compiler() -> str:
 def _shim() -> str:
     """Return all that is compiled beside the text, and how: this file."""
     return "".join((files(__package__) / name).read_text("utf-8") for name in SHIM)
-
-
-def digest_of(source: str, *what: object) -> str:
-    """Name a build by all that goes into it."""
-    beside = _compiler(), _shim(), *COMMON, *_half_precision()
-    return store.digest_of(*beside, *map(str, what), source)

@@ -6,7 +6,6 @@ little.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -61,40 +60,15 @@ class Machine:
     """What the lines of a translated block call: memory, parameters, shuffles."""
 
     def __init__(self, program: Program, heap: Heap, parameters: bytes, threads: int, count: int):
-        self.heap, self._bytes = heap.window, parameters
+        self._bytes = parameters
         self.parameters = {name: at for name, (at, _) in program.kernel.parameters.items()}
         self.threads, self.count = threads, count
-        self.shared = Window("shared", 0, program.shared, count)
+        shared = Window("shared", 0, program.shared, threads, count)
+        self.memory = {"global": heap.window, "shared": shared}
 
     def parameter(self, offset: int, dtype: np.dtype[Any]) -> Lanes:
         """Return a kernel's argument, which all lanes share."""
         return np.frombuffer(self._bytes, dtype, 1, offset)
-
-    def load(
-        self, space: str, at: Lanes, dtype: np.dtype[Any], count: int, lane: Lanes
-    ) -> list[Lanes]:
-        """Load `count` neighbours from shared or global memory."""
-        window, row = self._window(space, lane)
-        return window.load(at - window.base, dtype, count, row)
-
-    def store(
-        self,
-        space: str,
-        at: Lanes,
-        dtype: np.dtype[Any],
-        count: int,
-        lane: Lanes,
-        values: Sequence[Lanes],
-    ) -> None:
-        """Store `count` neighbours to shared or global memory."""
-        window, row = self._window(space, lane)
-        window.store(at - window.base, dtype, count, row, values)
-
-    def _window(self, space: str, lane: Lanes) -> tuple[Window, Lanes | int]:
-        """Return a window, and the row of each lane."""
-        if space == "shared":
-            return self.shared, lane // self.threads
-        return self.heap, 0
 
     def shuffle(
         self, x: Lanes, by: Lanes, clamp: Lanes, mask: Lanes, lane: Lanes
@@ -218,18 +192,15 @@ class Run:
         root = instruction.opcode
         if root.startswith(("bar.sync", "barrier.sync")):
             return lanes.blocks_present(lane, threads)
-        mask = instruction.operands[-1]
-        word = self._mask(str(mask), group)
+        mask = str(instruction.operands[-1])
+        if mask.startswith("%"):
+            word: Lanes = group[mask].view(np.uint32)
+        else:
+            word = np.array([int(mask, 0) & lanes.ALL], np.uint32)
         everyone = lane.size == threads * self.machine.count and threads % lanes.WARP == 0
         if everyone and word.size == 1 and int(word[0]) == lanes.ALL:
             return np.ones(1, bool)
         return lanes.warps_present(word, self.machine.numbered(lane))
-
-    def _mask(self, operand: str, group: Registers) -> Lanes:
-        if operand.startswith("%"):
-            word: Lanes = group[operand].view(np.uint32)
-            return word
-        return np.array([int(operand, 0) & lanes.ALL], np.uint32)
 
     def _join(self, a: Registers, b: Registers, block: Block) -> Registers:
         """Return two groups as one, its lanes in rising order."""

@@ -17,13 +17,17 @@ from qloracle_gpu.devices.ptx.parse import Module, parse
 class Ptx(OnNumPy):
     """A machine that runs the PTX of a CUDA text, compute_`arch`; the kernels' own by default.
 
-    Raises compiling.NoCompiler, or CompileError if the text does not compile.
+    The first launch compiles it: compiling.NoCompiler, or CompileError for a text that does not.
     """
 
     def __init__(self, source: str | None = None, arch: int = 90, options: Sequence[str] = ()):
-        text = kernels.text() if source is None else source
-        self._module = _module(text, arch, tuple(options) or kernels.OPTIONS)
+        self._source, self._arch, self._options = source, arch, tuple(options) or kernels.OPTIONS
         self._programs: dict[str, Program] = {}
+
+    @property
+    def _module(self) -> Module:
+        text = kernels.text() if self._source is None else self._source
+        return _module(text, self._arch, self._options)
 
     def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
         """Return an array whose bytes are all 0xFF, so that what is never written is seen."""

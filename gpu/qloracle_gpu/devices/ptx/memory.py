@@ -30,28 +30,30 @@ class Piece(NamedTuple):
 class Window:
     """Bytes from address `base` on, of which those of the pieces may be read and written.
 
-    `rows` is 1, or the number of blocks or threads that have such bytes each.
+    Each of `rows` blocks has such bytes of its own, for `threads` lanes; 0: one row for all.
     """
 
-    def __init__(self, name: str, base: int, pieces: Sequence[Piece], rows: int = 1):
-        self.name, self.base, self._pieces = name, base, pieces
+    def __init__(
+        self, name: str, base: int, pieces: Sequence[Piece], threads: int = 0, rows: int = 1
+    ):
+        self.name, self.base, self._pieces, self._threads = name, base, pieces, threads
         self.starts = np.array([piece.start for piece in pieces], np.int64)
         self.ends = np.array([piece.end for piece in pieces], np.int64)
         self.size = _up(int(self.ends[-1]) + GAP) if pieces else 0
         self.bytes = np.full(rows * self.size, POISON, np.uint8)
         self._views: dict[np.dtype[Any], Lanes] = {}
 
-    def load(self, at: Lanes, dtype: np.dtype[Any], count: int, row: Lanes | int) -> list[Lanes]:
-        """Return `count` neighbours at the offsets `at`, of the given row; Misuse."""
-        first = self._checked(at, dtype, count, row, "reads")
+    def load(self, at: Lanes, dtype: np.dtype[Any], count: int, lane: Lanes) -> list[Lanes]:
+        """Return `count` neighbours at the addresses `at`, in each lane's row; Misuse."""
+        first = self._checked(at, dtype, count, lane, "reads")
         view = self._view(dtype)
         return [view.take(first + k if k else first) for k in range(count)]
 
     def store(
-        self, at: Lanes, dtype: np.dtype[Any], count: int, row: Lanes | int, values: Sequence[Lanes]
+        self, at: Lanes, dtype: np.dtype[Any], count: int, lane: Lanes, values: Sequence[Lanes]
     ) -> None:
-        """Write `count` neighbours at the offsets `at`, of the given row; Misuse."""
-        first = self._checked(at, dtype, count, row, "writes")
+        """Write `count` neighbours at the addresses `at`, in each lane's row; Misuse."""
+        first = self._checked(at, dtype, count, lane, "writes")
         view = self._view(dtype)
         for k, value in enumerate(values):
             place = first + k if k else first  # of one lane for all, where the address is uniform
@@ -63,9 +65,10 @@ class Window:
         return self._views[dtype]
 
     def _checked(
-        self, at: Lanes, dtype: np.dtype[Any], count: int, row: Lanes | int, verb: str
+        self, at: Lanes, dtype: np.dtype[Any], count: int, lane: Lanes, verb: str
     ) -> Lanes:
         """Return the index of each first element; Misuse unless all lie in one piece, aligned."""
+        at = at - self.base
         size = dtype.itemsize * count
         low, high = int(at.min()), int(at.max())
         piece = int(self.starts.searchsorted(low, "right")) - 1
@@ -73,7 +76,7 @@ class Window:
         lawful = inside and (verb == "reads" or self._pieces[piece].writable)
         if not lawful or int(np.bitwise_or.reduce(at)) % size:
             self._judge(at, size, verb)
-        offset = at if isinstance(row, int) else at + row * self.size
+        offset = at + lane // self._threads * self.size if self._threads else at
         return offset >> (dtype.itemsize.bit_length() - 1)
 
     def _judge(self, at: Lanes, size: int, verb: str) -> None:

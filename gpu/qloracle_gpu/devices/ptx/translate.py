@@ -315,7 +315,7 @@ def _load(translator: Translator, instruction: Instruction, found: re.Match[str]
     targets = _several(target)
     space = (found["space"] or "global").partition("::")[0]
     where = translator.address(address)
-    call = f"M.load({space!r}, {where}, {numpy_type(kind)}, {count}, LANE)"
+    call = f"M.memory[{space!r}].load({where}, {numpy_type(kind)}, {count}, LANE)"
     writes = [translator.write(t, f"L[{i}]", kind) for i, t in enumerate(targets) if t != "_"]
     return "; ".join([f"L = {call}", *writes])
 
@@ -327,7 +327,7 @@ def _store(translator: Translator, instruction: Instruction, found: re.Match[str
     space = (found["space"] or "global").partition("::")[0]
     values = "".join(f"{translator.read(s, kind)}, " for s in parts)
     where = translator.address(address)
-    return f"M.store({space!r}, {where}, {numpy_type(kind)}, {count}, LANE, ({values}))"
+    return f"M.memory[{space!r}].store({where}, {numpy_type(kind)}, {count}, LANE, ({values}))"
 
 
 def _load_parameter(translator: Translator, instruction: Instruction, found: re.Match[str]) -> str:

@@ -33,8 +33,9 @@ import numpy as np
 
 from qloracle import arguments as check
 from qloracle.arguments import Array
+from qloracle.paging.pager import check_capacity
 from qloracle_gpu.managed import memory as managed
-from qloracle_gpu.managed.pager import Pager, check_capacity
+from qloracle_gpu.managed.pager import Pager
 from qloracle_gpu.managed.standin.runtimes import Counters, Device, runtime, unavailable
 
 PAGE_BYTES = 2**16
@@ -47,7 +48,8 @@ class StandinMemory(managed.ManagedMemory):
 
     def __init__(self, standin: Device, host_bytes: int | None = None) -> None:
         super().__init__(standin.runtime, standin.number)
-        self.standin, self.host_bytes = standin, host_bytes or _memory_of_host()
+        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE")
+        self.standin, self.host_bytes = standin, host_bytes or whole
 
     @property
     def on_cuda(self) -> bool:
@@ -65,11 +67,11 @@ class StandinMemory(managed.ManagedMemory):
 
     def kernel(self) -> AbstractContextManager[None]:
         """What touches memory in this context is the device."""
-        return self.standin.kernel()
+        return self.standin.turn("standinKernel")
 
     def host(self) -> AbstractContextManager[None]:
         """What touches memory in this context is the host."""
-        return self.standin.host()
+        return self.standin.turn("standinHost")
 
     def discard(self, array: Array) -> None:
         """Give back what the pages take on both sides; what still leads there reads 0xFF."""
@@ -131,7 +133,3 @@ def make_pager(
     limit = None if host_bytes is None else check.integer("host_bytes", host_bytes, least=1)
     device = Device(runtime(version), capacity, size)
     return StandinPager(StandinMemory(device, limit), size)
-
-
-def _memory_of_host() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE")

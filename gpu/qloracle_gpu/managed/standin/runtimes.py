@@ -71,7 +71,7 @@ def load(text: str, version: int) -> Runtime:
         (folder / TEXT).write_text(text, "utf-8")
         build.run(folder, *options, TEXT, "-o", "cudart.so")
 
-    made = build.kept(build.digest_of(text, "stand-in", *options), compile_it)
+    made = build.kept(compile_it, text, "stand-in", *options)
     return Runtime(ctypes.CDLL(str(made / "cudart.so")))
 
 
@@ -110,16 +110,6 @@ class Device:
         """Forget the pages of an allocation; its bytes become 0xFF."""
         self.runtime.call("standinDiscard", ctypes.c_void_p(pointer))
 
-    @contextmanager
-    def kernel(self) -> Iterator[None]:
-        """Whatever touches memory in this context is the device: a kernel runs."""
-        yield from self._turn("standinKernel")
-
-    @contextmanager
-    def host(self) -> Iterator[None]:
-        """Whatever touches memory in this context is the host, though a kernel may run."""
-        yield from self._turn("standinHost")
-
     def books(self) -> Books:
         """Return what has happened so far, and what is where."""
         counters, resident, capacity = _Counters(), ctypes.c_size_t(), ctypes.c_size_t()
@@ -128,7 +118,9 @@ class Device:
         counted = Counters(*(getattr(counters, name) for name in Counters._fields))
         return Books(counted, resident.value, capacity.value)
 
-    def _turn(self, function: str) -> Iterator[None]:
+    @contextmanager
+    def turn(self, function: str) -> Iterator[None]:
+        """Say within who touches memory: standinKernel the device, standinHost the host."""
         self.runtime.call(function, self.number, 1)
         try:
             yield

@@ -2,11 +2,11 @@
 
     python -m qloracle_gpu.proof.faults.attempt RUNNER NAME
 
-prints a line `verdict: KIND: detail`.  The sanitizers call `attempt` in a process that they watch.
+prints a line `verdict: KIND: detail`.  A sanitizer runs it in a process that it watches.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from qloracle_gpu import compiling, kernels
 from qloracle_gpu.compiling.errors import CompileError
@@ -37,39 +37,35 @@ def attempt(runner: str, name: str) -> None:
 
 def _look(runner: str, fault: Fault, case: Case) -> tuple[str, str]:
     source = case.prefix + narrowed(planted(kernels.text(), fault), case.kernels)
+    machines: Sequence[Device]
     if runner == "gate":
-        reason = _over_limit(source, fault)
-        return ("refused", reason) if reason else ("not seen", "")
-    for machine in _machines(runner, source, fault):
+        for problem in _problems(source, fault):
+            return "refused", problem
+        machines = ()
+    elif runner == "ptx":
+        machines = [ptx.Ptx(source, options=fault.options)]
+    elif runner == "host":  # threads in their order, and in two others
+        machines = [host.Host(source, seed=seed) for seed in (0, 1, 2)]
+    else:
+        machines = [host.Host(source, "address" if runner == "address" else "thread")]
+    for machine in machines:
         difference = wrong(machine, case)
         if difference:
             return "wrong value", difference
     return "not seen", ""
 
 
-def _machines(runner: str, source: str, fault: Fault) -> Sequence[Device]:
-    """Return what runs the text: `host` with threads in their order, and in two others."""
-    if runner == "ptx":
-        return [ptx.Ptx(source, options=fault.options)]
-    if runner == "host":
-        return [host.Host(source, seed=seed) for seed in (0, 1, 2)]
-    return [host.Host(source, "address" if runner == "address" else "thread")]
-
-
-def _over_limit(source: str, fault: Fault) -> str | None:
-    """Return the gate's first objection to this source, of the kernels that are there."""
+def _problems(source: str, fault: Fault) -> Iterator[str]:
+    """Yield the gate's objections to this source, of the kernels that are there."""
     by = compiling.compiler()
     found = {ARCH: compiling.resources(source, 90, fault.options, by)}
     known = (gate.recorded(by) or {}).get(ARCH, {})
     limits = {ARCH: {name: known[name] for name in found[ARCH] if name in known}}
     ptx_text = compiling.ptx(source, 90, fault.options, by)
-    for problem in (
-        *gate.memory_problems(found),
-        *(gate.register_problems(found, limits) if known else ()),
-        *gate.arithmetic_problems(source, ptx_text),
-    ):
-        return str(problem)
-    return None
+    yield from gate.memory_problems(found)
+    if known:
+        yield from gate.register_problems(found, limits)
+    yield from gate.arithmetic_problems(source, ptx_text)
 
 
 if __name__ == "__main__":

@@ -36,23 +36,14 @@ from qloracle_gpu.proof.faults.planting import Edit, Fault
 def read(text: str) -> Iterator[Fault]:
     """Yield the faults of a text."""
     for part in f"\n{text}".split("\n@@ ")[1:]:
-        head, story, *lines = part.rstrip("\n").split("\n")
+        head, story, *diff = part.rstrip("\n").split("\n", 2)
         name, case, seen_by, *more = head.split(" | ")
         times = 2 if more == ["twice"] else 1
         options = tuple(more[0].split()) if more and times == 1 else kernels.OPTIONS
-        edits = tuple(_edit(each, times) for each in _apart(lines))
+        edits = tuple(
+            _edit(each.split("\n"), times) for each in "".join(diff).split("\n...\n") if each
+        )
         yield Fault(name, story, case, tuple(seen_by.split()), edits, options)
-
-
-def _apart(lines: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the lines of each edit."""
-    edit: list[str] = []
-    for line in (*lines, "..."):
-        if line != "...":
-            edit.append(line)
-        elif edit:
-            yield edit
-            edit = []
 
 
 def _edit(lines: Sequence[str], times: int) -> Edit:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from qloracle_gpu import compiling
+from qloracle_gpu.devices import ptx
 from qloracle_gpu.devices.gcc import build
 from qloracle_gpu.proof import sanitized
 from qloracle_gpu.proof.faults.attempt import SIGN
@@ -52,55 +52,43 @@ def unavailable(runner: str) -> str:
     """Return in one line why a runner cannot be used here, or ''."""
     if runner == "host":
         return build.unavailable()
-    for flavour in sanitized.SANITIZERS:
-        if runner == flavour:
-            return sanitized.unavailable(flavour)
-    try:
-        compiling.compiler()
-    except compiling.NoCompiler as reason:
-        return f"the runner {runner!r} needs a compiler: {reason}"
-    return ""
+    if runner in sanitized.SANITIZERS:
+        return sanitized.unavailable(runner)
+    reason = ptx.unavailable()
+    return f"the runner {runner!r} needs a compiler: {reason}" if reason else ""
 
 
 def run_matrix(
     faults: Iterable[Fault], runners: Sequence[str] = RUNNERS, processes: int = 3
 ) -> Iterator[Row]:
     """Yield a row for each fault, in order; a runner that is not there is not counted."""
-    away = {runner for runner in runners if unavailable(runner)}
+    there = [runner for runner in runners if not unavailable(runner)]
     with ThreadPoolExecutor(processes) as pool:
-        rows = [
-            (
-                fault,
-                {r: None if r in away else pool.submit(look, r, fault) for r in runners},
-            )
-            for fault in faults
-        ]
+        rows = [(fault, [pool.submit(look, r, fault) for r in there]) for fault in faults]
         for fault, results in rows:
-            not_counted = Verdict("not counted")
-            yield Row(fault, {r: f.result() if f else not_counted for r, f in results.items()})
+            seen = dict(zip(there, (each.result() for each in results), strict=True))
+            yield Row(fault, {r: seen.get(r, Verdict("not counted")) for r in runners})
 
 
 def look(runner: str, fault: Fault) -> Verdict:
-    """Try a fault on a runner, in a process of its own."""
+    """Try a fault on a runner, in a process of its own.
+
+    What a sanitizer reports goes before what the values say, and a race before all.
+    """
     if runner not in CASES[fault.case].runners:
         return Verdict("not tried")
+    command = "-m", "qloracle_gpu.proof.faults.attempt", runner, fault.name
     try:
-        if runner in ("address", "thread"):
-            return _sanitized("address" if runner == "address" else "thread", fault)
-        command = [sys.executable, "-m", "qloracle_gpu.proof.faults.attempt", runner, fault.name]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=SECONDS)
+        if runner in sanitized.SANITIZERS:
+            result = sanitized.run(runner, *command, timeout=SECONDS)
+            for finding in sorted(result.findings, key=lambda each: "race" not in each.kind):
+                return Verdict("race" if "race" in finding.kind else "error", str(finding))
+            return _said(result.text, result.exit_code)
+        python = [sys.executable, *command]
+        done = subprocess.run(python, check=False, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return Verdict("error", f"no end after {SECONDS} seconds")
     return _said(done.stdout + done.stderr, done.returncode)
-
-
-def _sanitized(flavour: sanitized.Sanitizer, fault: Fault) -> Verdict:
-    """What a sanitizer reports goes before what the values say, and a race before all."""
-    function = "qloracle_gpu.proof.faults.attempt:attempt"
-    result = sanitized.run(flavour, function, fault.name, timeout=SECONDS)
-    for finding in sorted(result.findings, key=lambda finding: "race" not in finding.kind):
-        return Verdict("race" if "race" in finding.kind else "error", str(finding))
-    return _said(result.text, result.exit_code)
 
 
 def _said(text: str, exit_code: int) -> Verdict:

@@ -69,13 +69,13 @@ def narrowed(text: str, wanted: Sequence[str]) -> str:
     >>> narrowed("#define MAKE(T) ...\nFOR_EACH_FLOAT(MAKE)\n", ["MAKE(float)"])
     '#define MAKE(T) ...\n\nMAKE(float)\n'
     """
-    text = KERNEL.sub(lambda kernel: kernel[0] if kernel[1] in wanted else _blank(kernel[0]), text)
+
+    def left(kernel: re.Match[str]) -> str:
+        return kernel[0] if kernel[1] in wanted else "\n" * kernel[0].count("\n")
+
+    text = KERNEL.sub(left, text)
     made = "".join(f"{line}\n" for line in wanted if "(" in line)
     return EACH_TYPE.sub("", text) + made
-
-
-def _blank(lines: str) -> str:
-    return "\n" * lines.count("\n")
 
 
 def place(text: str, fault: Fault) -> str:
