@@ -1,6 +1,7 @@
 """The tests' own settings, for what `pyproject.toml` cannot say."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,11 @@ HERE = Path(__file__).parent
 # would take the cores from each other, spinning.  Read where the libraries are loaded, after this.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+
+# A shell that starts the tests in the background ignores Ctrl-C for them and for all they start;
+# some of them press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _is_our_own(config):
