@@ -45,7 +45,7 @@ def road(stand_in, monkeypatch):
     )
     monkeypatch.setattr(values, "looked_at", lambda values: False)
     kept = operations.implementation(cuda.CudaTensors(place))
-    monkeypatch.setattr(cuda, "_on", lambda place: kept)
+    monkeypatch.setattr(cuda, "on", lambda place: kept)
     monkeypatch.setattr(
         torch.cuda, "current_stream", lambda place: SimpleNamespace(cuda_stream=STREAM)
     )
@@ -400,6 +400,6 @@ def test_bad_input_is_refused_by_name_as_on_a_cpu(road, call, kind, text):
 def test_without_cupy_the_reason_is_said_in_one_line(monkeypatch):
     monkeypatch.setattr(cuda.launching, "find_spec", lambda name: None)
     cuda.launching.ready.cache_clear()
-    cuda._on.cache_clear()
+    cuda.on.cache_clear()
     with pytest.raises(RuntimeError, match=r"^CuPy is not installed: pip install"):
         cuda.on(torch.device("cpu"))

@@ -9,6 +9,7 @@ The same mistakes raise the same errors as in the reference.
 Traceback (most recent call last):
     ...
 ValueError: x must be finite, got 1 non-finite values of 2, the first inf at flat index 1
+>>> from qloracle_gpu.operations import arguments as check
 >>> check.vector(here, "absmax", torch.ones(2, device="meta"), "float32", 2)
 Traceback (most recent call last):
     ...
