@@ -98,7 +98,10 @@ def main(
         print("| command | wall, old | wall, now | ratio | CPU, old | CPU, now | ratio |")
         print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
         for name in names:
-            print(_row(name, *_measured(name, old, runs)), flush=True)
+            pairs = [
+                [_time(name, root, old.parent) for root in (old, ROOT)] for _ in range(runs + 1)
+            ]
+            print(_row(name, *zip(*pairs[1:], strict=True)), flush=True)  # the first is left out
 
 
 @contextmanager
@@ -114,16 +117,10 @@ def _old(commit: str) -> Iterator[Path]:
             subprocess.run([*git, "remove", "--force", str(place)], check=True)
 
 
-def _measured(name: str, old: Path, runs: int) -> tuple[list[Times], list[Times]]:
-    """The times of the old checkout and of this one, in turn; the first of each is left out."""
-    pairs = [(_time(name, old, old.parent), _time(name, ROOT, old.parent)) for _ in range(runs + 1)]
-    before, now = zip(*pairs[1:], strict=True)
-    return list(before), list(now)
-
-
 def _time(name: str, root: Path, notes: Path) -> Times:
     """The time of a command, or what it takes beyond its start and imports."""
-    command, main = COMMANDS[name], _main_of(root)
+    command, text = COMMANDS[name], next(path for path in MAINS if (root / path).is_file())
+    main = text.removeprefix("conformance/").removesuffix(".py").replace("/", ".")
     if command[0] == "-m":
         return _run(command, root, root)
     with tempfile.TemporaryDirectory() as folder:
@@ -136,11 +133,6 @@ def _time(name: str, root: Path, notes: Path) -> Times:
             _run((*start, "verify", file), root, Path(folder)) for file in ("failing.py", "idle.py")
         )
         return Times(whole.wall - idle.wall, whole.cpu - idle.cpu)
-
-
-def _main_of(root: Path) -> str:
-    main = next(root / path for path in MAINS if (root / path).is_file())
-    return ".".join(main.relative_to(root / "conformance").with_suffix("").parts)
 
 
 def _run(arguments: Sequence[str], root: Path, folder: Path) -> Times:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qloracle_conformance.calling import objects
-from qloracle_conformance.calling.opening import LIMIT
+from qloracle_conformance.calling.callers import LIMIT
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.reports.report import Report

@@ -13,6 +13,7 @@ import torch
 
 from qloracle_conformance.calling import frameworks
 from qloracle_conformance.calling.callers import LocalCaller
+from qloracle_conformance.calling.loading import load
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.running.verify import verify
 
@@ -39,6 +40,16 @@ def kernel(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def judged(kernel):
+    """Judge a text in this process, in which its framework is loaded already."""
+
+    def judge(text, **options):
+        return verify([load(kernel(text))], causes=False, **options)
+
+    return judge
 
 
 def bits(array):
@@ -135,23 +146,23 @@ def test_a_kernel_of_eight_lines_passes_in_all_three_types(kernel, text):
     assert statuses(report)["S7/dequantize_4bit[nf4]/extremes"] == "PASS"
 
 
-def test_views_are_tried_on_torch_and_not_on_arrays_that_have_none(kernel):
+def test_views_are_tried_on_torch_and_not_on_arrays_that_have_none(judged):
     forms = {
         "P5/dequantize_4bit[nf4]/" + form for form in ("strided", "offset", "unaligned", "expanded")
     }
-    assert statuses(verify([kernel(TORCH_KERNEL)], only="P5")).keys() == forms
-    assert statuses(verify([kernel(JAX_KERNEL)], only="P5")) == {}
+    assert statuses(judged(TORCH_KERNEL, only="P5")).keys() == forms
+    assert statuses(judged(JAX_KERNEL, only="P5")) == {}
 
 
-def test_a_bfloat16_fault_on_tensors_is_found(kernel):
+def test_a_bfloat16_fault_on_tensors_is_found(judged):
     wrong = TORCH_KERNEL.replace(".to(dtype)", ".half().to(dtype)")
     assert wrong != TORCH_KERNEL
-    report = verify([kernel(wrong)], only="S7")
+    report = judged(wrong, only="S7")
     assert report.exit_code == 1
 
 
 def test_a_kernel_that_needs_another_device_than_the_kit_gives_says_so(kernel):
-    report = verify([kernel(TORCH_KERNEL.replace('"torch"', '"tinygrad"', 1))])
+    report = verify([kernel("arrays = 'tinygrad'\ndef quantize_4bit(x): ...\n")])
     assert report.judgements[0].status == "ERROR"
     assert report.judgements[0].message == (
         "declares arrays = 'tinygrad'; allowed: numpy, torch, cupy, jax"
@@ -177,24 +188,24 @@ def test_the_device_asked_for_overrules_the_declared_one():
     assert LocalCaller(Kernel, "cpu").device == "cpu"
 
 
-def test_limits_name_the_views_that_are_refused(kernel):
+def test_limits_name_the_views_that_are_refused(judged):
     refusing = TORCH_KERNEL + textwrap.dedent("""
         whole, limits = dequantize_4bit, {"views": ["offset", "unaligned"]}
         def dequantize_4bit(packed, absmax, *, shape, blocksize=64, dtype=torch.float32):
             assert packed.is_contiguous()
             return whole(packed, absmax, shape=shape, blocksize=blocksize, dtype=dtype)
     """)
-    report = verify([kernel(refusing)], only="P5,S7")
+    report = judged(refusing, only="P5,S7")
     assert statuses(report)["P5/dequantize_4bit[nf4]/strided"] == "UNSUPPORTED"
     assert statuses(report)["P5/dequantize_4bit[nf4]/offset"] == "PASS"
     assert report.exit_code == 0
-    undeclared = verify([kernel(refusing.replace("limits", "unread"))], only="P5,S7")
+    undeclared = judged(refusing.replace("limits", "unread"), only="P5,S7")
     assert statuses(undeclared)["P5/dequantize_4bit[nf4]/strided"] == "ERROR"
 
 
-def test_what_is_wrong_in_the_plain_form_is_not_blamed_on_the_views(kernel):
+def test_what_is_wrong_in_the_plain_form_is_not_blamed_on_the_views(judged):
     wrong = TORCH_KERNEL.replace("packed >> 4, packed & 15", "packed & 15, packed & 15")
-    report = verify([kernel(wrong)], only="P5")
+    report = judged(wrong, only="P5")
     assert set(statuses(report).values()) == {"NOT_RUN"}
 
 

@@ -48,7 +48,7 @@ def kernel(tmp_path):
     return write
 
 
-def command(*arguments):
+def in_a_process(*arguments):
     run = subprocess.run(
         [sys.executable, "-m", "qloracle_conformance.commands.main", *arguments],
         capture_output=True, text=True, check=False,
@@ -144,17 +144,18 @@ def test_several_processes_change_nothing(kernel):
 # ---- how it is told -----------------------------------------------------------------------------
 
 
-def test_the_command_prints_one_line_and_exits_3(kernel):
+def test_the_command_prints_one_line_and_exits_3(command, kernel):
     path = kernel(AWAY)
-    code, lines = command("verify", path)
+    code, out, _ = command("verify", path)
+    lines = out.splitlines()
     assert code == 3
     assert lines[2:5] == [path, f"  NOT_RUN {REASON}", ""]
     assert lines[-1] == "nothing was compared: exit code 3"
 
 
-def test_probe_prints_one_line_and_exits_3(kernel):
+def test_probe_prints_one_line_and_exits_3(command, kernel):
     path = kernel(AWAY)
-    assert command("probe", path) == (3, [f"NOT_RUN {path}: {REASON}"])
+    assert command("probe", path) == (3, f"NOT_RUN {path}: {REASON}\n", "")
 
 
 def test_every_report_tells_it(kernel):
@@ -206,7 +207,7 @@ def test_cupy_that_is_not_installed_is_a_matter_of_usage(monkeypatch):
 @pytest.mark.skipif(find_spec("cupy") is None, reason="CuPy is not installed")
 @pytest.mark.skipif(adapters._loads("libcuda.so.1"), reason="there is a CUDA driver")
 def test_cupy_without_a_driver_says_so_and_exits_3():
-    code, lines = command("verify", "cupy")
+    code, lines = in_a_process("verify", "cupy")
     reason = "NOT_RUN needs an NVIDIA GPU: this machine has no CUDA driver (libcuda.so.1)"
     assert (code, lines[3].strip()) == (3, reason)
 
@@ -226,7 +227,7 @@ def test_cupy_s_device_is_made_the_current_one(monkeypatch):
 def test_a_runner_without_its_compiler_says_so_and_exits_3(monkeypatch, tmp_path, name, reason):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("QLORACLE_COMPILER", "nvcc")
-    code, lines = command("verify", name)
+    code, lines = in_a_process("verify", name)
     assert code == 3
     assert lines[3].startswith("  NOT_RUN ")
     assert reason in lines[3]

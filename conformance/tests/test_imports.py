@@ -18,7 +18,7 @@ PACKAGES = {
     "qloracle_gpu": "gpu",
     "qloracle_conformance": "conformance",
 }
-REFERENCE_NEEDS = {"numpy", "scipy", "ml_dtypes", "safetensors", "qloracle"}
+REFERENCE_NEEDS = {"numpy", "ml_dtypes", "safetensors", "qloracle"}
 EXAMPLES_MAY_IMPORT = {"matplotlib", "sklearn", "threadpoolctl"}  # the extra `examples`
 REFERENCE_MAY_IMPORT = REFERENCE_NEEDS | sys.stdlib_module_names
 # A file `torch.py` shadows the real torch for whoever runs a script from its folder.
@@ -26,7 +26,7 @@ FRAMEWORKS = {
     "bitsandbytes", "cupy", "jax", "onnxruntime", "openvino", "optax", "peft", "torch", "torchao",
     "transformers", "triton",
 }  # fmt: skip
-LOADED_ONLY_WHEN_NAMED = FRAMEWORKS | {"hypothesis", "pytest"}
+LOADED_ONLY_WHEN_NAMED = FRAMEWORKS | {"hypothesis", "jinja2", "pytest"}
 
 KIT = "qloracle_conformance"
 # The rooms of the kit, from the lowest: each may import those before it, and no other.  What calls
@@ -127,12 +127,11 @@ def top_level(root: Path) -> list[str]:
     return sorted(path.stem for path in python if path.stem != "__init__")
 
 
-def loaded_by(module: str, root: Path) -> set[str]:
-    """Of what should wait until it is named: what importing a module loads."""
+def loaded_by(code: str, root: Path) -> set[str]:
+    """Of what should wait until it is named: what running a piece of code loads."""
     roots = os.pathsep.join(str(root / folder) for folder in PACKAGES.values())
-    code = f"import sys, {module}; print(*sys.modules)"
     run = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"],
         env={**os.environ, "PYTHONPATH": roots},
         capture_output=True,
         text=True,
@@ -191,13 +190,20 @@ def test_a_module_named_like_a_framework_is_found(tmp_path, file):
 
 @pytest.mark.parametrize("module", [*PACKAGES, "qloracle_conformance.commands.main"])
 def test_importing_a_package_loads_no_framework(module):
-    assert loaded_by(module, REPOSITORY) == set()
+    assert loaded_by(f"import {module}", REPOSITORY) == set()
 
 
-@pytest.mark.parametrize("module", ["hypothesis", "pytest"])
+def test_only_a_page_loads_the_library_for_pages(tmp_path):
+    code = "from qloracle_conformance.commands.main import app; app({}, standalone_mode=False)"
+    judge = ["verify", "example", "--only", "S1"]
+    assert "jinja2" not in loaded_by(code.format(judge), REPOSITORY)
+    assert "jinja2" in loaded_by(code.format([*judge, "--report", str(tmp_path)]), REPOSITORY)
+
+
+@pytest.mark.parametrize("module", ["hypothesis", "jinja2", "pytest"])
 def test_a_framework_that_loads_with_a_package_is_found(tmp_path, module):
     plant(tmp_path, "gpu/qloracle_gpu/__init__.py", f"import {module}")
-    assert module in loaded_by("qloracle_gpu", tmp_path)
+    assert module in loaded_by("import qloracle_gpu", tmp_path)
 
 
 def test_the_rooms_of_the_kit_import_downward():

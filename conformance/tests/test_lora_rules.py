@@ -9,7 +9,7 @@ from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.lora import bounds, inputs
 from qloracle_conformance.families.lora import s10_lora as s10
 from qloracle_conformance.judging.checks import Plan
-from qloracle_conformance.judging.numbers import full_mantissa
+from qloracle_conformance.judging.expected import full_mantissa
 from qloracle_conformance.judging.views import View, specified_levels
 from qloracle_conformance.mutants.lora import (
     faulty as lora,
@@ -55,16 +55,11 @@ def shares(forward, backward, *, steps=RIGHT, **fields):
         arrays["x"], product_steps.wide(arrays["w"]), arrays["a"], arrays["b"], dy=dy,
         scaling=backward.options["scaling"], dropout_mask=arrays.get("dropout_mask"),
     )  # fmt: skip
-    ahead = bounds.layer(forward, view("lora_forward", **fields))
-    behind, exact_dy = bounds.layer(backward, view("lora_backward", **fields)), dy.astype(float)
-    due = {
-        "y": bounds._forward(ahead), "dx": bounds._dx(behind, exact_dy),
-        "da": bounds._da(behind, exact_dy), "db": bounds._db(behind, exact_dy),
-    }  # fmt: skip
-    got = {name: getattr(steps, name)(own) for name in RESULTS}
+    due = bounds.results(forward, view("lora_forward", **fields))
+    due += bounds.results(backward, view("lora_backward", **fields))
     return {
-        name: float((np.abs(got[name].astype(float) - exact) / error).max())
-        for name, (exact, error) in due.items()
+        name: float((np.abs(getattr(steps, name)(own).astype(float) - exact) / error).max())
+        for name, (exact, error, _) in zip(("y", "dx", "da", "db"), due, strict=True)
     }
 
 
@@ -133,7 +128,7 @@ def test_a_packed_weight_that_is_merged_may_have_been_rounded_twice():
     fields = {"product_weights": "own", "lora_merged": "yes"}
     dialect = dialects.specification("qlora_forward", "nf4") | fields
     merging = View("qlora_forward", "nf4", dialect, specified_levels("nf4"))
-    exact, error = bounds._forward(bounds.layer(case, merging))
+    ((exact, error, _),) = bounds.results(case, merging)
     assert 0.99 < float(abs(y.astype(float) - exact).item() / error.item()) < 1
 
 

@@ -1,8 +1,6 @@
 """S12 and S12b: programs on pagers, what they find, how small it becomes, and the scripts."""
 
 import json
-import subprocess
-import sys
 import types
 
 import numpy as np
@@ -306,7 +304,7 @@ def test_the_reference_and_a_stranger_pass(tmp_path):
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_found_and_its_script_shows_it(tmp_path, name):
+def test_a_fault_is_found_and_its_script_shows_it(tmp_path, run_script, name):
     *_, rule, said = FAULTS[name]
     path = written(tmp_path, name)
     rule, _, layer = rule.partition(" ")
@@ -317,10 +315,10 @@ def test_a_fault_is_found_and_its_script_shows_it(tmp_path, name):
     assert found, [(run.id, run.status) for run in judgement.checks]
     scripts = scripts_of(judgement, tmp_path)
     run = min(found, key=lambda run: len(run.failure.case.options["program"]))
-    assert ran(scripts[run.id])[0] == 1
-    assert said in ran(scripts[run.id])[1]
+    code, text = run_script(scripts[run.id])
+    assert (code, said in text) == (1, True), text
     written(tmp_path)
-    assert ran(scripts[run.id])[0] == 0
+    assert run_script(scripts[run.id])[0] == 0
 
 
 # One on tensors, which has no optimizer either; nothing of it pages.
@@ -367,7 +365,7 @@ A_LOST_MOMENT = ("yield handles", "yield tuple(Handle(h.values.clone()) for h in
 
 
 @pytest.mark.parametrize("function", ["adam", "adam_8bit"])
-def test_a_pager_of_tensors_is_judged_and_its_script_steps_tensors(tmp_path, function):
+def test_a_pager_of_tensors_is_judged_and_its_script_steps_tensors(tmp_path, run_script, function):
     path = tmp_path / "tensors.py"
     path.write_text(TENSORS)
     right = runs(load(str(path)), searching=False)
@@ -377,10 +375,10 @@ def test_a_pager_of_tensors_is_judged_and_its_script_steps_tensors(tmp_path, fun
     judgement.name = str(path)
     (run,) = [run for run in judgement.checks if run.status == "FAIL"]
     (script,) = scripts_of(judgement, tmp_path).values()
-    code, said = ran(script)
+    code, said = run_script(script, framework="torch")
     assert (code, "expected " in said) == (1, True), said
     path.write_text(TENSORS)
-    assert ran(script)[0] == 0
+    assert run_script(script, framework="torch")[0] == 0
     assert "step" in {operation[0] for operation in run.failure.case.options["program"]}
 
 
@@ -389,16 +387,6 @@ def scripts_of(judgement, folder):
     for name, text in repro.scripts(judgement).items():
         files.write(folder / name, text)
     return {run.id: folder / run.repro for run in judgement.checks if run.repro}
-
-
-def ran(script):
-    """A script's exit code and output, where nothing of ours can be imported."""
-    block = "import sys, runpy; sys.modules.update(dict.fromkeys(sys.argv[2].split(',')))"
-    ours = "qloracle,qloracle_conformance,qloracle_gpu"
-    command = f"{block}; runpy.run_path(sys.argv[1], run_name='__main__')"
-    process = [sys.executable, "-c", command, str(script), ours]
-    done = subprocess.run(process, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
 
 
 def test_a_failure_is_small_and_names_operation_array_and_element(tmp_path):

@@ -4,13 +4,21 @@ import re
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
-DATA = Path(__file__).with_name("data")
-RIGHT = (DATA / "torch_kernel.py").read_text()
-WRONG = (DATA / "torch_kernel_partial.py").read_text()  # the last, short block has another's scale
+# On NumPy's arrays: torch takes a second to import (`test_four_roads` has the same on its tensors).
+RIGHT = """
+import math, qloracle, numpy as np
+NF4 = qloracle.nf4_codebook()
+def dequantize_4bit(packed, absmax, *, shape, blocksize=64, dtype=np.float32):
+    n = math.prod(shape)
+    codes = np.stack([packed >> 4, packed & 15], 1).reshape(-1)[:n]
+    block = np.arange(n) // blocksize
+    return (NF4[codes] * absmax[block]).astype(dtype).reshape(shape)
+"""
+LAST_BLOCK = "// blocksize", "// blocksize % max(n // blocksize, 1)"
+WRONG = RIGHT.replace(*LAST_BLOCK)  # the last, short block has another's scale
 SMALLEST = re.compile(  # a process that reduces alone may write its options in another order
     r"uint8\[17\], absmax=\[1\.0, 2\.0\] float32\[2\], (?=.{0,60}blocksize=32).{0,60}shape=\(33,\)"
 )
@@ -24,13 +32,31 @@ def folder(tmp_path):
     return tmp_path
 
 
-def pytest_run(folder, *arguments, ini="", cache=("-p", "no:cacheprovider"), **options):
+def pytest_run(folder, *arguments, ini=""):
+    """The run in a process of its own: for what depends on what is loaded, and for settings."""
     (folder / "pytest.ini").write_text(f"[pytest]\n{textwrap.dedent(ini)}")
-    command = [sys.executable, "-m", "pytest", *cache, "-ra", *arguments]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-ra", *arguments]
     done = subprocess.run(
-        command, cwd=folder, check=False, capture_output=True, text=True, timeout=200, **options
+        command, cwd=folder, check=False, capture_output=True, text=True, timeout=200
     )
     return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def run_here(folder, monkeypatch, capsys):
+    """The run in this process: a second is saved that a new one takes to start."""
+
+    def run(*arguments, cache=("-p", "no:cacheprovider")):
+        (folder / "pytest.ini").write_text("[pytest]\n")
+        with monkeypatch.context() as patch:
+            patch.chdir(folder)
+            patch.setattr(sys, "path", [*sys.path])  # the folder of a test file is put in front
+            # What it collects at its end takes a second where much is loaded.
+            code = pytest.main([*cache, "-p", "no:unraisableexception", "-ra", *arguments])
+        sys.modules.pop("test_mine", None)
+        return code, "".join(capsys.readouterr())
+
+    return run
 
 
 def failed(text):
@@ -65,18 +91,18 @@ def test_the_same_fault_under_anybodys_settings(folder, arguments, ini):
     assert not (folder / ".hypothesis").exists()
 
 
-def test_a_right_kernel_passes_and_says_what_it_does_not_offer(folder):
+def test_a_right_kernel_passes_and_says_what_it_does_not_offer(run_here, folder):
     (folder / "kernel.py").write_text(RIGHT)
-    code, text = pytest_run(folder, *JUDGE)
+    code, text = run_here(*JUDGE)
     assert code == 0, text
     assert counts(text)["passed"] >= 14
     assert "quantize_4bit MISSING" in text
     assert "takes no quant_type" in text
 
 
-def test_a_level_that_is_required_fails_where_it_is_missing(folder):
+def test_a_level_that_is_required_fails_where_it_is_missing(run_here, folder):
     (folder / "kernel.py").write_text(RIGHT)
-    code, text = pytest_run(folder, *JUDGE, "--qloracle-require", "L0", "-k", "verdict")
+    code, text = run_here(*JUDGE, "--qloracle-require", "L0", "-k", "verdict")
     assert code == 1
     assert failed(text) == {
         f"verdict/{name}"
@@ -84,17 +110,17 @@ def test_a_level_that_is_required_fails_where_it_is_missing(folder):
     }
 
 
-def test_a_rule_about_all_calls_is_judged_when_it_is_run_alone(folder):
-    code, text = pytest_run(folder, *JUDGE, "-k", "P1 or P2")
+def test_a_rule_about_all_calls_is_judged_when_it_is_run_alone(run_here):
+    code, text = run_here(*JUDGE, "-k", "P1 or P2")
     assert (code, counts(text)) == (0, {"passed": 2})
 
 
-def test_known_failures_are_xfail_and_stale_entries_fail(folder):
+def test_known_failures_are_xfail_and_stale_entries_fail(run_here, folder):
     (folder / "known.toml").write_text("".join(
         f'[[known]]\ncheck = "{check}"\nmessage = "values"\nlink = "https://example.org/1"\n'
         for check in ("S6/dequantize_4bit[nf4]/spare", "S1/dequantize_4bit[nf4]/levels", "S9/x")
     ))  # fmt: skip
-    code, text = pytest_run(folder, *JUDGE, "--qloracle-known", "known.toml")
+    code, text = run_here(*JUDGE, "--qloracle-known", "known.toml")
     assert code == 1
     assert failed(text) == (
         FAULTY - {"S6/dequantize_4bit[nf4]/spare"}
@@ -103,9 +129,9 @@ def test_known_failures_are_xfail_and_stale_entries_fail(folder):
     assert counts(text)["xfailed"] == 1
 
 
-def test_an_implementation_that_does_not_import_is_one_failing_test(folder):
+def test_an_implementation_that_does_not_import_is_one_failing_test(run_here, folder):
     (folder / "kernel.py").write_text("import no_such_module_at_all")
-    code, text = pytest_run(folder, *JUDGE)
+    code, text = run_here(*JUDGE)
     assert (code, counts(text)) == (1, {"failed": 1})
     assert "does not import: ModuleNotFoundError" in text
     assert "Traceback" not in text
@@ -124,39 +150,39 @@ def test_an_implementation_that_does_not_import_is_one_failing_test(folder):
         ((*JUDGE, "--qloracle-seed", "-1"), "seed is -1"),
     ],
 )
-def test_usage_errors_are_one_line(folder, arguments, said):
-    code, text = pytest_run(folder, *arguments)
+def test_usage_errors_are_one_line(run_here, arguments, said):
+    code, text = run_here(*arguments)
     assert code != 0
     assert said in text
     assert "Traceback" not in text
 
 
-def test_two_implementations_in_one_run(folder):
+def test_two_implementations_in_one_run(run_here, folder):
     (folder / "other.py").write_text(RIGHT)
-    code, text = pytest_run(folder, *JUDGE, "--qloracle-impl", "other.py", "-k", "S6", "-v")
+    code, text = run_here(*JUDGE, "--qloracle-impl", "other.py", "-k", "S6", "-v")
     assert code == 1
     assert failed(text) == {"S6/dequantize_4bit[nf4]/spare"}
     assert text.count("other.py[S6/dequantize_4bit[nf4]/spare] PASSED") == 1
 
 
 @pytest.mark.parametrize("judge", [JUDGE, ("test_mine.py",)], ids=["plugin", "own file"])
-def test_what_failed_is_run_again(folder, judge):
+def test_what_failed_is_run_again(run_here, folder, judge):
     (folder / "test_mine.py").write_text(
         "from qloracle_conformance import conformance_tests\n"
         "test_conformance = conformance_tests('kernel.py')\n"
     )
     narrow = (*judge, "-k", "S3 or S4 or S6")  # two of them fail, and what they are run again with
-    code, text = pytest_run(folder, *narrow, cache=())
+    code, text = run_here(*narrow, cache=())
     assert (code, counts(text)["failed"]) == (1, 3), text
-    code, text = pytest_run(folder, *judge, "--lf", cache=())
+    code, text = run_here(*judge, "--lf", cache=())
     assert (code, counts(text)) == (1, {"failed": 3}), text
     (folder / "kernel.py").write_text(RIGHT)
-    code, text = pytest_run(folder, *judge, "--lf", cache=())
+    code, text = run_here(*judge, "--lf", cache=())
     assert (code, counts(text)) == (0, {"passed": 3}), text
 
 
-def test_without_an_implementation_the_package_has_no_tests_and_says_why(folder):
-    code, text = pytest_run(folder, "--pyargs", "qloracle_conformance")
+def test_without_an_implementation_the_package_has_no_tests_and_says_why(run_here):
+    code, text = run_here("--pyargs", "qloracle_conformance")
     assert code == 5
     assert "name an implementation: --qloracle-impl IMPL" in text
 
@@ -195,12 +221,12 @@ def test_it_is_inert_in_other_runs(folder):
     assert (code, counts(text)) == (0, {"passed": 1}), text
 
 
-def test_tests_in_ones_own_file(folder):
+def test_tests_in_ones_own_file(run_here, folder):
     (folder / "test_mine.py").write_text(
         "from qloracle_conformance import conformance_tests\n"
         "test_conformance = conformance_tests('kernel.py')\n"
     )
-    code, text = pytest_run(folder, "test_mine.py")
+    code, text = run_here("test_mine.py")
     assert code == 1
     found = set(
         re.findall(r"^FAILED test_mine\.py::test_conformance\[(\S+)\] ", text, re.MULTILINE)

@@ -271,13 +271,10 @@ def test_a_process_that_is_killed_surfaces(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", ""])
-def test_no_processes_are_a_usage_error(text):
-    done = subprocess.run(
-        [sys.executable, "-m", "qloracle_conformance.commands.main", "verify", "numpy", "-n", text],
-        check=False, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "'--processes' / '-n'" in done.stderr
+def test_no_processes_are_a_usage_error(command, text):
+    code, _, err = command("verify", "numpy", "-n", text)
+    assert code == 2
+    assert "'--processes' / '-n'" in err
 
 
 def test_no_processes_from_python():

@@ -64,4 +64,4 @@ def test_a_preset_that_is_changed_stays_as_it_was():
 )
 def test_a_kernel_passes_under_its_own_preset_only(kernel, preset, others):
     assert api.verify(kernel, dialect=preset).ok
-    assert not any(api.verify(kernel, dialect=other).ok for other in others)
+    assert not any(api.verify(kernel, dialect=other, only="S5,S6").ok for other in others)

@@ -11,7 +11,7 @@ from qloracle_conformance.families.products import bounds, inputs
 from qloracle_conformance.families.products import s09_products as s9
 from qloracle_conformance.judging.bounds import U
 from qloracle_conformance.judging.checks import Plan
-from qloracle_conformance.judging.numbers import full_mantissa
+from qloracle_conformance.judging.expected import full_mantissa
 from qloracle_conformance.judging.views import View, specified_levels
 from qloracle_conformance.mutants.matrix import judge, spec_of
 from qloracle_conformance.mutants.products import (

@@ -4,8 +4,7 @@ Each script is really run, in a process in which nothing of the kit (nor ml_dtyp
 is bfloat16) can be imported.
 """
 
-import subprocess
-import sys
+import functools
 
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
@@ -26,17 +25,6 @@ from qloracle_conformance.reports import files, repro
 from qloracle_conformance.reports.repro import comparing, literals, loaders
 from qloracle_conformance.running.verify import verify
 
-RUN = """
-import runpy, sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in sys.argv[2].split(","):
-            raise ModuleNotFoundError(f"{name} is blocked")
-
-sys.meta_path.insert(0, Blocked())
-runpy.run_path(sys.argv[1], run_name="__main__")
-"""
 OURS = "qloracle,qloracle_conformance,qloracle_gpu"
 
 # NF4 in plain NumPy; a fault is one line of it replaced.
@@ -149,27 +137,26 @@ def judged(tmp_path):
     return do
 
 
-def run(script, blocked=f"{OURS},ml_dtypes"):
-    command = [sys.executable, "-I", "-B", "-c", RUN, str(script), blocked]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture
+def run(run_script):
+    return functools.partial(run_script, blocked=f"{OURS},ml_dtypes")
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_fault_is_shown_and_so_is_its_end(judged, fault):
+def test_the_fault_is_shown_and_so_is_its_end(judged, fault, run):
     right, wrong, only, said = FAULTS[fault]
     assert KERNEL.count(right) == 1
     path, judgement, scripts = judged(KERNEL.replace(right, wrong), only)
     failing = [check.id for check in judgement.checks if check.status in ("FAIL", "ERROR")]
     assert list(scripts) == failing
     blocked = OURS if "bfloat16" in fault else f"{OURS},ml_dtypes"
-    code, text = run(scripts[failing[0]], blocked)
+    code, text = run(scripts[failing[0]], blocked=blocked)
     assert (code, said in text) == (1, True), text
 
     path.write_text(f"{KERNEL}# mended\n")
-    assert run(scripts[failing[0]], blocked)[0] == 0
+    assert run(scripts[failing[0]], blocked=blocked)[0] == 0
     path.unlink()
-    code, text = run(scripts[failing[0]], blocked)
+    code, text = run(scripts[failing[0]], blocked=blocked)
     assert (code, "could not be loaded: FileNotFoundError" in text) == (2, True), text
 
 
@@ -235,19 +222,20 @@ TENSOR_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", TENSOR_FAULTS)
-def test_the_fault_of_a_kernel_on_tensors_is_shown_and_so_is_its_end(judged, fault):
+def test_the_fault_of_a_kernel_on_tensors_is_shown_and_so_is_its_end(judged, fault, run_script):
     right, wrong, only, said = TENSOR_FAULTS[fault]
     assert TENSORS.count(right) == 1
     path, judgement, scripts = judged(TENSORS.replace(right, wrong), only)
     failing = [check.id for check in judgement.checks if check.status in ("FAIL", "ERROR")]
     assert failing
-    code, text = run(scripts[failing[0]], OURS)
+    run = functools.partial(run_script, framework="torch")
+    code, text = run(scripts[failing[0]])
     assert (code, said in text) == (1, True), text
     path.write_text(TENSORS)
-    assert run(scripts[failing[0]], OURS)[0] == 0
+    assert run(scripts[failing[0]])[0] == 0
 
 
-def test_buffers_of_a_kernel_on_numpy_arrays(judged):
+def test_buffers_of_a_kernel_on_numpy_arrays(judged, run):
     taking_out = KERNEL.replace('"nf4"):', '"nf4", out=None):', 1).replace(
         "    return packed[: (x.size + 1) // 2], absmax",
         "    for buffer, values in zip(out or (), (packed[: (x.size + 1) // 2], absmax)):\n"
@@ -285,7 +273,7 @@ def failed(view, mismatch, values=(), rule="S5", status="FAIL", **options):
 
 
 @pytest.fixture
-def tried(tmp_path):
+def tried(tmp_path, run):
     """Run the script of a check on a kernel whose only function is given by its body."""
 
     def do(view, check, body):
@@ -340,7 +328,7 @@ def test_a_hang_ends(tried, monkeypatch):
     assert (code, "in quantize_4bit" in text) == (1, True), text
 
 
-def test_a_function_that_takes_few_parameters(judged):
+def test_a_function_that_takes_few_parameters(judged, run):
     pairs = "packed >> 4, packed & 15"
     right = f"""
 {KERNEL.partition("def ")[0]}
@@ -414,7 +402,7 @@ def test_a_known_failure_has_a_script(tmp_path):
     "name",
     ["kernel.py", "module:kernel", "kernel:Kernels", "kernel:Outer.Kernels", "kernel.py:Kernels"],
 )
-def test_by_every_road(tmp_path, monkeypatch, name):
+def test_by_every_road(tmp_path, monkeypatch, name, run):
     monkeypatch.chdir(tmp_path)
     function = "quantize_4bit = staticmethod(lambda x, **options: ([], [2.0]))"
     text = f"class Kernels:\n    {function}\n\nclass Outer:\n    Kernels = Kernels\n\n"
@@ -427,7 +415,7 @@ def test_by_every_road(tmp_path, monkeypatch, name):
     assert (code, "got 2.0" in text) == (1, True), text
 
 
-def test_the_reference_is_imported(tmp_path):
+def test_the_reference_is_imported(tmp_path, run):
     check = failed(NF4_VIEW, Mismatch("absmax", 0, "2.0", "3.0"), rule="S4")
     judgement = Judgement("numpy", views=[NF4_VIEW], checks=[check])
     (script,) = scripts_of(tmp_path, judgement).values()
@@ -436,7 +424,7 @@ def test_the_reference_is_imported(tmp_path):
         2,
         True,
     )
-    code, text = run(script, "nothing")
+    code, text = run(script, blocked="nothing")
     assert (code, "got 1.0" in text) == (1, True), text
 
 
@@ -452,13 +440,13 @@ def test_an_adapters_text_is_carried_exactly(source):
 
 
 @pytest.mark.slow
-def test_bitsandbytes(tmp_path):
+def test_bitsandbytes(tmp_path, run):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     judgement = verify(["bitsandbytes"], only="S4,S8/quantize_absmax/*", device="cpu").judgements[0]
     scripts = scripts_of(tmp_path, judgement)
     assert scripts
     for path in set(scripts.values()):
-        code, text = run(path, OURS)
+        code, text = run(path, blocked=OURS, framework="torch")
         assert (code, "got " in text) == (1, True), text
 
 

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from qloracle_conformance.commands import main
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.reports import differences
 from qloracle_conformance.running import known
@@ -170,13 +171,6 @@ def test_a_file_that_is_no_report_is_a_usage_error(tmp_path, text):
         differences.read(path)
 
 
-def run_command(*arguments, **options):
-    command = [sys.executable, "-m", "qloracle_conformance.commands.main", *arguments]
-    return subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=120, **options
-    )
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -191,24 +185,38 @@ def run_command(*arguments, **options):
         (["probe", "nothing"], "is no implementation"),
     ],
 )
-def test_usage_errors_exit_with_2(arguments, expected):
-    done = run_command(*arguments)
-    assert done.returncode == 2
-    assert expected in done.stderr
-    assert "Traceback" not in done.stderr
+def test_usage_errors_exit_with_2(command, arguments, expected):
+    code, _, err = command(*arguments)
+    assert code == 2
+    assert expected in err
+    assert "Traceback" not in err
 
 
-def test_explain_prints_the_rule_and_its_checks():
-    done = run_command("explain", "s5")
-    assert done.returncode == 0
-    assert "A tie takes the lower code" in done.stdout
-    assert "S5/quantize_4bit" in done.stdout
+@pytest.mark.parametrize(
+    ("library", "said"), [("hypothesis", "verify needs Hypothesis"), ("jinja2", "--report needs")]
+)
+def test_a_library_that_is_missing_is_asked_for_before_anything_runs(
+    command, library, said, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(main, "find_spec", lambda name: None if name == library else name)
+    code, _, err = command("verify", "example", "--report", str(tmp_path))
+    assert code == 2
+    assert said in err
+    assert "pip install 'qloracle[verify]'" in err
+    assert not [*tmp_path.iterdir()]
 
 
-def test_probe_prints_the_fields(kernel):
-    done = run_command("probe", kernel(SWAPPED))
-    assert done.returncode == 1
-    assert "FINDING nibble_order: low_first, expected high_first" in done.stdout
+def test_explain_prints_the_rule_and_its_checks(command):
+    code, out, _ = command("explain", "s5")
+    assert code == 0
+    assert "A tie takes the lower code" in out
+    assert "S5/quantize_4bit" in out
+
+
+def test_probe_prints_the_fields(command, kernel):
+    code, out, _ = command("probe", kernel(SWAPPED))
+    assert code == 1
+    assert "FINDING nibble_order: low_first, expected high_first" in out
 
 
 def test_ctrl_c_leaves_a_report_marked_partial(kernel, tmp_path):
@@ -250,9 +258,9 @@ def test_the_probe_alone_judges_nothing(only):
     assert {row["status"] for row in rows(report).values()} == {"NOT_RUN"}
 
 
-def test_a_narrowed_run_says_so(kernel):
-    done = run_command("verify", kernel(MY_KERNELS), "--only", "S6")
-    assert "PARTIAL: only S6 was run" in done.stdout
+def test_a_narrowed_run_says_so(command, kernel):
+    _, out, _ = command("verify", kernel(MY_KERNELS), "--only", "S6")
+    assert "PARTIAL: only S6 was run" in out
 
 
 def test_a_refusal_is_shown_with_the_call_as_it_was_made(kernel):

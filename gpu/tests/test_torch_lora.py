@@ -192,7 +192,7 @@ def faults_of(backend):
     """The functions whose results leave their bounds on a fixed set of inputs."""
     rng, found = np.random.default_rng(0), set()
     for dtype in FLOATS:
-        for shape, r in (((5, 7), 2), ((20, 33), 8), ((9, 70), 1)):
+        for shape, r in (((20, 33), 8), ((9, 70), 1)):
             for dropped, wide in ((False, True), (True, False)):
                 shares = uses(backend, rng, shape, r, (2, 3), dtype, 0.7, wide, dropped, 32)
                 found.update(name for name, share in shares.items() if share > 1)

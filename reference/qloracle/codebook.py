@@ -37,6 +37,7 @@ types its levels with four decimals, at 13 of the 16 levels.
 
 import inspect
 from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,20 +114,22 @@ def _grid(start: float, end: float, n: int) -> NDArray[np.float64]:
 def normal_quantile(p: float | NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the value below which a fraction p of N(0, 1) lies; float64, in the shape of p.
 
-    0 and 1 give the infinities. ValueError outside [0, 1].
+    0 and 1 give the infinities. ValueError outside [0, 1]. Fifteen digits are right: Wichura's
+    AS 241, as in Python's `statistics`.
 
     >>> float(normal_quantile(0.5))
     0.0
     >>> print(f"{normal_quantile(0.6):.4f}")
     0.2533
     """
-    from scipy.special import ndtri  # a third of the time that importing this package takes
-
     probability = np.asarray(p, np.float64)
     outside = probability[~((probability >= 0) & (probability <= 1))]
     if outside.size:
         raise ValueError(f"p must lie in [0, 1], got {outside[0]}")
-    return np.asarray(ndtri(probability))
+    inside = (probability > 0) & (probability < 1)
+    values = np.array(np.where(probability < 0.5, -np.inf, np.inf))  # in the shape of p
+    values[inside] = [NormalDist().inv_cdf(each) for each in probability[inside].tolist()]
+    return values
 
 
 def thresholds(codebook: Float32) -> Float32:

@@ -151,9 +151,7 @@ class GatedMLP:
 
 def expit(x: Float64) -> Float64:
     """Return 1 / (1 + exp(-x))."""
-    from scipy import special  # a third of the time that importing this package takes
-
-    return np.asarray(special.expit(x))
+    return np.asarray(1 / (1 + np.exp(-x)))
 
 
 @np.errstate(all="ignore")  # exp may underflow, in silence whatever the caller has set

@@ -1,6 +1,8 @@
 """Two ways to reach an implementation: in a child process, or (our own mutants) in this one.
 
-Both say the same of the implementation::
+A call that takes longer than `limit` seconds is a TIMEOUT: a child is ended for it, an object in
+this process cannot be interrupted.  LoadError if an implementation does not load, CannotRun if this
+machine cannot run it.  Both say the same of it::
 
     offers      the protocol functions offered, each with the parameters it takes (None: any)
     forms       the forms of arrays (rule P5) that can be tried on each function here
@@ -35,6 +37,7 @@ from qloracle_conformance.calling.wire import Wire
 from qloracle_conformance.contract.cases import Answer, Case, decode, pieces
 from qloracle_conformance.contract.errors import CannotRun, LoadError
 
+LIMIT = 20.0  # seconds that one call may take, where nothing else is said
 IMPORT_LIMIT = 300.0  # seconds that an import may take
 # Waiting threads that spin would compete with the judging parent for the cores.
 FEW_SPINNERS = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
@@ -109,7 +112,7 @@ class LocalCaller:
 class ChildCaller:
     """Calls an implementation in a child process, which may hang or crash: the run goes on."""
 
-    def __init__(self, spec: str, *, limit: float = 20.0, device: str = "") -> None:
+    def __init__(self, spec: str, device: str = "", limit: float = LIMIT) -> None:
         self._spec, self._limit, self._device = spec, limit, device
         self._again: dict[int, bool] = {}  # whether results are as they were, by call
         self._generation = 0
@@ -187,7 +190,11 @@ class ChildCaller:
 
     def _send(self, case: Case) -> None:
         if not self._sent and self._process.poll() is not None:
-            self._restart()
+            self._generation += 1
+            try:
+                self._start()
+            except LoadError as error:
+                raise LoadError(f"does not start again after a crash: {error}") from error
         head = {"function": case.function, "options": dict(case.options), "form": case.form}
         self._wire.post(pieces(head, case.arrays))
         self._sent[id(case)] = case
@@ -223,13 +230,6 @@ class ChildCaller:
     def _note(self, again: Mapping[str, bool]) -> None:
         base = self._generation * 10**9
         self._again |= {int(call) + base: same for call, same in again.items()}
-
-    def _restart(self) -> None:
-        self._generation += 1
-        try:
-            self._start()
-        except LoadError as error:
-            raise LoadError(f"does not start again after a crash: {error}") from error
 
     def _receive(self, limit: float) -> bytearray | str:
         try:

@@ -4,10 +4,11 @@ Nothing in here knows an expected value.  A call gets private, writable copies, 
 compared with what they were before, its results are read at once and again later.
 """
 
+import contextlib
 import inspect
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,20 +46,16 @@ def offered(target: Any) -> dict[str, list[str] | None]:
 
 def parameters(function: Callable[..., Any]) -> list[str] | None:
     """Name the parameters a function takes; None if it takes any or will not say."""
-    try:
-        found = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
+    found = _signature(function)
+    if found is None or any(entry.kind is entry.VAR_KEYWORD for entry in found.values()):
         return None
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in found):
-        return None
-    return [parameter.name for parameter in found]
+    return [*found]
 
 
-def _names_out(function: Callable[..., Any]) -> bool:
-    try:
-        return "out" in inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return False
+def _signature(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    with contextlib.suppress(TypeError, ValueError):
+        return inspect.signature(function).parameters
+    return None
 
 
 def declarations(target: Any) -> dict[str, Any]:
@@ -96,20 +93,17 @@ def _type(value: Any) -> str:
 
 
 def read(result: Any, function: str) -> tuple[np.ndarray, ...]:
-    """Read a call's results as arrays; FormError if there are more or fewer."""
+    """Read a call's results as arrays; FormError if they are more, fewer or far too large."""
     names = FUNCTIONS[function].results
     parts = tuple(result) if isinstance(result, tuple | list) and len(names) > 1 else (result,)
     if len(parts) != len(names):
         text = f"returned {len(parts)} result(s), expected {len(names)}: {', '.join(names)}"
         raise FormError(text)
-    return tuple(to_array(part) for part in parts)
-
-
-def _refuse_too_large(values: Sequence[np.ndarray]) -> None:
-    """FormError for results so large that no call can have asked for them."""
+    values = tuple(to_array(part) for part in parts)
     nbytes = sum(value.nbytes for value in values)
     if nbytes > LARGEST:
         raise FormError(f"returned {nbytes:,} bytes, more than any call of the kit asks for")
+    return values
 
 
 class Kept(NamedTuple):
@@ -135,7 +129,8 @@ class Calls:
         self.framework, self.device = _framework(target, device)
         forms = frameworks.forms(self.framework, self.device)
         self.forms = {
-            name: [*forms, *["out"] * _names_out(getattr(target, name))] for name in offered(target)
+            name: [*forms, *["out"] * ("out" in (_signature(getattr(target, name)) or ()))]
+            for name in offered(target)
         }
         self._count = 0
         self._kept: deque[Kept] = deque()
@@ -160,7 +155,6 @@ class Calls:
             with frameworks.queue(case.form, device, list(arguments.values())):
                 result = self._invoke(case, arguments, device)
                 values = read(result, case.function)
-            _refuse_too_large(values)
         except NotImplementedError as error:
             return Answer("UNSUPPORTED", message=_line(error), call=call)
         except FormError as error:
@@ -181,9 +175,11 @@ class Calls:
         positional = [arguments[name] for name in function.arrays]
         named = {name: a for name, a in arguments.items() if name not in function.arrays}
         named |= keywords(case, self.framework)
-        buffers = self._buffers(case, device) if case.form == "out" else None
-        if buffers is not None:
-            named["out"] = buffers
+        if case.form == "out":  # a buffer for the result, or a tuple of them for several
+            forms = result_forms(case.function, case.arrays, case.options)
+            empty = (frameworks.poisoned(form.shape, form.dtype) for form in forms)
+            out = [frameworks.convert(array, self.framework, device) for array in empty]
+            named["out"] = tuple(out) if len(out) > 1 else out[0]
         dtype = named.pop("dtype", None) if function.decoder else None
         result = getattr(self.target, case.function)(*positional, **named)
         if dtype is not None:
@@ -191,13 +187,7 @@ class Calls:
         synchronize = getattr(self.target, "synchronize", None)
         if callable(synchronize):
             synchronize()
-        return result if buffers is None else _written(buffers, result, case.function)
-
-    def _buffers(self, case: Case, device: str) -> Any:
-        """A buffer for the result, or a tuple of them for several."""
-        forms = result_forms(case.function, case.arrays, case.options)
-        found = [frameworks.poison(f.shape, f.dtype, self.framework, device) for f in forms]
-        return tuple(found) if len(found) > 1 else found[0]
+        return result if "out" not in named else _written(named["out"], result, case.function)
 
     def _keep(self, call: int, function: str, result: Any, values: tuple[np.ndarray, ...]) -> None:
         nbytes = sum(value.nbytes for value in values)
@@ -225,15 +215,10 @@ class Calls:
             time.sleep(max(0.0, rest))
             kept = self._kept.popleft()
             self._kept_bytes -= kept.nbytes
-            found[kept.call] = self._lasts(kept)
+            found[kept.call] = False
+            with contextlib.suppress(Exception):  # one that can be read only once has changed, too
+                found[kept.call] = bits(read(kept.result, kept.function)) == bits(kept.values)
         return found
-
-    @staticmethod
-    def _lasts(kept: Kept) -> bool:
-        try:
-            return bits(read(kept.result, kept.function)) == bits(kept.values)
-        except Exception:  # a result that can be read only once has changed, too
-            return False
 
 
 def _framework(target: Any, device: str) -> tuple[str, str]:
@@ -252,7 +237,10 @@ def _framework(target: Any, device: str) -> tuple[str, str]:
 
 
 def _bits_of(memory: Mapping[str, Any]) -> dict[str, Bits]:
-    return {name: bits([frameworks.peek(whole)]) for name, whole in memory.items()}
+    return {  # NumPy's arrays are looked at where they lie
+        name: bits([whole if type(whole) is np.ndarray else frameworks.take(whole)])
+        for name, whole in memory.items()
+    }
 
 
 def _written(buffers: Any, result: Any, function: str) -> Any:

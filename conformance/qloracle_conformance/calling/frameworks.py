@@ -16,8 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from qloracle_conformance.contract.forms import VIEWS
-from qloracle_conformance.contract.protocol import FLOAT_TYPES
+from qloracle_conformance.contract.protocol import FLOAT_TYPES, VIEWS
 
 NAMES = ("numpy", "torch", "cupy", "jax")
 POISON = 0x7F  # of every byte that is not the array's: a huge float, or a NaN
@@ -34,7 +33,7 @@ def give(array: np.ndarray, framework: str, device: str, form: str = "") -> tupl
         whole = convert(array, framework, device)
         return whole, whole
     if form == "strided":  # every second element of its rows
-        wide = _poisoned((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
+        wide = poisoned((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
         wide[..., ::2] = array
         whole = convert(wide, framework, device)
         return whole[..., ::2], whole
@@ -45,7 +44,7 @@ def give(array: np.ndarray, framework: str, device: str, form: str = "") -> tupl
     if form == "expanded":
         return _expanded(array, framework, device)
     start = OFFSET[form]
-    buffer = _poisoned((array.size + 2 * start,), array.dtype)
+    buffer = poisoned((array.size + 2 * start,), array.dtype)
     buffer[start : start + array.size] = array.reshape(-1)
     whole = convert(buffer, framework, device)
     return whole[start : start + array.size].reshape(array.shape), whole
@@ -63,12 +62,8 @@ def _expanded(array: np.ndarray, framework: str, device: str) -> tuple[Any, Any]
     return sys.modules["cupy"].broadcast_to(one, array.shape), one
 
 
-def poison(shape: tuple[int, ...], dtype: np.dtype[Any], framework: str, device: str) -> Any:
-    """A buffer to write into, which holds no result yet."""
-    return convert(_poisoned(shape, dtype), framework, device)
-
-
-def _poisoned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+def poisoned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """An array that holds nothing yet."""
     array = np.empty(shape, dtype)
     array.reshape(-1).view(np.uint8)[:] = POISON
     return array
@@ -78,7 +73,11 @@ def convert(array: np.ndarray, framework: str, device: str) -> Any:
     """Make a framework's array on a device; it owns its memory or shares the private copy's."""
     match framework:
         case "torch":
-            return _to_torch(array).to(device)
+            import torch
+
+            if array.dtype == ml_dtypes.bfloat16:
+                return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device)
+            return torch.from_numpy(array).to(device)
         case "cupy":
             import cupy
 
@@ -98,14 +97,6 @@ def make_current(framework: str, device: str) -> None:
     """Make a device the current one where a framework computes on that, as CuPy does."""
     if framework == "cupy":
         sys.modules["cupy"].cuda.Device(_number(device)).use()
-
-
-def _to_torch(array: np.ndarray) -> Any:
-    import torch
-
-    if array.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
 
 
 def _number(device: str) -> int:
@@ -138,25 +129,16 @@ def take(value: Any) -> np.ndarray:
     """Read any framework's array (or what NumPy can read) as a private NumPy array."""
     torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
     if torch is not None and isinstance(value, torch.Tensor):
-        return _from_torch(value, torch)
+        # A tensor of any device; requires_grad, lazy conjugates and negations are resolved.
+        host = value.detach().resolve_conj().resolve_neg().cpu()
+        if host.dtype == torch.bfloat16:
+            return np.array(host.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
+        return np.array(host.numpy())
     if cupy is not None and isinstance(value, cupy.ndarray):
         if value.dtype.name == "bfloat16":
             return np.array(value.view(np.uint16).get()).view(ml_dtypes.bfloat16)
         return np.array(value.get())
     return np.array(value)  # a copy: a later change of the result must not reach the reading
-
-
-def peek(value: Any) -> np.ndarray:
-    """Read an array without copying it where that can be: to look at it at once."""
-    return value if type(value) is np.ndarray else take(value)
-
-
-def _from_torch(tensor: Any, torch: Any) -> np.ndarray:
-    """A tensor of any device; requires_grad, lazy conjugates and negations are resolved."""
-    host = tensor.detach().resolve_conj().resolve_neg().cpu()
-    if host.dtype == torch.bfloat16:
-        return np.array(host.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
-    return np.array(host.numpy())
 
 
 # ---- where a call runs ---------------------------------------------------------------------------

@@ -65,7 +65,12 @@ def load(spec: str) -> Any:
     """
     place = parse(spec)
     _read_texts_below(Path.cwd())
-    found = _load_file(Path(place.where)) if place.kind == "file" else _load_module(place.where)
+    if place.kind == "file":
+        found = _load_file(Path(place.where))
+    else:
+        if str(Path.cwd()) not in sys.path:  # last: nothing here shadows an installed package
+            sys.path.append(str(Path.cwd()))
+        found = importlib.import_module(place.where)
     ask(found)
     for name in filter(None, place.member.split(".")):
         found = getattr(found, name)
@@ -89,13 +94,6 @@ def ask(target: Any) -> None:
     text = reason() if callable(reason) else ""
     if isinstance(text, str) and text:
         raise CannotRun(" ".join(text.split()))
-
-
-def _load_module(name: str) -> Any:
-    here = str(Path.cwd())
-    if here not in sys.path:  # last, so that nothing here shadows an installed package
-        sys.path.append(here)
-    return importlib.import_module(name)
 
 
 class _TextLoader(machinery.SourceFileLoader):

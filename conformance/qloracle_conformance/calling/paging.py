@@ -37,7 +37,7 @@ class Framework(NamedTuple):
             if jax.dtypes.canonicalize_dtype(found) != found:
                 raise NotImplementedError(f"JAX has no {name} here (jax_enable_x64)")
             return found
-        return frameworks.dtype(name, "torch") if self.name == "torch" else programs.dtype_of(name)
+        return frameworks.dtype(name, "torch") if self.name == "torch" else np.dtype(name)
 
     def given(self, values: np.ndarray, side: str = "device") -> Any:
         """An array as the host or the device writes it."""

@@ -26,6 +26,9 @@ from qloracle_conformance.contract.cases import Case, decode, pieces
 from qloracle_conformance.contract.errors import CannotRun, LoadError
 
 INSTALLED = {"site-packages", "dist-packages"}
+LIBRARIES = (  # whose versions are told
+    "numpy", "torch", "bitsandbytes", "torchao", "peft", "cupy", "jax", "optax", "qloracle",
+)  # fmt: skip
 
 
 def main(spec: str, imported: float = 0.0) -> None:
@@ -33,14 +36,18 @@ def main(spec: str, imported: float = 0.0) -> None:
 
     `imported`: seconds that the import of its libraries took, which was done before.
     """
-    inbox, outbox = _take_streams()
+    inbox, outbox = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
     start = time.perf_counter() - imported
     gc.disable()  # what an import makes stays: to look for garbage takes a quarter of its time
     try:
         calls = Calls(load(spec), os.environ.get("QLORACLE_DEVICE", ""))
         hello = _hello(calls) | {"seconds": time.perf_counter() - start}
     except BaseException as error:  # SystemExit too: the parent must hear why
-        failed = {"failed": _reason(error), "cannot_run": isinstance(error, CannotRun)}
+        reason = _one_line(f"does not import: {type(error).__name__}: {error}")[:500]
+        reason = str(error) if isinstance(error, LoadError) else reason
+        failed = {"failed": reason, "cannot_run": isinstance(error, CannotRun)}
         send(outbox, *pieces(failed, {}))
         return
     gc.freeze()
@@ -49,25 +56,13 @@ def main(spec: str, imported: float = 0.0) -> None:
     _serve(calls, inbox, outbox)
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, LoadError):
-        return str(error)
-    return _one_line(f"does not import: {type(error).__name__}: {error}")[:500]
-
-
 def _one_line(value: object) -> str:
     return " ".join(str(value).split())
 
 
-def _take_streams() -> tuple[BinaryIO, BinaryIO]:
-    inbox, outbox = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
-    return inbox, outbox
-
-
 def _hello(calls: Calls) -> dict[str, Any]:
     target = calls.target
+    libraries = {name: _version(name) for name in LIBRARIES if name in sys.modules}
     return {
         "offers": offered(target),
         "forms": calls.forms,
@@ -75,7 +70,7 @@ def _hello(calls: Calls) -> dict[str, Any]:
         "declared": plain(declarations(target)),
         "files": _files(),
         "places": _places(target),
-        "versions": _loaded_versions() | own_versions(target),
+        "versions": libraries | own_versions(target),
     }
 
 
@@ -114,11 +109,6 @@ def _places(target: Any) -> dict[str, tuple[str, int]]:
             if isinstance(code, CodeType):
                 found[name] = code.co_filename, code.co_firstlineno
     return found
-
-
-def _loaded_versions() -> dict[str, str]:
-    names = "numpy torch bitsandbytes torchao peft cupy jax optax qloracle"
-    return {name: _version(name) for name in names.split() if name in sys.modules}
 
 
 def _version(name: str) -> str:

@@ -12,7 +12,7 @@ from typer import Argument, Option
 
 import qloracle
 from qloracle.memory import MODELS
-from qloracle_conformance.calling import opening
+from qloracle_conformance.calling.callers import LIMIT
 from qloracle_conformance.contract.errors import UsageError
 
 app = typer.Typer(
@@ -78,7 +78,7 @@ def verify(
     processes: Annotated[
         int | None, Option("--processes", "-n", min=1, help="Processes that judge; none: as fits.")
     ] = None,
-    limit: Annotated[float, Option(help="Seconds that a call may take.")] = opening.LIMIT,
+    limit: Annotated[float, Option(help="Seconds that a call may take.")] = LIMIT,
     spec: Annotated[str, Option(help="Version of the specification.")] = qloracle.SPEC_VERSION,
 ) -> None:
     """Judge implementations and print their verdicts.
@@ -88,6 +88,8 @@ def verify(
     """
     if find_spec("hypothesis") is None:
         raise UsageError("verify needs Hypothesis: pip install 'qloracle[verify]'")
+    if report and find_spec("jinja2") is None:
+        raise UsageError("--report needs Jinja2: pip install 'qloracle[verify]'")
     from qloracle_conformance.commands import verify as command
     from qloracle_conformance.running import options
 

@@ -31,7 +31,9 @@ def run(model: str, seq: int, capacity_gb: float | None, out: Path | None, conso
     _check(model, seq, capacity_gb)
     config = memory.MODELS[model]
     parts = {method: memory.memory_parts(config, method, tokens=seq) for method in memory.METHODS}
-    card = _smallest_card(parts["qlora"].static) if capacity_gb is None else round(capacity_gb * GB)
+    fitting = (gb for gb in CARDS if gb * GB > parts["qlora"].static)
+    smallest = next(fitting, -(-parts["qlora"].static // GB))
+    card = round((smallest if capacity_gb is None else capacity_gb) * GB)
     lengths = (seq, seq, 2 * seq, seq)
     plain, paged = (
         memory.timeline(config, lengths, card, paging=paging) for paging in (False, True)
@@ -45,7 +47,9 @@ def run(model: str, seq: int, capacity_gb: float | None, out: Path | None, conso
     _show(console, "Published numbers", ("published", "here", ""), _claims(), "left")
     columns = ("without paging", "with paging", "GB out", "GB in", "seconds")
     _show(console, f"QLoRA, products fused, {spike}", columns, _timeline(plain, paged))
-    for line in (*_verdicts(plain, paged), _longest(config, card), *pictures):
+    without, with_it = (memory.longest(config, card, paging=paging) for paging in (False, True))
+    longest = f"Longest micro-batch: {without:,} tokens without paging, {with_it:,} with it."
+    for line in (*_verdicts(plain, paged), longest, *pictures):
         typer.echo(line)
     return 0
 
@@ -57,10 +61,6 @@ def _check(model: str, seq: int, capacity_gb: float | None) -> None:
         raise UsageError(f"--seq is {seq}; allowed: a whole number of tokens from 1 to 999999999")
     if capacity_gb is not None and not 0.001 <= capacity_gb <= 10**6:
         raise UsageError(f"--capacity is {capacity_gb:g}; allowed: GB from 0.001 to 1000000")
-
-
-def _smallest_card(needed: int) -> int:
-    return next((gb * GB for gb in CARDS if gb * GB > needed), -(-needed // GB) * GB)
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -137,11 +137,6 @@ def _verdicts(plain: list[Event], paged: list[Event]) -> list[str]:
     )
     moved = f"; {out / GB:.2f} GB leave, {back / GB:.2f} GB come back, {seconds:.3f} s"
     return [f"Without paging: {ends[0]}.", f"With paging: {ends[1]}{moved if seconds else ''}."]
-
-
-def _longest(config: Configuration, card: int) -> str:
-    plain, paged = (memory.longest(config, card, paging=paging) for paging in (False, True))
-    return f"Longest micro-batch: {plain:,} tokens without paging, {paged:,} with it."
 
 
 def _draw(

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from qloracle_conformance.calling import opening
+from qloracle_conformance.calling.callers import ChildCaller
 from qloracle_conformance.calling.loading import parse
 from qloracle_conformance.contract import dialects
 from qloracle_conformance.contract.errors import CannotRun, LoadError, UsageError
@@ -25,7 +25,7 @@ def show_dialect(impl: str, device: str, console: Console) -> int:
     """
     parse(impl)
     try:
-        with closing(opening.open(impl, device)) as caller:
+        with closing(ChildCaller(impl, device)) as caller:
             views, versions = Engine(caller).probe(), caller.versions
     except CannotRun as error:
         typer.echo(f"NOT_RUN {impl}: {error}")

@@ -5,7 +5,6 @@ metadata.  It carries no code, so a child process can never make its parent exec
 program in any language can speak it.
 """
 
-import hashlib
 import json
 import struct
 from collections.abc import Iterable, Mapping
@@ -89,19 +88,6 @@ def bits(arrays: Iterable[np.ndarray]) -> Bits:
     return tuple((array.dtype.char, array.shape, array.tobytes()) for array in arrays)
 
 
-def digest(arrays: tuple[np.ndarray, ...] | list[np.ndarray]) -> str:
-    """Hash arrays with their types and shapes.
-
-    >>> digest((np.zeros(2, np.float32),)) == digest((np.zeros((2, 1), np.float32),))
-    False
-    """
-    state = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        state.update(f"{array.dtype}{array.shape}".encode())
-        state.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
-    return state.hexdigest()
-
-
 WIRE_TYPES: dict[str, Any] = {
     "BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16,
     "U32": np.uint32, "I32": np.int32, "U64": np.uint64, "I64": np.int64,
@@ -112,13 +98,8 @@ WIRE_TYPES: dict[str, Any] = {
 WIRE_NAMES = {np.dtype(kind): name for name, kind in WIRE_TYPES.items()}
 
 
-def encode(text: Mapping[str, Any], arrays: Arrays) -> bytes:
-    """Write JSON-able text and arrays as one safetensors blob."""
-    return b"".join(pieces(text, arrays))
-
-
 def pieces(text: Mapping[str, Any], arrays: Arrays) -> list[bytes | memoryview]:
-    """The blob in pieces, its head and the memory of each array, of which nothing is copied.
+    """JSON-able text and arrays as a safetensors blob in pieces: its head, each array's memory.
 
     The widest types come first, so that every array lies at a multiple of its element's size.
     """
@@ -139,7 +120,7 @@ def pieces(text: Mapping[str, Any], arrays: Arrays) -> list[bytes | memoryview]:
 def decode(blob: bytes | bytearray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read a blob back: (text, arrays).  The arrays are writable and nobody else's.
 
-    >>> decode(encode({"id": 7}, {"x": np.ones(2, ml_dtypes.bfloat16)}))
+    >>> decode(b"".join(pieces({"id": 7}, {"x": np.ones(2, ml_dtypes.bfloat16)})))
     ({'id': 7}, {'x': array([1, 1], dtype=bfloat16)})
     """
     (length,) = struct.unpack_from("<Q", blob)

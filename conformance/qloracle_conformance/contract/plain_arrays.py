@@ -107,7 +107,7 @@ class PlainArrays:
 
     def empty(self, name: str, shape: list[int], dtype: str) -> None:
         _demand(name not in {*self.alive, *self.freed}, f"{name} exists")
-        self.alive[name] = Plain(np.zeros(shape, programs.dtype_of(dtype)))
+        self.alive[name] = Plain(np.zeros(shape, dtype))
 
     def write(self, name: str, part: Part, data: str, side: str) -> None:
         old, values = self._alive(name).values[where(part)], self.data[data]
@@ -189,11 +189,9 @@ class PlainArrays:
         touched = rest[0] if verb == "open" else [name]
         if verb == "empty" or self.freed.intersection(touched):
             return
-        fits = verb != "write" or self._fits(name, rest[0], rest[1])
-        _demand(not fits, f"{programs.text_of(operation)} need not fail")
-
-    def _fits(self, name: str, part: Part, data: str) -> bool:
-        return bool(self._alive(name).values[where(part)].shape == self.data[data].shape)
+        into = self._alive(name).values[where(rest[0])] if verb == "write" else None
+        misfit = into is not None and into.shape != self.data[rest[1]].shape
+        _demand(misfit, f"{programs.text_of(operation)} need not fail")
 
     def _alive(self, name: str) -> Plain:
         _demand(name in self.alive, f"there is no array {name}")

@@ -38,8 +38,6 @@ from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import ml_dtypes
-import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.books import COUNTERS, SIZES
@@ -75,15 +73,6 @@ def perform(operation: Operation, handler: object) -> Any:
 
 
 # ---- small things --------------------------------------------------------------------------------
-
-
-def dtype_of(name: str) -> np.dtype[Any]:
-    """A type by its name.
-
-    >>> dtype_of("bfloat16").itemsize, dtype_of("bool").itemsize
-    (2, 1)
-    """
-    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
 def program_of(case: Case) -> Program:

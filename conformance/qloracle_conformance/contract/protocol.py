@@ -21,6 +21,18 @@ FLOAT_TYPES: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
 
+FORMS = {  # in which the same array can be handed over (rule P5)
+    "strided": "strided: every second element of a larger one",
+    "transposed": "transposed: their axes lie in the opposite order",
+    "offset": "that start 64 elements into their memory",
+    "unaligned": "that start 1 element into their memory",
+    "expanded": "expanded where all elements are equal: one in memory stands for all",
+    "side_stream": "on a side stream, on which they arrive late",
+    "second_device": "on a second device",
+    "out": "and out=",
+}
+VIEWS = ("strided", "transposed", "offset", "unaligned", "expanded")  # of another array
+
 Arrays = Mapping[str, np.ndarray]
 Options = Mapping[str, Any]
 
@@ -73,9 +85,8 @@ class Function:
 
 
 def form(name: str, dtype: DTypeLike, shape: tuple[int, ...]) -> ResultForm:
-    """Make a ResultForm, accepting the protocol's type names."""
-    known = FLOAT_TYPES.get(dtype) if isinstance(dtype, str) else None
-    return ResultForm(name, known or np.dtype(dtype), shape)
+    """Make a ResultForm, of a type or of its name."""
+    return ResultForm(name, np.dtype(dtype), shape)
 
 
 def alike(results: tuple[str, ...], arrays: Arrays, _: Options) -> tuple[ResultForm, ...]:
@@ -226,7 +237,6 @@ LINEAR, LORA, OPTIMIZERS = (
     tuple(function.name for function in TABLE if function.family == family)
     for family in ("products", "lora", "adam")
 )
-SAVING = ("save_paged", "load_paged")  # of L5; where one is missing, the kit saves by the host
 
 FUNCTIONS = {function.name: function for function in TABLE}
 

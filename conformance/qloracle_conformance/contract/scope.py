@@ -9,8 +9,7 @@ import numpy as np
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.errors import UsageError
-from qloracle_conformance.contract.forms import VIEWS
-from qloracle_conformance.contract.protocol import BLOCKSIZES, FUNCTIONS, GROUP_SIZES
+from qloracle_conformance.contract.protocol import BLOCKSIZES, FUNCTIONS, GROUP_SIZES, VIEWS
 
 NUMBERS = ("multiple", "row_multiple", "max_elements")  # limits that are one number, not a list
 KEYS = (
@@ -31,7 +30,8 @@ class Scope:
         taken = self._offers.get(case.function)
         for name, default in FUNCTIONS[case.function].options.items():
             value = case.arrays.get(name, case.options.get(name, default))
-            if taken is not None and name not in taken and not _is_default(value, default):
+            usual = isinstance(value, type(default)) and bool(value == default)
+            if taken is not None and name not in taken and not usual and default is not ...:
                 return f"takes no {name}"
         for key, allowed in self._limits[case.function].items():
             reason = _outside(case, key, allowed)
@@ -111,10 +111,6 @@ def _limits_of(limits: Mapping[str, Any], function: str) -> dict[str, Any]:
     own, common = limits.get(function, {}), {} if FUNCTIONS[function].tool else limits
     merged = {**{k: v for k, v in common.items() if k not in FUNCTIONS}, **own}
     return {k: v if k in NUMBERS or isinstance(v, list | tuple) else [v] for k, v in merged.items()}
-
-
-def _is_default(value: Any, default: Any) -> bool:
-    return default is ... or (isinstance(value, type(default)) and bool(value == default))
 
 
 def _outside(case: Case, key: str, allowed: Any) -> str:

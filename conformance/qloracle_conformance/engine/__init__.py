@@ -193,8 +193,14 @@ class Engine:
             run.status, run.message, run.unsupported = "UNSUPPORTED", view.unsupported, 1
             return
         examination = Examination(check, view, run, self)
-        if check.search is not None:
-            self._search(check, self.plan(check, view), examination)
+        if check.search is not None:  # the last example that fails will be the smallest
+            from qloracle_conformance.engine import searching
+
+            plan = self.plan(check, view)
+            searching.search(
+                check.search(plan), examination.take, lambda: examination.failing,
+                EXAMPLES[self.profile], plan.seed,
+            )  # fmt: skip
         for case in cases:
             examination.take(case)
             if examination.enough:
@@ -205,16 +211,6 @@ class Engine:
         """The plan of a check: its seed depends on the run's and on its own name."""
         own = zlib.crc32(check.id(view).encode())
         return Plan(view, self.profile, (self.seed << 32) + own)
-
-    def _search(self, check: Check, plan: Plan, examination: Examination) -> None:
-        """Let Hypothesis draw and shrink: the last failing example it tries is the smallest."""
-        from qloracle_conformance.engine import searching
-
-        assert check.search is not None
-        searching.search(
-            check.search(plan), examination.take, lambda: examination.failing,
-            EXAMPLES[self.profile], plan.seed,
-        )  # fmt: skip
 
     def ledger_runs(self, functions: Collection[str] = tuple(FUNCTIONS)) -> Iterator[CheckRun]:
         """The results of P1 to P4, which look at all calls of a function that were made so far."""
@@ -256,15 +252,10 @@ class Engine:
             return outcome.first.index
 
         known = self._small.setdefault(f"{case.function}[{case.quant_type}]", [])
+        book = {n: array for n, array in case.arrays.items() if n == "codebook"}  # this case's own
+        hints = [small.with_arrays(**book) for small in known if small.form == case.form]
         with contextlib.suppress(LoadError):  # if it dies on the way, what we have must do
-            reduce.reduce(case, mismatch.index, fails, _fitting(known, case))
+            reduce.reduce(case, mismatch.index, fails, hints[:3])
         known.insert(0, state.case)
         state.case = self.scope.accepted(state.case)  # the call as it was made
         return state
-
-
-def _fitting(known: list[Case], case: Case) -> list[Case]:
-    """Small failing cases of the same function, with this case's codebook."""
-    book = case.arrays.get("codebook")
-    same = [small for small in known if small.form == case.form]
-    return [small if book is None else small.with_arrays(codebook=book) for small in same[:3]]

@@ -133,7 +133,9 @@ class Examination:
 
     def conclude(self) -> None:
         """Settle the status; of the failing cases the smallest is reduced and shown."""
-        run, finding = self.run, finding_for(self.check, self.view)
+        run, owns = self.run, MEMBERS[self.check.function].owns
+        own = (f for f in self.view.findings if owns(self.check, BY_NAME[f.field]))
+        finding = next(own, None)  # the one that fails this very check: of its layer
         if self._failures:
             self._fail()
         elif run.status == "NOT_RUN":
@@ -181,9 +183,3 @@ class Examination:
             run.message = f"{run.message}. {text}"
         elif run.status in ("PASS", "NOT_RUN"):
             run.status, run.message, run.wrong = "FAIL", text, 1
-
-
-def finding_for(check: Check, view: View) -> Finding | None:
-    """The finding that fails this very check: the layer that owns the field."""
-    owns = MEMBERS[check.function].owns
-    return next((f for f in view.findings if owns(check, BY_NAME[f.field])), None)

@@ -9,7 +9,7 @@ speaks for all.  What builds on a faulty function and shows the same wrong value
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
-from qloracle_conformance.contract.cases import digest
+from qloracle_conformance.contract.cases import bits
 from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement
@@ -82,7 +82,7 @@ def _reasons(check: CheckRun, views: list[View]) -> Iterator[Hashable]:
         return
     case, wrong = failure.case, failure.mismatch
     options = tuple(f"{k}={v}" for k, v in sorted(case.options.items()) if k not in TABLE)
-    arrays = tuple(digest((a,)) for name, a in sorted(case.arrays.items()) if name not in BOOKS)
+    arrays = bits(a for name, a in sorted(case.arrays.items()) if name not in BOOKS)
     yield "input", check.function, case.form, options, arrays
     if wrong.reason:
         yield "element", check.function, case.form, wrong.got, wrong.expected, wrong.reason
@@ -92,7 +92,8 @@ def _with_consequences(found: list[Fault]) -> list[Fault]:
     """Move the checks of a fault to an earlier one that they are a consequence of."""
     kept: list[Fault] = []
     for fault in found:
-        cause = next((earlier for earlier in kept if _follows(fault, earlier)), None)
+        due = (one for one in kept if all(_due_to(check, one) for check in fault.checks))
+        cause = next(due, None)
         if cause is None:
             kept.append(fault)
         else:
@@ -100,16 +101,14 @@ def _with_consequences(found: list[Fault]) -> list[Fault]:
     return kept
 
 
-def _follows(fault: Fault, cause: Fault) -> bool:
-    """Whether each check of a fault looks at what the other fault spoils, or repeats its value."""
-    return all(any(_due_to(check, made) for made in cause.checks) for check in fault.checks)
-
-
-def _due_to(check: CheckRun, cause: CheckRun) -> bool:
-    if check.function == cause.function:
-        return READ_FROM.get(check.rule) == cause.rule and check.table == cause.table
-    built = cause.function in MEMBERS[check.function].builds_on
-    return built and _shown(check) == _shown(cause) != None  # noqa: E711 (both are there)
+def _due_to(check: CheckRun, fault: Fault) -> bool:
+    """Whether a check looks at what a check of the fault spoils, or repeats its value."""
+    own = [made for made in fault.checks if made.function == check.function]
+    if any((made.rule, made.table) == (READ_FROM.get(check.rule), check.table) for made in own):
+        return True
+    built_on = MEMBERS[check.function].builds_on
+    shown = {_shown(made) for made in fault.checks if made.function in built_on}
+    return _shown(check) in shown - {None}
 
 
 def _shown(check: CheckRun) -> tuple[str, str] | None:

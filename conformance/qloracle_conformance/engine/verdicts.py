@@ -96,11 +96,15 @@ def _function_row(judgement: Judgement, name: str) -> dict[str, Any]:
     if name not in judgement.offers:  # of what could not run, nobody knows what it offers
         status = "NOT_RUN" if judgement.away else "MISSING"
     labels = {view.name: view.label for view in judgement.views if view.function == name}
+    judged = {check.rule for check in valued if check.comparisons}
+    idle = [c for c in valued if c.status == "UNSUPPORTED" and c.rule in judged and not c.table]
+    # Where none is declared: what compared nothing, of rules that did.
+    scope = f"all but {', '.join(c.id.rpartition('/')[2] for c in idle)}" if idle else ""
     return {
         "name": name,
         "level": FUNCTIONS[name].level,
         "status": status,
-        "scope": judgement.scopes.get(name, "") or _all_but(valued),
+        "scope": judgement.scopes.get(name, "") or scope,
         "dialect": {view: label for view, label in labels.items() if label},
         "comparisons": comparisons,
         "cases": sum(check.cases for check in valued),
@@ -108,13 +112,6 @@ def _function_row(judgement: Judgement, name: str) -> dict[str, Any]:
         "floor": floor,
         "failed_checks": [check.id for check in checks if check.status in BAD + BROKEN],
     }
-
-
-def _all_but(checks: Sequence[CheckRun]) -> str:
-    """The scope of a function that declares none: what compared nothing, of rules that did."""
-    judged = {check.rule for check in checks if check.comparisons}
-    idle = [c for c in checks if c.status == "UNSUPPORTED" and c.rule in judged and not c.table]
-    return f"all but {', '.join(c.id.rpartition('/')[2] for c in idle)}" if idle else ""
 
 
 def verdict(judgement: Judgement) -> str:

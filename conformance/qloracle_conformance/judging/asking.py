@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Answer, Case
 from qloracle_conformance.contract.dialects import BY_NAME
 from qloracle_conformance.contract.scope import Scope
-from qloracle_conformance.judging.compare import NOTHING, Judge, Outcome
+from qloracle_conformance.judging.compare import NOTHING, Judge
 from qloracle_conformance.judging.views import View
 
 Call = Callable[[Case], Answer]
@@ -82,7 +82,11 @@ class Asker:
             tried.append(outcome)
         if not unnamed or not all(outcome.compared for outcome in tried):
             return {}
-        return {unnamed: (UNNAMED, _none_fits(answers[0][0].note, tried))}
+        nearest = min(tried, key=lambda outcome: outcome.wrong)
+        asked = f"{answers[0][0].note}: " if answers[0][0].note else ""
+        share = f"{nearest.wrong:,} of {nearest.compared:,} values"
+        why = f"{asked}under each recipe at least {share} are wrong; {nearest.first}"
+        return {unnamed: (UNNAMED, why)}
 
     def refusal(self, case: Case, view: View) -> str:
         """Why a view cannot be judged at all, from a call that everybody should take; '' if it can.
@@ -97,11 +101,3 @@ class Asker:
         if answer.status == "UNSUPPORTED" or (optional and answer.status == "ERROR"):
             return answer.message or "not supported"
         return ""
-
-
-def _none_fits(note: str, tried: list[Outcome]) -> str:
-    """What was asked, and how far the nearest recipe is off."""
-    nearest = min(tried, key=lambda outcome: outcome.wrong)
-    share = f"{nearest.wrong:,} of {nearest.compared:,} values"
-    asked = f"{note}: " if note else ""
-    return f"{asked}under each recipe at least {share} are wrong; {nearest.first}"

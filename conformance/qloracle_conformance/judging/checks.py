@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.forms import FORMS
+from qloracle_conformance.contract.protocol import FORMS
 from qloracle_conformance.judging.compare import Judge
 from qloracle_conformance.judging.views import View
 

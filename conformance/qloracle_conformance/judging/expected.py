@@ -31,6 +31,12 @@ def f32(*values: float) -> Float32:
     return np.array(values, np.float32)
 
 
+def full_mantissa(rng: np.random.Generator, count: int, low: int = -20, high: int = 20) -> Float32:
+    """Scales whose mantissa is full, over the binades low..high."""
+    mantissa = rng.integers(1 << 23, 1 << 24, count) | 1
+    return np.ldexp(mantissa.astype(np.float32), rng.integers(low, high, count) - 23).astype("f4")
+
+
 @dataclass(frozen=True, eq=False)
 class Blocks:
     """Which block each element belongs to, and how many elements each block has."""

@@ -23,7 +23,7 @@ from typing import Any
 from qloracle_conformance.calling import loading
 from qloracle_conformance.calling.callers import Caller, ChildCaller, LocalCaller
 from qloracle_conformance.calling.calls import declarations, offered
-from qloracle_conformance.contract.cases import digest
+from qloracle_conformance.contract.cases import bits
 from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine import Engine
 from qloracle_conformance.engine.runs import CheckRun
@@ -106,16 +106,12 @@ def load_from(path: str) -> list[str]:
     """
     module = loading.load(path)
     public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
-    own = [name for name, value in public.items() if _belongs(value, module.__name__)]
-    return [f"{Path(path).resolve()}:{name}" for name in own]
-
-
-def _belongs(value: object, module: str) -> bool:
-    """True for a class of this module, or a namespace, that offers one of our functions."""
-    mine = isinstance(value, SimpleNamespace) or (
-        isinstance(value, type) and value.__module__ == module
-    )
-    return mine and bool(offered(value))
+    own = [
+        name for name, value in public.items()
+        if (isinstance(value, type) and value.__module__ == module.__name__)
+        or isinstance(value, SimpleNamespace)
+    ]  # fmt: skip
+    return [f"{Path(path).resolve()}:{name}" for name in own if offered(public[name])]
 
 
 def run_matrix(
@@ -202,8 +198,9 @@ def fingerprint(runs: Iterable[CheckRun]) -> str:
     """Digest what failed and how: the checks, their messages and the results that came back."""
     state = hashlib.blake2b(digest_size=8)
     for run in sorted((run for run in runs if run.status in WRONG), key=lambda run: run.id):
-        values = digest(run.failure.values) if run.failure else ""
-        state.update(f"{run.id}\n{run.message}\n{values}\n".encode())
+        state.update(f"{run.id}\n{run.message}\n".encode())
+        for kind, shape, content in bits(run.failure.values if run.failure else ()):
+            state.update(f"{kind}{shape}".encode() + content)
     return state.hexdigest()
 
 

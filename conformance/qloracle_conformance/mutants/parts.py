@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, TypeVarTuple, overload
+from typing import Any, ClassVar, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -21,7 +21,6 @@ from qloracle.codebook import FP4_CODES, FP4_MAGNITUDES
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
-Parts = TypeVarTuple("Parts")
 Step = Callable[..., Any]
 Widen = Callable[[Array], Array]  # any input -> flat
 Peak = Callable[[Array, int], Array]  # flat, block size -> absmax
@@ -95,14 +94,6 @@ def _row(story: str, functions: Mapping[str, Step], facts: Mapping[str, Any]) ->
 # ---- changes around a whole function -------------------------------------------------------------
 
 
-@overload
-def then(function: Callable[..., tuple[*Parts]], change: Callable[[*Parts], Any]) -> Step: ...
-
-
-@overload
-def then(function: Callable[..., Array], change: Callable[[Array], Any]) -> Step: ...
-
-
 def then(function: Step, change: Step) -> Step:
     """The function, its result changed before it is returned; several results come one by one."""
 
@@ -116,6 +107,17 @@ def then(function: Step, change: Step) -> Step:
 def insisting(function: Step, **fixed: Any) -> Step:
     """The function with some options fixed, whatever the caller asks for."""
     return lambda *arrays, **options: function(*arrays, **{**options, **fixed})
+
+
+def refusing(function: Step, error: Exception, refused: Callable[..., Any]) -> Step:
+    """The function, but for calls that are refused: those raise an error."""
+
+    def call(*arrays: Array, **options: Any) -> Any:
+        if refused(*arrays, **options):
+            raise error.with_traceback(None)
+        return function(*arrays, **options)
+
+    return call
 
 
 def each(change: Callable[[Step], Step], *names: str) -> dict[str, Step]:

@@ -14,8 +14,7 @@ import numpy as np
 from qloracle_conformance.calling.calls import keywords
 from qloracle_conformance.contract import programs
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.forms import FORMS
-from qloracle_conformance.contract.protocol import FUNCTIONS
+from qloracle_conformance.contract.protocol import FORMS, FUNCTIONS
 from qloracle_conformance.engine.faults import faults
 from qloracle_conformance.engine.maps import ErrorMap
 from qloracle_conformance.engine.runs import CheckRun, Failure

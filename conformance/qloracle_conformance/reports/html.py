@@ -1,97 +1,122 @@
 """report.html: the whole report as one page, which needs nothing else.
 
+`page/report.html.jinja` says what stands where, and this module what it needs beside the report.
+All that the template puts out is made printable and escaped: a name, a message or a script that
+looks like HTML can only ever be shown.
+
 The page may load nothing and run nothing but its own script: its policy names the digests of its
 one style sheet and its one script.  It is complete without the script, which only copies.
 """
 
 import base64
 import hashlib
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from html import escape
 from importlib.resources import files
 
-from qloracle_conformance.engine.verdicts import BAD, BROKEN, level_lines
-from qloracle_conformance.reports import failures
-from qloracle_conformance.reports.failures import Data
-from qloracle_conformance.reports.page import failure, tables
-from qloracle_conformance.reports.page.markup import Markup, status, tag
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup  # comes with Jinja2
 
-SHOWN = 12  # failures of one implementation that are open from the start
+from qloracle_conformance import families
+from qloracle_conformance.contract.protocol import FUNCTIONS
+from qloracle_conformance.engine.verdicts import BAD, BROKEN, GOOD, level_lines
+from qloracle_conformance.reports import failures
+from qloracle_conformance.reports.failures import Data, Entry
+from qloracle_conformance.reports.files import printable
 
 
 def text(report: Data, scripts: Mapping[str, str] = {}) -> str:
     """The report as one HTML file; `scripts` are the repro scripts by their path."""
     found = sorted(report["implementations"], key=lambda data: data["verdict"] not in BAD + BROKEN)
-    sections = [
-        _implementation(data, f"implementation-{n}", scripts) for n, data in enumerate(found)
-    ]
-    main = tag("main", *sections, tables.side_by_side(found))
-    body = tag("body", _opening(report), main, _foot(report), tag("script", _part("page.js")))
-    return f"<!DOCTYPE html>\n{tag('html', _head(report), body, lang='en')}\n"
-
-
-def _part(name: str) -> Markup:
-    resource = files("qloracle_conformance.reports.page") / name
-    return Markup(resource.read_text(encoding="utf-8"))
-
-
-def _head(report: Data) -> Markup:
-    names = ", ".join(data["name"] for data in report["implementations"])
-    return tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_policy()),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"{failures.outcome(report)} ({names}; qloracle)"),
-        tag("style", _part("page.css")),
+    page = files("qloracle_conformance.reports") / "page"
+    style, script = (Markup((page / name).read_text("utf-8")) for name in ("page.css", "page.js"))
+    return _template().render(
+        report=report, implementations=found, scripts=scripts, style=style, script=script
     )
 
 
-def _policy() -> str:
-    """Nothing may be loaded; one style sheet and one script may act, known by their digests."""
-    return (
-        f"default-src 'none'; style-src {_digest('page.css')}; script-src {_digest('page.js')}; "
-        "base-uri 'none'; form-action 'none'"
+@cache
+def _template() -> Template:
+    page = Environment(
+        loader=PackageLoader("qloracle_conformance.reports", "page"),
+        undefined=StrictUndefined,
+        autoescape=True,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
+    page.filters |= {"counted": "{:,}".format, "digest": _digest, "prose": prose}
+    page.filters |= {"verbatim": verbatim, "marked": _marked}
+    page.globals |= {"failures": failures, "families": families, "level_lines": level_lines}
+    page.globals |= {"judged": _judged, "by_offer": _by_offer, "bounds": _bounds, "maps": _maps}
+    page.globals |= {"bad": BAD + BROKEN, "good": GOOD, "prod": math.prod}
+    return page.get_template("report.html.jinja")
 
 
-def _digest(name: str) -> str:
-    digest = hashlib.sha256(_part(name).encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
+# ---- texts ---------------------------------------------------------------------------------------
 
 
-def _opening(report: Data) -> Markup:
-    """The verdict in words, and what belongs to the run as a whole."""
-    words, _, code = failures.outcome(report).rpartition(": ")
-    title = tag("h1", tag("span.code" if code != "exit code 0" else "span", words))
-    noted = [tag("li", note) for note in failures.notes(report)]
-    listed = tag("ul.notes", *noted) if noted else ""
-    return tag("header", tag("p.run", failures.run(report)), title, tag("p.meaning", code), listed)
+def _shown(value: object) -> str:
+    """What an expression of the template puts out, before it is escaped; Markup is ready."""
+    return value if isinstance(value, Markup) else printable(str(value))
 
 
-def _implementation(data: Data, place: str, scripts: Mapping[str, str]) -> Markup:
-    """Its verdict, its failures, causes first, and its tables."""
-    title = tag("h2", status(data["verdict"]), f" {data['name']}")
-    lines = [", ".join(failures.versions(data)), failures.times(data)]
-    if tables.judged(data):
-        lines = [*(line for line, _ in level_lines(data["levels"])), *lines]
-    parts = [title, tag("p.message", data["message"]) if data["message"] else ""]
-    parts += [tag("p.level", line) for line in lines if line]
-    entries = failures.entries(data)
-    if entries:
-        parts.append(tag("h3", f"{len(entries)} failure{'s' if len(entries) > 1 else ''}"))
-    for n, entry in enumerate(entries):
-        parts.append(failure.article(entry, f"{place}-{n}", scripts, shown=n < SHOWN))
-    parts += [tables.functions(data)] if tables.judged(data) else []
-    parts += [tables.bounds(data), tables.known(data)]
-    return tag("section", *parts, id=place, aria_label=data["name"])
+def prose(text: str) -> Markup:
+    """A paragraph of a docstring: what stands in backticks is code.
+
+    >>> print(prose("The shape of `x` < ``(2, 3)``."))
+    The shape of <code>x</code> &lt; <code>(2, 3)</code>.
+    """
+    return Markup(re.sub("``?([^`]+)``?", r"<code>\1</code>", escape(printable(text))))
 
 
-def _foot(report: Data) -> Markup:
-    """The machine and the times."""
-    machine = report["machine"]
-    where = (
-        f"{machine['platform']}, {machine['cores']} cores, Python {machine['python']}, "
-        f"NumPy {machine['numpy']}"
-    )
-    when = f" Begun {report['started']}." if report["started"] else ""
-    return tag("footer", tag("p", f"{failures.run(report)}. {where}.{when}"))
+def verbatim(text: str) -> Markup:
+    r"""A text that a reader copies: a browser gives it back to the character.
+
+    A parser of HTML reads a carriage return as a line feed, and drops a line feed after <pre>.
+
+    >>> verbatim("\na\r\n&")
+    Markup('\n\na&#13;\n&amp;')
+    """
+    return Markup("\n" + escape(text).replace("\r", "&#13;"))
+
+
+def _digest(part: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()}"
+
+
+def _marked(cells: str) -> Markup:
+    """A row of a map: a dot for each cell, the wrong ones as marked squares."""
+    return Markup(re.sub("(x+)", r"<mark>\1</mark>", re.sub("[^x]", "·", cells)).replace("x", "■"))
+
+
+# ---- what a part of the page shows ---------------------------------------------------------------
+
+
+def _judged(data: Data) -> bool:
+    """False where it could not be loaded: there is only a message to show then."""
+    return bool(data["checks"]) or data["status"] == "OK"
+
+
+def _by_offer(implementations: Sequence[Data]) -> tuple[list[str], list[str]]:
+    """The functions that at least one implementation offers, and those that none does."""
+    rows = [row for data in implementations for row in data["functions"]]
+    offered = {row["name"] for row in rows if row["status"] != "MISSING"}
+    missing = {row["name"] for row in rows} - offered
+    return [f for f in FUNCTIONS if f in offered], [f for f in FUNCTIONS if f in missing]
+
+
+def _bounds(data: Data) -> list[tuple[Data, float]]:
+    """Each check that needed a share of its bound, with that share; infinity is a text in JSON."""
+    shares = [(check, float(check["bound_use"])) for check in data["checks"]]
+    return [(check, share) for check, share in shares if share > 0]
+
+
+def _maps(entry: Entry) -> list[tuple[str, Data]]:
+    """Where the wrong elements of a larger input lie, for each check of a failure."""
+    found = [(c["id"], c["failure"].get("map")) for c in entry.checks if c["failure"]]
+    return [(name, drawn) for name, drawn in found if drawn and drawn["elements"] > 1]

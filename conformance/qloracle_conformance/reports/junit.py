@@ -22,9 +22,12 @@ Case = tuple[str, str, float, str, str, str]  # class, name, seconds, status, me
 def text(report: Data) -> str:
     """The report as JUnit's XML."""
     root = ElementTree.Element("testsuites", name="qloracle")
+    run = {name: report[name] for name in ("profile", "seed", "spec_version", "qloracle_version")}
     for implementation in report["implementations"]:
         suite = _suite(root, implementation["name"], report, implementation["seconds"])
-        _properties(suite, report, implementation)
+        properties = ElementTree.SubElement(suite, "properties")
+        for name, value in {**run, **implementation["versions"]}.items():
+            ElementTree.SubElement(properties, "property", name=name, value=printable(str(value)))
         for case in _cases(implementation):
             _enter(suite, *case)
     if whole := list(_problems(report)):
@@ -43,13 +46,6 @@ def _suite(root: Element, name: str, report: Data, seconds: float) -> Element:
     if report["started"]:
         attributes["timestamp"] = report["started"]
     return ElementTree.SubElement(root, "testsuite", attributes)
-
-
-def _properties(suite: Element, report: Data, implementation: Data) -> None:
-    properties = ElementTree.SubElement(suite, "properties")
-    run = {name: report[name] for name in ("profile", "seed", "spec_version", "qloracle_version")}
-    for name, value in {**run, **implementation["versions"]}.items():
-        ElementTree.SubElement(properties, "property", name=name, value=printable(str(value)))
 
 
 def _cases(implementation: Data) -> Iterator[Case]:

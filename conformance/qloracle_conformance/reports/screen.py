@@ -56,7 +56,10 @@ class Screen:
     def implementation(self, data: Data, likely: Likely = lambda check: ()) -> None:
         """The verdict on one implementation, its faults and its scope."""
         self._line()
-        self._title(data)
+        adapter = adapters.find(data["name"])
+        parts = [data["name"], adapter.note if adapter else "", ", ".join(failures.versions(data))]
+        parts += [] if data["status"] == "NOT_RUN" else [f"{data['seconds']:.1f} s"]
+        self._line("   ".join(filter(None, parts)), "bold", hang=2)
         if data["message"]:
             text = f"{data['status']} {data['message']}"
             self._line(text, style_of(data["status"]), indent=2, hang=2)
@@ -66,15 +69,10 @@ class Screen:
             budget = max(self._left // max(self._to_come, 1), min(EACH, self._left))
             self._to_come -= 1
             self._left -= self._faults(failures.faults(data), budget, likely)
-        for text in (*_scopes(data), *_dialects(data), *_expected(data)):
+        passed = [row["line"] for row in data["levels"] if row["status"] in ("PASS", "XFAIL")]
+        scopes = [line for line in passed if " within " in line or "missing: " in line]
+        for text in (*scopes, *_dialects(data), *_expected(data)):
             self._line(text, indent=2, hang=2)
-
-    def _title(self, data: Data) -> None:
-        """Its name, what it runs on, and how long it took."""
-        adapter = adapters.find(data["name"])
-        parts = [data["name"], adapter.note if adapter else "", ", ".join(failures.versions(data))]
-        parts += [] if data["status"] == "NOT_RUN" else [f"{data['seconds']:.1f} s"]
-        self._line("   ".join(filter(None, parts)), "bold", hang=2)
 
     def _faults(self, found: list[Fault], budget: int, likely: Likely) -> int:
         """Print faults while there are lines: whole, then by their first line, then by number."""
@@ -177,7 +175,8 @@ class Screen:
 
     def table(self, report: Data) -> None:
         """One line an implementation: the verdict on each level."""
-        names = [_short_name(data["name"]) for data in report["implementations"]]
+        names = [data["name"] for data in report["implementations"]]
+        names = [name if len(name) <= WIDE else f"...{name[-WIDE + 3 :]}" for name in names]
         width = max(map(len, names), default=0) + 2
         self._line()
         self._cells(" " * width, LEVELS, 8)
@@ -250,11 +249,6 @@ def style_of(status: str) -> str:
     return "dim" if status in ("XFAIL", "-", "UNSUPPORTED", "MISSING") else ""
 
 
-def _short_name(name: str) -> str:
-    """A name short enough for the table: of a long one its end."""
-    return name if len(name) <= WIDE else f"...{name[-WIDE + 3 :]}"
-
-
 def _short(text: str) -> str:
     """A text of a few lines; the report has it whole."""
     return textwrap.shorten(text, TALL * 90, placeholder=" ...")
@@ -277,12 +271,6 @@ def _left_out(rest: Sequence[Fault], written: bool) -> str:
     words += [f"what builds on them ({', '.join(later)})"] if later else []
     where = "see the report" if written else "-v prints all, --report DIR writes all"
     return f"and {' and '.join(words)}: {where}"
-
-
-def _scopes(data: Data) -> list[str]:
-    """Levels that passed within a scope, with the cases that were in it."""
-    passed = [row["line"] for row in data["levels"] if row["status"] in ("PASS", "XFAIL")]
-    return [line for line in passed if " within " in line or "missing: " in line]
 
 
 def _dialects(data: Data) -> list[str]:

@@ -101,17 +101,16 @@ def _may_hold(entry: Known, judgement: Judgement) -> bool:
 
 def failing(judgements: Sequence[Judgement]) -> list[Known]:
     """An entry for each check that fails; what was known keeps its link, the rest has none."""
+    unwritable = re.compile("[\ud800-\udfff]")  # what a file cannot hold
     return [
-        Known(check.id, _stable(check.message), check.known, judgement.name)
+        Known(
+            check.id, unwritable.split(check.message.partition(ANOTHER)[0])[0], check.known,
+            judgement.name,
+        )
         for judgement in judgements
         for check in judgement.checks
         if check.status in FAILING
-    ]
-
-
-def _stable(message: str) -> str:
-    """The message as the check gave it, up to the first character that a file cannot hold."""
-    return re.split("[\ud800-\udfff]", message.partition(ANOTHER)[0])[0]
+    ]  # fmt: skip
 
 
 def text(entries: Sequence[Known]) -> str:

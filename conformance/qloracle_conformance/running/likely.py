@@ -15,13 +15,13 @@ import numpy as np
 
 from qloracle_conformance.calling.calls import Calls
 from qloracle_conformance.contract.cases import Case, bits
-from qloracle_conformance.contract.forms import VIEWS
-from qloracle_conformance.contract.protocol import FUNCTIONS
+from qloracle_conformance.contract.protocol import FUNCTIONS, VIEWS
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.families import MEMBERS
 from qloracle_conformance.judging.compare import Values
 
 MOST_NAMED = 3
+calls_on = cache(Calls)
 KEPT = 1 << 14  # calls whose results are kept: many checks fail on the same small input
 
 
@@ -32,20 +32,19 @@ def likely(run: CheckRun) -> list[str]:
     failure = run.failure
     if failure is None or not failure.values:
         return []
-    case, form = failure.case, run.rule == "P1"
-    judged = _judged(case.function, failure.mismatch.result)
-    first = [m for m in _candidates(case) if _same(m, case, failure.values, judged, form)]
+    case, form, result = failure.case, run.rule == "P1", failure.mismatch.result
+    names = FUNCTIONS[case.function].results
+    result = names[0] if result == "code" else result
+    # The results that the failing check judges: the one it names, or all of them.
+    judged = [i for i, name in enumerate(names) if name == result] or list(range(len(names)))
+    of_tensors = case.form in VIEWS  # views are the business of mutants on tensors, nothing else is
+    mutants = [m for m in _mutants_of(case.function) if (m.arrays != "numpy") == of_tensors]
+    first = [m for m in mutants if _same(m, case, failure.values, judged, form)]
     if len(first) < 2:
         return [story(m) for m in first]
     scores = {m: sum(_same(m, c, v, judged, form) for c, v in failure.others) for m in first}
     best = max(scores.values(), default=0)
     return [story(m) for m in first if scores[m] == best][:MOST_NAMED]
-
-
-def _candidates(case: Case) -> list[Any]:
-    """Mutants of the function; views are the business of those on tensors, and nothing else is."""
-    of_tensors = case.form in VIEWS
-    return [m for m in _mutants_of(case.function) if (m.arrays != "numpy") == of_tensors]
 
 
 @cache
@@ -57,13 +56,6 @@ def _mutants_of(function: str) -> list[Any]:
     right = getattr(Right, function, None)
     own = [mutant for mutant in MUTANTS if getattr(mutant, function, right) is not right]
     return [mutant for mutant in own if here(mutant)]
-
-
-def _judged(function: str, result: str) -> list[int]:
-    """The results that the failing check judges: the one it names, or all of them."""
-    names = FUNCTIONS[function].results
-    wanted = names[0] if result == "code" else result
-    return [i for i, name in enumerate(names) if name == wanted] or list(range(len(names)))
 
 
 def _same(mutant: Any, case: Case, values: Values, judged: list[int], form: bool) -> bool:
@@ -92,15 +84,10 @@ def _results(mutant: Any, asked: _Asked) -> Values:
     """What a mutant returns; it is called once with the same input."""
     case = asked.case
     arrays = {name: array.copy() for name, array in case.arrays.items()}
-    calls = _calls_on(mutant)
+    calls = calls_on(mutant)
     values = calls.perform(replace(case, arrays=arrays)).values
     calls.let_go()
     return values
-
-
-@cache
-def _calls_on(mutant: Any) -> Calls:
-    return Calls(mutant)
 
 
 def _equal(case: Case, got: np.ndarray, other: np.ndarray, form: bool) -> bool:

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from qloracle_conformance.calling.opening import LIMIT
+from qloracle_conformance.calling.callers import LIMIT
 from qloracle_conformance.contract import dialects, presets
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.contract.protocol import LEVELS

@@ -14,8 +14,7 @@ from contextlib import closing, contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from qloracle_conformance.calling import objects, opening
-from qloracle_conformance.calling.callers import Caller
+from qloracle_conformance.calling import callers, objects
 from qloracle_conformance.contract.errors import CannotRun, LoadError, UsageError
 from qloracle_conformance.engine import Engine, bare_views, ledger
 from qloracle_conformance.engine.runs import CheckRun
@@ -59,19 +58,17 @@ class Run:
     def __init__(
         self, impl: Any, *, profile: str = "smoke", seed: int = 0,
         dialect: Mapping[str, Any] | None = None, only: Selection = EVERYTHING,
-        known: Sequence[Known] = (), device: str = "", limit: float = opening.LIMIT,
+        known: Sequence[Known] = (), device: str = "", limit: float = callers.LIMIT,
         searching: bool | None = None,
     ) -> None:  # fmt: skip
         name = objects.name_of(impl)
         self.judgement = Judgement(name, profile="" if only.narrow else profile)
         self.known = [entry for entry in known if entry.implementation in ("", name)]
         self._impl, self._device, self._limit = impl, device, limit
-        self._profile, self.only, self.ended = profile, only, False
+        self.only, self.ended = only, False
         self._options: dict[str, Any] = {
-            "seed": seed,
-            "declared": dict(dialect or {}),
-            "searching": searching,
-        }
+            "profile": profile, "seed": seed, "declared": dialect, "searching": searching,
+        }  # fmt: skip
         self._results: dict[str, CheckRun] = {}
 
     def close(self) -> None:
@@ -82,10 +79,11 @@ class Run:
     # ---- opened and probed ---------------------------------------------------------------------
 
     @cached_property
-    def caller(self) -> Caller | None:
+    def caller(self) -> callers.Caller | None:
         """The implementation, opened when it is first asked for; None if it does not load."""
+        kind = callers.ChildCaller if isinstance(self._impl, str) else callers.LocalCaller
         try:
-            caller = opening.open(self._impl, self._device, self._limit)
+            caller = kind(self._impl, self._device, self._limit)
         except LoadError as error:
             self.judgement.away = isinstance(error, CannotRun)
             self._give_up("NOT_RUN" if self.judgement.away else "ERROR", error)
@@ -101,10 +99,15 @@ class Run:
         caller = self.caller
         if caller is None:
             return None
+        second: Any = None
+        if self.judgement.name == "numpy" and self._options["profile"] != "smoke":
+            from qloracle_conformance.judging.exact import rational
+
+            second = rational  # the reference is not its own judge
         try:
             engine = Engine(
-                caller, profile=self._profile, only=self.only, functions=self.only.functions,
-                second=_second_oracle(self.judgement.name, self._profile), **self._options,
+                caller, only=self.only, functions=self.only.functions, second=second,
+                **self._options,
             )  # fmt: skip
         except UsageError as error:
             self._give_up("ERROR", error)
@@ -144,23 +147,20 @@ class Run:
     def judge(self, listener: Listener = SILENT, stop_early: bool = False) -> None:
         """Open, probe, run every selected check, and let go; the first failure may end it."""
         with closing(self):
-            self.announce(listener)
-            listener.doing(self.judgement.name, "finding its dialect")
+            name = self.judgement.name
+            listener.doing(name, "loading")
+            if self.caller is not None:
+                listener.opened(name, self.caller.places)
+            listener.doing(name, "finding its dialect")
             if self.probed:
-                listener.checked(self.judgement.name, self.planned, None)
+                listener.checked(name, self.planned, None)
             with closing(self.checks()) as results:
                 for result in results:
-                    listener.checked(self.judgement.name, self.planned, result)
+                    listener.checked(name, self.planned, result)
                     if stop_early and result.status in BAD + BROKEN:
                         self.judgement.stopped = True
                         break
         self.ended = True
-
-    def announce(self, listener: Listener) -> None:
-        """Open it, and tell where its functions are written."""
-        listener.doing(self.judgement.name, "loading")
-        if self.caller is not None:
-            listener.opened(self.judgement.name, self.caller.places)
 
     @cached_property
     def planned(self) -> int:
@@ -183,20 +183,17 @@ class Run:
                 self.check(own)
         if name not in self._results and self.engine is not None and self.probed:
             with self._judging():
-                for result in self._run_alone(self.engine, name):
+                if rule in ledger.RULES:
+                    results = [*self.engine.ledger_runs([function])]
+                else:
+                    check, of = self.plan[name]
+                    view = next(view for view in self.judgement.views if view.name == of)
+                    results = [self.engine.run_check(check, view)]
+                for result in results:
                     self._enter(result)
         status = "NOT_RUN" if self.judgement.status == "OK" else self.judgement.status
         message = self.judgement.message or "nothing was called"
-        nothing = CheckRun(name, name.partition("/")[0], "", "", status, message)
-        return self._results.get(name, nothing)
-
-    def _run_alone(self, engine: Engine, name: str) -> Iterable[CheckRun]:
-        rule, _, function = name.partition("/")
-        if rule in ledger.RULES:
-            return engine.ledger_runs([function])
-        check, view_name = self.plan[name]
-        view = next(view for view in self.judgement.views if view.name == view_name)
-        return [engine.run_check(check, view)]
+        return self._results.get(name, CheckRun(name, rule, "", "", status, message))
 
     def _enter(self, result: CheckRun) -> CheckRun:
         mark(result, self.known)
@@ -247,12 +244,3 @@ def _why_idle(judgement: Judgement, only: Selection) -> str:
         return "P1 to P5 alone judge no value: select a rule of S1 to S12b as well"
     reasons = dict.fromkeys(check.message for check in judgement.checks if check.message)
     return f"nothing was compared: {'; '.join([*reasons][:3])}"
-
-
-def _second_oracle(name: str, profile: str) -> Any:
-    """The reference is judged by a second oracle as well (beyond smoke): not its own judge."""
-    if name != "numpy" or profile == "smoke":
-        return None
-    from qloracle_conformance.judging.exact import rational
-
-    return rational

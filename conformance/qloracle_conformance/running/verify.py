@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from qloracle_conformance import adapters
-from qloracle_conformance.calling import opening
+from qloracle_conformance.calling.callers import LIMIT
 from qloracle_conformance.calling.loading import parse
 from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.reports.report import Report
@@ -37,7 +37,7 @@ def verify(
     require: str = "",
     known: Sequence[Known] = (),
     device: str = "",
-    limit: float = opening.LIMIT,
+    limit: float = LIMIT,
     processes: int | None = 1,
     stop_early: bool = False,
     causes: bool = True,

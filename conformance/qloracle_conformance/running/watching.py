@@ -25,7 +25,10 @@ def verdicts(impl: str, options: Mapping[str, Any]) -> Iterator[tuple[str, int]]
 
     Watched are the file and those that it was loaded from, but for installed packages.
     """
-    files = {*_own_files(impl)}
+    place = parse(impl)
+    own = [Path(place.where)] if place.kind == "file" else []
+    folder = own[0].parent if own else Path.cwd()
+    files = {*folder.resolve().glob("*.py"), *own}  # what an import that fails would have loaded
     while True:
         before, start = _state(files), time.perf_counter()
         report = verify([impl], **options, causes=False)
@@ -36,13 +39,6 @@ def verdicts(impl: str, options: Mapping[str, Any]) -> Iterator[tuple[str, int]]
         before |= _state(news)  # before the line is out: who reads it may write at once
         yield line(report.judgements[0], time.perf_counter() - start), report.exit_code
         _wait(files, before)
-
-
-def _own_files(impl: str) -> list[Path]:
-    """The file, and what lies beside it: what an import that fails would have loaded."""
-    place = parse(impl)
-    folder = Path(place.where).parent if place.kind == "file" else Path.cwd()
-    return [*folder.resolve().glob("*.py"), *([Path(place.where)] if place.kind == "file" else [])]
 
 
 def _state(files: Iterable[Path]) -> State:

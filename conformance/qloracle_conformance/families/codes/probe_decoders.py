@@ -9,8 +9,7 @@ from qloracle_conformance.families.codes.cases import decode, packed_case
 from qloracle_conformance.families.codes.judge import judge_decoded
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
-from qloracle_conformance.judging.expected import Float32
-from qloracle_conformance.judging.numbers import full_mantissa
+from qloracle_conformance.judging.expected import Float32, full_mantissa
 from qloracle_conformance.judging.views import View
 
 

@@ -9,8 +9,7 @@ from qloracle_conformance.families.codes.cases import encode, encode_case, typed
 from qloracle_conformance.families.codes.judge import judge_absmax, judge_codes, judge_encoded
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
-from qloracle_conformance.judging.expected import Float32, f32
-from qloracle_conformance.judging.numbers import full_mantissa
+from qloracle_conformance.judging.expected import Float32, f32, full_mantissa
 from qloracle_conformance.judging.views import View, specified_levels
 
 

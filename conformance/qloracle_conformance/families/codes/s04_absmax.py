@@ -18,7 +18,7 @@ from qloracle_conformance.families.codes import values
 from qloracle_conformance.families.codes.cases import encode_case
 from qloracle_conformance.families.codes.judge import judge_absmax
 from qloracle_conformance.judging.checks import Plan, layers
-from qloracle_conformance.judging.numbers import full_mantissa
+from qloracle_conformance.judging.expected import full_mantissa
 from qloracle_conformance.judging.views import MAPS, QUANT_TYPES
 
 

@@ -20,8 +20,7 @@ from qloracle_conformance.families.codes import edits, values
 from qloracle_conformance.families.codes.cases import packed_case
 from qloracle_conformance.families.codes.judge import judge_decoded
 from qloracle_conformance.judging.checks import Plan, layers
-from qloracle_conformance.judging.expected import Float32
-from qloracle_conformance.judging.numbers import full_mantissa
+from qloracle_conformance.judging.expected import Float32, full_mantissa
 from qloracle_conformance.judging.views import MAPS, QUANT_TYPES
 
 

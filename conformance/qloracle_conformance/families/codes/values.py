@@ -13,8 +13,7 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.families.codes.cases import encode_case
 from qloracle_conformance.judging.checks import Plan
-from qloracle_conformance.judging.expected import Float32, shift
-from qloracle_conformance.judging.numbers import full_mantissa
+from qloracle_conformance.judging.expected import Float32, full_mantissa, shift
 
 NORMAL_POWERS = tuple(range(-126, 128))
 SUBNORMAL_POWERS = tuple(range(-149, -126))

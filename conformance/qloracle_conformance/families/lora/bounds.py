@@ -7,7 +7,7 @@ import numpy as np
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.families.products.bounds import OWN, products_of, rows_of, unit, weights
 from qloracle_conformance.judging import bounds
-from qloracle_conformance.judging.bounds import UNDERFLOW, Bounded, Float64, gamma, nearest, rounded
+from qloracle_conformance.judging.bounds import UNDERFLOW, Float64, gamma
 from qloracle_conformance.judging.views import View
 
 AFTER = 4  # roundings of the branch beside its dots: mask, s, its product, the sum
@@ -48,39 +48,20 @@ def layer(case: Case, view: View) -> Layer:
     )  # fmt: skip
 
 
-def forward(case: Case, view: View) -> Bounded:
-    """Exact value and bound of y."""
-    own = layer(case, view)
-    exact, error = _forward(own)
-    return rounded(exact, error, case.arrays["x"].dtype.name)
-
-
-def backward(case: Case, view: View) -> tuple[Bounded, Bounded, Bounded]:
-    """Exact values and bounds of dx, dA and dB."""
-    own, dy, types = layer(case, view), rows_of(case.arrays["dy"]), case.arrays
-    return (
-        rounded(*_dx(own, dy), types["dy"].dtype.name),
-        rounded(*_da(own, dy), types["a"].dtype.name),
-        rounded(*_db(own, dy), types["b"].dtype.name),
-    )
-
-
-def only_results(case: Case, view: View) -> tuple[Bounded, ...]:
-    """All results where every order of summation is exact."""
-    own, types = layer(case, view), case.arrays
-    if "dy" not in types:
-        return (nearest(_forward(own)[0], types["x"].dtype.name),)
-    dy = rows_of(types["dy"])
-    parts = {"dy": _dx(own, dy), "a": _da(own, dy), "b": _db(own, dy)}
-    return tuple(nearest(exact, types[name].dtype.name) for name, (exact, _) in parts.items())
-
-
-def _forward(own: Layer) -> tuple[Float64, Float64]:
-    return _sums(own, own.x, own.w, own.masked, own.a, own.b)
-
-
-def _dx(own: Layer, dy: Float64) -> tuple[Float64, Float64]:
-    return _sums(own, dy, own.w.T, dy, own.b.T, own.a.T, own.mask)
+def results(case: Case, view: View) -> list[tuple[Float64, Float64, str]]:
+    """Of y, or of dx, dA and dB, the exact value, what accumulation may cost, and the type."""
+    own, arrays = layer(case, view), case.arrays
+    if "dy" not in arrays:
+        y = _sums(own, own.x, own.w, own.masked, own.a, own.b)
+        return [(*y, arrays["x"].dtype.name)]
+    dy = rows_of(arrays["dy"])
+    exact, error = _outer(own, own.masked, own.a, dy)  # of dB, transposed
+    found = {
+        "dy": _sums(own, dy, own.w.T, dy, own.b.T, own.a.T, own.mask),
+        "a": _outer(own, dy, own.b.T, own.masked),
+        "b": (exact.T, error.T),
+    }
+    return [(*result, arrays[name].dtype.name) for name, result in found.items()]
 
 
 def _sums(
@@ -99,15 +80,6 @@ def _sums(
     if own.merged:
         steps, kept = steps + branch_steps, kept + own.kept * (own.merged * base + branch)
     return exact, _error(own, base, steps, branch, branch_steps) + kept
-
-
-def _da(own: Layer, dy: Float64) -> tuple[Float64, Float64]:
-    return _outer(own, dy, own.b.T, own.masked)
-
-
-def _db(own: Layer, dy: Float64) -> tuple[Float64, Float64]:
-    exact, error = _outer(own, own.masked, own.a, dy)
-    return exact.T, error.T
 
 
 def _outer(own: Layer, rows: Float64, down: Float64, others: Float64) -> tuple[Float64, Float64]:

@@ -36,7 +36,7 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS, LORA
 from qloracle_conformance.families.lora import bounds, inputs
 from qloracle_conformance.families.products import inputs as products
-from qloracle_conformance.judging.bounds import Bounded, within
+from qloracle_conformance.judging.bounds import Bounded, nearest, rounded, within
 from qloracle_conformance.judging.checks import Check, Plan, in_every_form, layers
 from qloracle_conformance.judging.compare import NOTHING, Outcome, Values
 from qloracle_conformance.judging.views import View
@@ -44,17 +44,16 @@ from qloracle_conformance.judging.views import View
 
 def judge_layer(case: Case, values: Values, view: View) -> Outcome:
     """Every element of every result within the derived bound."""
-    if case.function.endswith("backward"):
-        return _all_within(case, values, bounds.backward(case, view))
-    return _all_within(case, values, (bounds.forward(case, view),))
+    return _all_within(case, values, [rounded(*own) for own in bounds.results(case, view)])
 
 
 def judge_only_results(case: Case, values: Values, view: View) -> Outcome:
     """Every element the one number that any order of summation gives."""
-    return _all_within(case, values, bounds.only_results(case, view))
+    only = [nearest(exact, dtype) for exact, _, dtype in bounds.results(case, view)]
+    return _all_within(case, values, only)
 
 
-def _all_within(case: Case, values: Values, expected: tuple[Bounded, ...]) -> Outcome:
+def _all_within(case: Case, values: Values, expected: list[Bounded]) -> Outcome:
     named = zip(FUNCTIONS[case.function].results, values, expected, strict=True)
     return sum((within(name, got, own) for name, got, own in named), NOTHING)
 

@@ -15,7 +15,7 @@ from qloracle_conformance.families.nested.s08_nested import judge_denested, judg
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import UNNAMED, Asker, Found
 from qloracle_conformance.judging.compare import blocks_of
-from qloracle_conformance.judging.numbers import full_mantissa
+from qloracle_conformance.judging.expected import full_mantissa
 from qloracle_conformance.judging.views import View
 
 TRIALS = 96  # groups at most; most residuals do not distinguish the recipes

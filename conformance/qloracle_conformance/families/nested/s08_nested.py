@@ -48,8 +48,7 @@ from qloracle_conformance.judging import compare, expected
 from qloracle_conformance.judging.bounds import TINY, Bounded, gamma, within
 from qloracle_conformance.judging.checks import Check, Plan, in_every_form
 from qloracle_conformance.judging.compare import Outcome, Values, exact, under_its_map
-from qloracle_conformance.judging.expected import Float32
-from qloracle_conformance.judging.numbers import full_mantissa
+from qloracle_conformance.judging.expected import Float32, full_mantissa
 from qloracle_conformance.judging.views import View
 
 EDGES = (range(4), range(15, 18), range(62, 67), range(127, 130), range(254, 259), range(511, 514))

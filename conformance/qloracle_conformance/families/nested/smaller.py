@@ -14,15 +14,11 @@ def _sparser(case: Case, index: int) -> Iterator[NDArray[np.floating]]:
     """As many elements, most of them zero: some libraries take whole groups of blocks only."""
     x, size = case.arrays["x"], case.options["blocksize"]
     flat = x.reshape(-1)
-    for kept in (*_lone(flat), *(np.where(few, flat, 0 * flat) for few in _few(flat, size, index))):
+    first = np.arange(flat.size) == 0
+    lone = [np.where(first, value, 0) for value in (1.0, 2.0**-10)]  # an ordinary one, a small one
+    for kept in (*lone, *(np.where(few, flat, 0 * flat) for few in _few(flat, size, index))):
         if np.count_nonzero(kept) < np.count_nonzero(flat):
             yield kept.astype(x.dtype).reshape(x.shape)
-
-
-def _lone(flat: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
-    """One element that is not zero: an ordinary number, or a small one."""
-    for value in (1.0, 2.0**-10):
-        yield np.where(np.arange(flat.size) == 0, value, 0)
 
 
 def _few(flat: NDArray[np.floating], size: int, index: int) -> Iterator[NDArray[np.bool_]]:

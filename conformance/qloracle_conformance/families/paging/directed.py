@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.programs import BLOCK, BLOCKS, dtype_of
+from qloracle_conformance.contract.programs import BLOCK, BLOCKS
 from qloracle_conformance.families.paging.drafts import SIDES, TYPES, Array, Draft
 from qloracle_conformance.judging.checks import Plan
 
@@ -109,7 +109,7 @@ def delicate(dtype: str, nbytes: int) -> Array:
     >>> delicate("float16", 4).view(np.uint16).tolist() == [0, 0x8000, 1, 0x8002, 0x7C01, 0xFC02]
     True
     """
-    kind = dtype_of(dtype)
+    kind = np.dtype(dtype)
     bits: Any = np.dtype(f"u{kind.itemsize}").type
     infinite = int(np.array(np.inf, kind).view(bits))
     normal = infinite & -infinite  # the smallest one

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract import programs
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.plain_arrays import PlainArrays
-from qloracle_conformance.contract.programs import Part, dtype_of, perform, where
+from qloracle_conformance.contract.programs import Part, perform, where
 
 Array = NDArray[Any]
 
@@ -88,6 +88,6 @@ class Draft:
 
     def bytes(self, shape: tuple[int, ...], dtype: str) -> Array:
         """Bytes of all values: NaNs, subnormals, infinities."""
-        kind = dtype_of(dtype)
+        kind = np.dtype(dtype)
         size, top = math.prod(shape) * kind.itemsize, 2 if dtype == "bool" else 256
         return self.rng.integers(0, top, size, np.uint8).view(kind).reshape(shape)

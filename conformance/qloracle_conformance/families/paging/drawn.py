@@ -12,7 +12,7 @@ import numpy as np
 
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.plain_arrays import Nonsense
-from qloracle_conformance.contract.programs import Part, dtype_of, where
+from qloracle_conformance.contract.programs import Part, where
 from qloracle_conformance.families.paging.drafts import SIDES, TYPES, Array, Draft
 
 LONGEST = 30  # operations
@@ -56,7 +56,7 @@ def _draw(verb: str, rng: Random, draft: Draft) -> None:
     match verb:
         case "allocate" if len(alive) < MOST:
             dtype = rng.choice(TYPES)
-            rows = rng.randint(0, 3 * draft.size // dtype_of(dtype).itemsize + 2)
+            rows = rng.randint(0, 3 * draft.size // np.dtype(dtype).itemsize + 2)
             shape = rows, *rng.choice(((), (), (1,), (2,)))
             draft.given(f"a{at}", _bytes(rng, draft, shape, dtype), rng.choice(SIDES))
         case "write":
@@ -103,7 +103,7 @@ def _bytes(rng: Random, draft: Draft, shape: tuple[int, ...], dtype: str) -> Arr
     """Random bytes by a seed; those of seed 0 are simple."""
     seed = rng.randint(0, 99)
     draft.rng = np.random.default_rng(seed)
-    return draft.bytes(shape, dtype) if seed else np.ones(shape, dtype_of(dtype))
+    return draft.bytes(shape, dtype) if seed else np.ones(shape, dtype)
 
 
 def _side(rng: Random, uses: dict[str, list[str]], name: str) -> str:

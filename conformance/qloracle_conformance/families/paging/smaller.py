@@ -40,9 +40,12 @@ def smaller(case: Case, index: int = 0) -> Iterator[Case]:
 
 
 def _neighbours(case: Case) -> Iterator[Case]:
+    """First of all without what names one array, or a `use`."""
     program = program_of(case)
-    fewer = _without_arrays(program), _without_operations(program), _plainer(program, "step")
-    yield from (case.with_options(program=each) for each in itertools.chain(*fewer))
+    names = [op[1] for op in program if op[0] in ("empty", "open")]
+    without = ([op for op in program if name not in _words(op)] for name in names)
+    fewer = itertools.chain(without, _without_operations(program), _plainer(program, "step"))
+    yield from (case.with_options(program=each) for each in fewer)
     yield from _plainer_sizes(case)
     yield from _shorter(case)
     yield from _plainer_arrays(case)
@@ -78,12 +81,6 @@ def _words(program: Any) -> set[str]:
 
 
 # ---- operations ----------------------------------------------------------------------------------
-
-
-def _without_arrays(program: Program) -> Iterator[Program]:
-    """Without all that names one array, or a `use`."""
-    for name in [op[1] for op in program if op[0] in ("empty", "open")]:
-        yield [op for op in program if name not in _words(op)]
 
 
 def _without_operations(program: Program) -> Iterator[Program]:

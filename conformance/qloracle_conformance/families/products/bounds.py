@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.dialects import Dialect
 from qloracle_conformance.judging import bounds, expected
-from qloracle_conformance.judging.bounds import UNDERFLOW, Bounded, Float64, U, gamma, nearest
+from qloracle_conformance.judging.bounds import UNDERFLOW, Bounded, Float64, U, gamma
 from qloracle_conformance.judging.compare import blocks_of
 from qloracle_conformance.judging.views import View
 
@@ -55,12 +55,6 @@ def product(case: Case, view: View) -> Bounded:
     rows, matrix, bias = operands(case, view)
     exact, error = linear(rows, matrix, bias, view.dialect)
     return bounds.rounded(exact, error, incoming(case).dtype.name)
-
-
-def only_result(case: Case, view: View) -> Bounded:
-    """Every element where all orders of summation are exact: one result is lawful."""
-    rows, matrix, bias = operands(case, view)
-    return nearest(rows @ matrix.T + bias, incoming(case).dtype.name)
 
 
 def linear(

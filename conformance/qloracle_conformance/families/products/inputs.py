@@ -15,8 +15,7 @@ from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS
 from qloracle_conformance.judging import expected
 from qloracle_conformance.judging.asking import Asker
 from qloracle_conformance.judging.checks import Plan
-from qloracle_conformance.judging.expected import Float32
-from qloracle_conformance.judging.numbers import full_mantissa
+from qloracle_conformance.judging.expected import Float32, full_mantissa
 from qloracle_conformance.judging.views import View
 
 ROWS = (1, 2, 16, 33, 64)  # M: a vector, a tile, one more than a tile

@@ -33,7 +33,7 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS, LINEAR
 from qloracle_conformance.families.products import bounds, inputs
 from qloracle_conformance.judging import expected
-from qloracle_conformance.judging.bounds import U, within
+from qloracle_conformance.judging.bounds import U, nearest, within
 from qloracle_conformance.judging.checks import Check, Plan, in_every_form, layers
 from qloracle_conformance.judging.compare import NOTHING, Mismatch, Outcome, Values
 from qloracle_conformance.judging.views import QUANT_TYPES, View
@@ -47,8 +47,9 @@ def judge_product(case: Case, values: Values, view: View) -> Outcome:
 
 def judge_only_result(case: Case, values: Values, view: View) -> Outcome:
     """Every element the one number that any order of summation gives."""
-    name = FUNCTIONS[case.function].results[0]
-    return within(name, values[0], bounds.only_result(case, view))
+    rows, matrix, bias = bounds.operands(case, view)
+    only = nearest(rows @ matrix.T + bias, bounds.incoming(case).dtype.name)
+    return within(FUNCTIONS[case.function].results[0], values[0], only)
 
 
 def judge_moment(case: Case, values: Values, view: View) -> Outcome:

@@ -7,12 +7,12 @@ from qloracle_conformance.judging.text import NIBBLES, number
 
 
 def script(shown: Shown) -> list[str] | None:
-    """The second moment of a result; of a single element there is nothing to add."""
-    return _moment(shown) if shown.mismatch.result.startswith("second moment") else None
+    """The mean square of the error over K, in units of u times the root of the sum of squares.
 
-
-def _moment(shown: Shown) -> list[str]:
-    """The mean square of the error over K, in units of u times the root of the sum of squares."""
+    Of a single element there is nothing to add.
+    """
+    if not shown.mismatch.result.startswith("second moment"):
+        return None
     case, backward = shown.case, shown.case.function.endswith("backward")
     x = "dy" if backward else "x"
     levels = ", ".join(number(level) for level in shown.view.levels)

@@ -33,7 +33,10 @@ def smaller(case: Case, index: int) -> Iterator[Case]:
     """Smaller neighbours of a call, the boldest first."""
     yield from without(case, OPTIONAL)
     yield from _fewer_rows(case, index)
-    yield from _smaller_weight(case)
+    out, into = _sides(case)
+    yield from (_resized(case, n, into) for n in shorter(out))
+    if out == 1 or "w" in case.arrays:  # of a dense W, or one of a single row, fewer columns
+        yield from (_resized(case, out, k) for k in shorter(into))
     if "a" in case.arrays:
         rank = case.arrays["a"].shape[0]
         yield from (cut(case, RANK, *span) for span in spans(rank, (0, 1), (rank - 1, rank)))
@@ -66,14 +69,6 @@ def _sides(case: Case) -> tuple[int, int]:
     """Out and in features of W."""
     out, into = case.arrays["w"].shape if "w" in case.arrays else case.options["shape"]
     return int(out), int(into)
-
-
-def _smaller_weight(case: Case) -> Iterator[Case]:
-    """Fewer output rows of W; then, of a dense W or one of a single row, fewer columns."""
-    out, into = _sides(case)
-    yield from (_resized(case, n, into) for n in shorter(out))
-    if out == 1 or "w" in case.arrays:
-        yield from (_resized(case, out, k) for k in shorter(into))
 
 
 def _resized(case: Case, out: int, into: int) -> Case:

@@ -265,7 +265,8 @@ def quantize_absmax(
     ([23, 47, 255], [3.0], 3.0)
     """
     values = _bits(absmax)
-    offset = _mean(values)
+    total = Fraction(sum(map(units, values.tolist())), 1 << -FLOAT32.emin)
+    offset = nearest(total / max(values.size, 1))
     rule = ascending_rule(_levels(codebook))
     residuals = _bits(_each(add, values, offset ^ SIGN).view(np.float32))
     codes, nested = _quantize(residuals, rule, blocksize)
@@ -302,8 +303,3 @@ def _levels(codebook: Floats | None) -> Sequence[int]:
     if not 2 <= len(levels) <= 256 or levels != sorted(levels, key=order):
         raise ValueError("a codebook is 2 to 256 values, none below the one before it")
     return levels
-
-
-def _mean(values: Bits) -> int:
-    total = Fraction(sum(map(units, values.tolist())), 1 << -FLOAT32.emin)
-    return nearest(total / max(values.size, 1))

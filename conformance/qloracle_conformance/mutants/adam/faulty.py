@@ -7,14 +7,10 @@ import numpy as np
 
 from qloracle_conformance.mutants.adam import steps
 from qloracle_conformance.mutants.adam.steps import Adam, first, moved, numbers, second
-from qloracle_conformance.mutants.parts import BFLOAT16, Array, Step, fault, rounded
+from qloracle_conformance.mutants.parts import BFLOAT16, Array, fault, rounded
 
 ROUGH = np.float32(1 + 2.0**-16)
-
-
-def _counted_by_calls() -> Step:
-    step, calls = Adam().step, itertools.count(1)
-    return lambda *arrays, **options: step(*arrays, **options | {"step": next(calls)})
+CALLS = itertools.count(1)
 
 
 @np.errstate(all="ignore")
@@ -42,7 +38,8 @@ StepIn16Bits = fault("S11", "The step is kept in 16 bits and starts again after 
     adam_step=Adam(k=lambda o: numbers(o._replace(step=o.step % 65536))).step)
 CountedByCalls = fault("S11",
     "The optimizer counts its calls and ignores the step (DeepSpeed #7982).",
-    adam_step=_counted_by_calls())
+    adam_step=lambda *arrays, **options:
+        Adam().step(*arrays, **options | {"step": next(CALLS)}))
 CorrectionWithoutRoot = fault("S11", "sqrt(v) is divided by 1 - b2^t itself instead of its root.",
     adam_step=Adam(d=lambda k, s: (s.m / k.c1) / (np.sqrt(s.v) / k.c2 + k.eps)).step)
 

@@ -10,26 +10,7 @@ import qloracle
 from qloracle_conformance.mutants import parts
 from qloracle_conformance.mutants.parts import Array, Decoder, Encoder, Step, each, fault, then
 
-
-def _racing() -> Step:
-    races = itertools.cycle((False, True))
-
-    def race(packed: Array, absmax: Array) -> tuple[Array, Array]:
-        packed[-1:] ^= np.uint8(0x10 if next(races) else 0)
-        return packed, absmax
-
-    return then(qloracle.quantize_4bit, race)
-
-
-def _with_garbage() -> Callable[[Array], Array]:
-    garbage = itertools.cycle(range(16))
-
-    def pack(codes: Array) -> Array:
-        packed = parts.packed_pairs(codes)
-        packed[-1:] |= np.uint8(next(garbage) if codes.size % 2 else 0)
-        return packed
-
-    return pack
+RACES, GARBAGE = itertools.cycle((0, 0x10)), itertools.cycle(range(16))
 
 
 def _remembered(key: Callable[[Array, Array], Any]) -> Step:
@@ -83,10 +64,12 @@ SharedBuffer = fault("P3",
     **each(parts.pooled, "dequantize_4bit", "dequantize_blockwise"))
 RacingByte = fault("P4",
     "A race: on every second call the last byte differs (as in bitsandbytes #1061).",
-    quantize_4bit=_racing())
+    quantize_4bit=then(qloracle.quantize_4bit, lambda packed, absmax:
+        (np.append(packed[:-1], packed[-1:] ^ np.uint8(next(RACES))), absmax)))
 SpareNibbleGarbage = fault("P4",
     "The spare nibble holds what lay in memory: the same call gives other bytes (rule P4).",
-    quantize_4bit=Encoder(pack=_with_garbage()).four_bit)
+    quantize_4bit=Encoder(pack=lambda codes: parts.packed_pairs(
+        np.append(codes, np.uint8(next(GARBAGE))) if codes.size % 2 else codes)).four_bit)
 ScalesRemembered = fault("S7",
     "A cache of decoded weights knows bytes and shape, not the scales (reference-kernels #104).",
     dequantize_4bit=_remembered(lambda packed, absmax: packed.tobytes()))

@@ -11,7 +11,7 @@ import numpy as np
 
 import qloracle
 from qloracle_conformance.calling import frameworks
-from qloracle_conformance.mutants.parts import Array, Step, fault, variant
+from qloracle_conformance.mutants.parts import Array, Step, fault, refusing, variant
 
 TORCH = {"arrays": "torch"}
 Read = Callable[[Any], Any]  # a tensor -> what the kernel takes for it
@@ -45,17 +45,6 @@ def from_memory(tensor: Any, start: int) -> Any:
     """As many elements of a tensor's memory as it has, one after the other, from `start` on."""
     steps = [int(np.prod(tensor.shape[axis + 1 :])) for axis in range(tensor.ndim)]
     return tensor.as_strided(tensor.shape, steps, start)
-
-
-def _no_views(packed: Any, absmax: Any, **options: Any) -> Any:
-    if packed.storage_offset() or not packed.is_contiguous():
-        raise ValueError("packed is a view")
-    return kernel("dequantize_4bit")(packed, absmax, **options)
-
-
-def _columns_for_rows(tensor: Any) -> Any:
-    transposed = tensor.ndim > 1 and tensor.stride(0) == 1 and not tensor.is_contiguous()
-    return from_memory(tensor, 0) if transposed else tensor
 
 
 def _rounded_down(tensor: Any) -> Any:
@@ -103,13 +92,16 @@ OnTensors = variant("", "Every function on tensors, whatever their strides and o
         "quantize_4bit", "dequantize_4bit", "quantize_blockwise", "dequantize_blockwise",
         "quantize_absmax", "dequantize_absmax")})
 RefusesViews = variant("", "It refuses views, and says so in its limits.",
-    TORCH | {"limits": {"views": []}}, dequantize_4bit=_no_views)
+    TORCH | {"limits": {"views": []}},
+    dequantize_4bit=refusing(kernel("dequantize_4bit"), ValueError("packed is a view"),
+        lambda packed, *_, **__: packed.storage_offset() or not packed.is_contiguous()))
 IgnoresStrides = fault("P5",
     "The kernel reads on from the tensor's pointer, as if it were contiguous.",
     TORCH, quantize_4bit=kernel("quantize_4bit", lambda t: from_memory(t, t.storage_offset())))
 TakesColumnsForRows = fault("P5",
     "A transposed tensor is read as it lies in memory: its columns pass for rows.",
-    TORCH, quantize_blockwise=kernel("quantize_blockwise", _columns_for_rows))
+    TORCH, quantize_blockwise=kernel("quantize_blockwise", lambda t: from_memory(t, 0)
+        if t.ndim > 1 and t.stride(0) == 1 and not t.is_contiguous() else t))
 ReadsFromTheStorage = fault("P5",
     "The kernel takes the pointer of the storage, not that of the view in it.",
     TORCH, dequantize_4bit=kernel("dequantize_4bit",

@@ -37,12 +37,6 @@ def _blocks_of_rows(
     return parts.packed_pairs(codes), absmax
 
 
-def _by_the_neighbour(flat: Array, absmax: Array, blocksize: int) -> Array:
-    if flat.size % blocksize and absmax.size > 1:
-        absmax = np.append(absmax[:-1], absmax[-2])
-    return parts.divided(flat, absmax, blocksize)
-
-
 def _whole_tiles(tile: int) -> parts.Multiply:
     """Products of whole tiles; what is left over stays 0."""
 
@@ -60,18 +54,6 @@ def _whole_blocks(x: Array, *, blocksize: int = 64, **options: Any) -> tuple[Arr
     packed[whole * blocksize // 2 :] = 0
     absmax[whole:] = 0
     return packed, absmax
-
-
-def _nonempty(x: Array, **options: Any) -> tuple[Array, Array]:
-    if not x.size:
-        raise RuntimeError("invalid configuration argument")
-    return qloracle.quantize_4bit(x, **options)
-
-
-def _even(x: Array, **options: Any) -> tuple[Array, Array]:
-    if x.size % 2:
-        raise ValueError(f"the number of elements must be even, got {x.size}")
-    return qloracle.quantize_4bit(x, **options)
 
 
 # fmt: off
@@ -106,7 +88,8 @@ BlocksOf4096 = fault("S3",
 # ---- the end of an array -------------------------------------------------------------------------
 NeighboursScale = fault("S3",
     "A short last block is scaled by the absmax of the block before it (rule S3).",
-    **Encoder(scale=_by_the_neighbour).both())
+    **Encoder(scale=lambda flat, absmax, size: parts.divided(flat,
+        np.append(absmax[:-1], absmax[-2:][:1]) if flat.size % size else absmax, size)).both())
 TilesOf64 = fault("S3",
     "The grid counts whole tiles of 64, and what is left over is never written (rule S3).",
     dequantize_4bit=Decoder(multiply=_whole_tiles(64)).four_bit)
@@ -126,7 +109,9 @@ NoBlocksOf512 = fault("S3",
         packed, absmax * np.float32(blocksize != 512), blocksize=blocksize, **options))
 EmptyRefused = fault("S3",
     "An empty array is a launch of no blocks, and that is an error (bitsandbytes on CUDA).",
-    quantize_4bit=_nonempty)
+    quantize_4bit=parts.refusing(qloracle.quantize_4bit,
+        RuntimeError("invalid configuration argument"), lambda x, **_: not x.size))
 OddRefused = fault("S3",
     "An odd count of elements raises, as if padding were the caller's business (rule S3).",
-    quantize_4bit=_even)
+    quantize_4bit=parts.refusing(qloracle.quantize_4bit,
+        ValueError("the number of elements must be even"), lambda x, **_: x.size % 2))

@@ -24,11 +24,6 @@ def _skips_last(flat: Array, blocksize: int) -> Array:
     return peaks(np.where(last & (place % blocksize > 0), 0, flat), blocksize)
 
 
-def _power_of_two(flat: Array, blocksize: int) -> Array:
-    mantissa, exponent = np.frexp(peaks(flat, blocksize))
-    return np.asarray(np.ldexp(np.ceil(mantissa), exponent - (mantissa == 0.5)))
-
-
 def _tiny_if_short(flat: Array, blocksize: int) -> Array:
     absmax = peaks(flat, blocksize)
     if flat.size % blocksize and not absmax[-1]:
@@ -41,12 +36,6 @@ def _stale_byte(x: Array, *, blocksize: int = 64, **options: Any) -> tuple[Array
     if blocksize >= 1024:
         packed[1::2] |= packed[: packed.size // 2 * 2 : 2]
     return packed, absmax
-
-
-def _pack_halves(codes: Array) -> Array:
-    half = (codes.size + 1) // 2
-    second = np.append(codes[half:], np.zeros(codes.size % 2, np.uint8))
-    return np.asarray(codes[:half] << 4 | second)
 
 
 def _unpack_rows(packed: Array, shape: Shape) -> Array:
@@ -76,7 +65,8 @@ Float16Scales = fault("S4",
     **Encoder(peak=lambda x, b: parts.rounded(peaks(x, b), np.float16)).both())
 PowerOfTwoScales = fault("S4",
     "The absmax is rounded up to a power of two, as MX formats want it (rule S4).",
-    quantize_4bit=Encoder(peak=_power_of_two).four_bit)
+    quantize_4bit=Encoder(peak=lambda x, b:
+        np.exp2(np.ceil(np.log2(peaks(x, b), dtype=np.float64))).astype(np.float32)).four_bit)
 PeakAtLeast = fault("S4",
     "The absmax is at least 1e-8, against division by zero (as after GPTQModel #1531).",
     **Encoder(peak=lambda x, b: np.maximum(peaks(x, b), np.float32(1e-8))).both())
@@ -132,7 +122,8 @@ SwappedBoth = fault("S6",
     dequantize_4bit=READS_LOW_FIRST.four_bit)
 TwoHalves = fault("S6",
     "A byte holds element k and element k + n/2, not two neighbours (kekzl/imp #722).",
-    quantize_4bit=Encoder(pack=_pack_halves).four_bit,
+    quantize_4bit=Encoder(pack=lambda codes: parts.packed_pairs(np.append(
+        codes, np.zeros(codes.size % 2, np.uint8)).reshape(2, -1).T.reshape(-1))).four_bit,
     dequantize_4bit=Decoder(unpack=lambda packed, shape:
         np.concatenate([packed >> 4, packed & 15])[: math.prod(shape)]).four_bit)
 SpareNibbleRead = fault("S6",

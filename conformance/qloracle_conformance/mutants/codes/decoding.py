@@ -9,12 +9,6 @@ from qloracle_conformance.mutants.parts import BFLOAT16, Array, Decoder, fault, 
 from qloracle_conformance.mutants.products import sums
 
 
-def _subnormals_lost(levels: Array, scale: Array, dtype: DTypeLike) -> Array:
-    values = product(levels, scale, dtype)
-    small = (np.abs(values) < 2.0**-14) & (dtype == np.float16)
-    return np.where(small, np.zeros(1, dtype), values)
-
-
 def _pairs_in_half_a_buffer(levels: Array, scale: Array, dtype: DTypeLike) -> Array:
     if dtype != np.float32:
         return product(levels, scale, dtype)
@@ -41,7 +35,8 @@ RoundedDirectly = fault("S7",
         (levels.astype(np.float64) * scale).astype(dtype)).four_bit)
 SmallHalvesLost = fault("S7",
     "Subnormal float16 results are flushed, though their products are normal (rule S7).",
-    dequantize_4bit=Decoder(multiply=_subnormals_lost).four_bit)
+    dequantize_4bit=Decoder(multiply=only_for(np.float16, lambda values:
+        np.where(np.abs(values.astype(np.float16)) < 2.0**-14, 0, values))).four_bit)
 ScaleNarrowed = fault("S7",
     "The absmax is rounded to the output type, the level is not (bitsandbytes on Gaudi).",
     **Decoder(multiply=lambda levels, scale, dtype:

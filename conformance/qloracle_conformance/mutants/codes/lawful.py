@@ -42,13 +42,6 @@ def _by_scaled_thresholds(x: Array, *, blocksize: int = 64) -> tuple[Array, Arra
     return parts.packed_pairs(codes), absmax
 
 
-def _in_own_type(x: Array, **options: Any) -> Any:
-    def scale(flat: Array, absmax: Array, blocksize: int) -> Array:
-        return parts.rounded(divided(flat, absmax, blocksize), x.dtype)
-
-    return Encoder(scale=scale).four_bit(x, **options)
-
-
 def literal(table: Array) -> Array:
     """NF4's published decimals as a C compiler rounds them."""
     thresholds = qloracle.thresholds(table)
@@ -78,12 +71,6 @@ def _zeros_exchanged(packed: Array, absmax: Array) -> tuple[Array, Array]:
     return packed, absmax
 
 
-def _bfloat16_by_64(x: Array, *, blocksize: int = 64, **options: Any) -> tuple[Array, Array]:
-    if blocksize != 64 or x.dtype != parts.BFLOAT16:
-        raise NotImplementedError("blocks of 64 bfloat16 only")
-    return qloracle.quantize_4bit(x, **options)
-
-
 def _chunked(x: Array, *, blocksize: int = 64, **options: Any) -> tuple[Array, Array]:
     flat, step = x.reshape(-1), 2 * blocksize * max(1, 8192 // blocksize)
     pieces = [
@@ -110,7 +97,8 @@ ScaledThresholds = variant("approx",
     quantize_4bit=_by_scaled_thresholds)
 OwnType = variant("input_type: own",
     "16-bit input is divided in its own type (torchao's nf4tensor.py).",
-    quantize_4bit=_in_own_type)
+    quantize_4bit=lambda x, **options: Encoder(scale=lambda *block:
+        parts.rounded(divided(*block), x.dtype)).four_bit(x, **options))
 InputFlushed = variant("subnormal_input: flushed",
     "Subnormal elements count as zero (hardware that flushes its operands).",
     quantize_4bit=Encoder(widen=lambda x: _flushed(parts.widened(x))).four_bit)
@@ -168,7 +156,9 @@ DeclaredFourDecimals = variant("codebook: four_decimals",
 BlocksOf64Only = variant("",
     "One block size and one type, declared as limits; everything else is refused.",
     {"limits": {"quantize_4bit": {"blocksize": [64], "dtype": ["bfloat16"]}}},
-    quantize_4bit=_bfloat16_by_64)
+    quantize_4bit=parts.refusing(qloracle.quantize_4bit,
+        NotImplementedError("blocks of 64 bfloat16 only"),
+        lambda x, *, blocksize=64, **_: blocksize != 64 or x.dtype != parts.BFLOAT16))
 
 # ---- decoding ------------------------------------------------------------------------------------
 OutputType = variant("decode: output_type",

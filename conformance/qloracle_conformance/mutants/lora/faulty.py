@@ -20,11 +20,6 @@ FEW = 3  # up to so many rows, a kernel for vectors is chosen
 # ---- steps that go wrong -------------------------------------------------------------------------
 
 
-def _swapped(a: Array, b: Array, s: float) -> tuple[Array, Array, Any]:
-    square = a.shape[1] == b.shape[0]
-    return as_given(b.T, a.T, s) if square else as_given(a, b, s)
-
-
 def _some_ranks(a: Array, b: Array, s: float, count: int) -> tuple[Array, Array, Any]:
     a, b, scaling = as_given(a, b, s)
     return a[:count], b[:, :count], scaling
@@ -35,25 +30,12 @@ def _dx_with_dw(own: Layer) -> Array:
     return steps.x_gradient(own) + dw[np.arange(len(own.dy)) % len(dw)]
 
 
-def _da_through_new_b(own: Layer) -> Array:
-    new = own.b - np.float32(2.0**-10) * steps.b_gradient(own)
-    return steps.a_gradient(own._replace(g=own.total(own.dy, new.T)))
-
-
 def _first_axis(own: Layer) -> Layer:
     """The rows at the start of every leading axis but the first."""
     places = np.arange(len(own.x)).reshape(own.axes)
     rows = places.reshape(own.axes[0], -1)[:, 0] if places.size else places.reshape(-1)
     masked, h, dy, g = (part[rows] for part in (own.masked, own.h, own.dy, own.g))
     return own._replace(masked=masked, h=h, dy=dy, g=g)
-
-
-# ---- around the values ---------------------------------------------------------------------------
-
-
-def _racing() -> sums.Total:
-    chunks = partial(sums.chunks, size=8)
-    return sums.taking_turns(sums.in_order, chunks, sums.from_the_end, sums.tree, sums.blas)
 
 
 # fmt: off
@@ -82,7 +64,8 @@ ScalingTwiceInB = fault("S10", "dB is made of the scaled dy and of the scaled h.
 # ---- A and B -------------------------------------------------------------------------------------
 
 SidesSwapped = fault("S10", "In a square layer A and B have each other's place.",
-    **Lora(sides=_swapped).forward())
+    **Lora(sides=lambda a, b, s: as_given(
+        *((b.T, a.T) if a.shape[1] == b.shape[0] else (a, b)), s)).forward())
 AdapterStoredTransposed = fault("S10", "A is read as if it were stored [in, r] (aprender #2138).",
     **Lora(sides=lambda a, b, s: as_given(a.reshape(a.shape[::-1]).T, b, s)).forward())
 LastRankLeftOut = fault("S10", "The loop over the ranks ends one too early.",
@@ -130,7 +113,8 @@ WeightGradientInDx = fault("S10", "The unwanted gradient of W lands in the buffe
 DxOfTheBaseAlone = fault("S10", "dx is dy W: the gradient through the adapter is lost.",
     **Lora(dx=lambda own: own.total(own.dy, own.w.T)).backward())
 DaThroughNewB = fault("S10", "dA is made with B after its step: B - 2^-10 dB.",
-    **Lora(da=_da_through_new_b).backward())
+    **Lora(da=lambda own: steps.a_gradient(own._replace(g=own.total(
+        own.dy, (own.b - np.float32(2.0**-10) * steps.b_gradient(own)).T)))).backward())
 SummedOverTheFirstAxis = fault("S10",
     "dA and dB are summed over the first axis of a batch, at the start of the others.",
     **Lora(da=lambda own: steps.a_gradient(_first_axis(own)),
@@ -172,4 +156,5 @@ OneGradientBuffer = fault("P3",
     "Results live in one buffer for each place and type, which the next call overwrites.",
     **each(pooled, *LORA))
 AtomicGradients = fault("P4", "Sums by atomic additions: lawful values, other bits in each call.",
-    **Lora(total=_racing()).both())
+    **Lora(total=sums.taking_turns(sums.in_order, partial(sums.chunks, size=8),
+        sums.from_the_end, sums.tree, sums.blas)).both())

@@ -61,11 +61,6 @@ def _one_group(absmax: Array) -> Array:
     return qloracle.dequantize_absmax(codes, np.full_like(nested, nested[:1].max()), offset)
 
 
-def _factor_in_own_type(x: Array, **options: Any) -> Any:
-    most = 65504 if x.dtype == np.float16 else np.inf
-    return encoded(scales=lambda absmax: linear(absmax, most))(x, **options)
-
-
 # fmt: off
 
 RoundTrip = variant("", "NF4 with nested scales in one opaque state, as specified.",
@@ -100,5 +95,7 @@ ScalesInHalfPrecision = fault("S8",
     **_both(scales=lambda absmax: parts.rounded(dynamic(absmax), parts.BFLOAT16)))
 FactorOverflows = fault("S8",
     "Equal steps whose factor is kept in the type of x: in float16 it overflows (torchao).",
-    {"dialect": {"nested_scale": "linear"}}, quantize_nested=_factor_in_own_type,
+    {"dialect": {"nested_scale": "linear"}},
+    quantize_nested=lambda x, **options: encoded(scales=lambda absmax:
+        linear(absmax, 65504 if x.dtype == np.float16 else np.inf))(x, **options),
     dequantize_nested=decoded())

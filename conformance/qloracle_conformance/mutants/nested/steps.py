@@ -31,11 +31,6 @@ def group_index(n: int, blocksize: int) -> Array:
     return np.arange(n) // blocksize
 
 
-def multiplied_and_added(levels: Array, scale: Array, offset: np.float32) -> Array:
-    """S8: two roundings and no clamp."""
-    return levels * scale + offset
-
-
 class Scales(NamedTuple):
     """Both functions out of their steps; an index beyond the end reads the last scale."""
 
@@ -44,7 +39,9 @@ class Scales(NamedTuple):
     levels: Levels = OWN_MAP
     scale: Scale = divided
     group: Callable[[int, int], Array] = group_index
-    combine: Callable[[Array, Array, np.float32], Array] = multiplied_and_added
+    combine: Callable[[Array, Array, np.float32], Array] = (  # S8: two roundings and no clamp
+        lambda levels, scale, offset: levels * scale + offset
+    )
 
     def quantize(
         self, absmax: Array, *, codebook: Array | None = None, blocksize: int = 256

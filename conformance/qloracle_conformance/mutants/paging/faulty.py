@@ -42,11 +42,6 @@ def _last_only(pages: Remembering, page: Page, home: Array) -> None:
     home[part] = new
 
 
-def _whole_pages_only(pages: Remembering, page: Page, home: Array) -> None:
-    if page.i == pages.allocations[page.allocation].nbytes // pages.page_bytes:
-        home[:] = pages.old[page]
-
-
 @faulty("S12")
 class EvictedWhileInUse(Pages):
     """A write gets all its pages before it begins: the last ones push the first out under it."""
@@ -67,11 +62,6 @@ class ShrinkDropsDirtyPages(Remembering):
         super().shrink(capacity_bytes)
         for page in before.keys() - self._memory[DEVICE].keys():
             self._memory[HOST][page][:] = self.old[page]
-
-
-def _zeros_cleared(pages: Remembering, page: Page, home: Array) -> None:
-    if pages.page_bytes % 4 == 0 and not home.view(np.float32).any():
-        home[:] = 0
 
 
 def _merged(pages: Remembering, page: Page, home: Array) -> None:
@@ -168,13 +158,15 @@ StaleAfterEviction = fault("S12",
     **paged(evicting(lambda pages, page, home: np.copyto(home, pages.old[page]))))
 PartialPageStays = fault("S12",
     "Whole pages are copied home; the last one of an array, in part unused, is not.",
-    **paged(evicting(_whole_pages_only)))
+    **paged(evicting(lambda pages, page, home: np.copyto(home, pages.old[page], where=
+        page.i == pages.allocations[page.allocation].nbytes // pages.page_bytes))))
 WidenedOnTheWay = fault("S12",
     "bfloat16 travels home as float32 and is rounded again: the payload of a NaN is lost.",
     **changed(Pager, evicting(_widened), empty=_typed))
 ZeroPagesNotCopied = fault("S12",
     "A page that is all zeros is cleared at home instead of copied, and -0 compares as zero.",
-    **paged(evicting(_zeros_cleared)))
+    **paged(evicting(lambda pages, _, home: np.copyto(home, 0, where=
+        pages.page_bytes % 4 == 0 and not home.view(np.float32).any()))))
 EqualPagesMerged = fault("S12",
     "An evicted page that equals one at home shares its memory, and from then on its writes.",
     **paged(evicting(_merged)))

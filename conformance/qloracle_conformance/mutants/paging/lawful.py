@@ -2,7 +2,7 @@
 
 import math
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,20 +10,19 @@ from typing import Any
 import numpy as np
 
 from qloracle import paging
-from qloracle.paging import Managed, Pager
+from qloracle.paging import Pager
 from qloracle.paging.pages import DEVICE, FRESH, HOST, Page, Pages
 from qloracle_conformance.mutants.paging.steps import (
     Loaded,
     Remembering,
     Step,
-    Words,
     changed,
     lawful,
     oldest,
     paged,
     pager_of,
 )
-from qloracle_conformance.mutants.parts import variant
+from qloracle_conformance.mutants.parts import refusing, variant
 
 # ---- who goes ------------------------------------------------------------------------------------
 
@@ -128,17 +127,6 @@ def _half(capacity: int | None, page: int | None) -> Pager:
     return paging.make_pager(asked.capacity, max(asked.page_bytes // 2, 1))
 
 
-def _whole_pages(capacity: int | None, page: int | None) -> Pager:
-    if (page or 0) % 4096:
-        raise NotImplementedError(f"page_bytes must be a multiple of 4096, got {page}")
-    return paging.make_pager(capacity, page)
-
-
-def _save_pickled(path: Path, arrays: Mapping[str, Managed], metadata: Words = None) -> None:
-    plain = {name: array[...] for name, array in arrays.items()}
-    path.write_bytes(pickle.dumps((plain, dict(metadata or {}))))
-
-
 def _load_pickled(path: Path, pager: Pager) -> Loaded:
     plain, words = pickle.loads(path.read_bytes())
     arrays = {name: pager.empty(values.shape, values.dtype) for name, values in plain.items()}
@@ -191,11 +179,15 @@ SmallerPages = variant("",
     **made(_half))
 WholePagesOfTheSystem = variant("",
     "Pages are multiples of 4,096 bytes; others, it says, it cannot have.",
-    **made(_whole_pages))
+    **made(refusing(paging.make_pager,
+        NotImplementedError("page_bytes must be a multiple of 4096"),
+        lambda _, page: (page or 0) % 4096)))
 TellsNothing = variant("", "It shows no counters, as a GPU: how much lies where is not known.",
     **made(paging.make_pager, bare=True))
 CapacityIgnored = variant("",
     "Neither capacity nor page size can be chosen, as under CUDA, and no counters are shown.",
     **made(lambda capacity, page: paging.make_pager(), bare=True))
 SavesPickles = variant("", "A file format of its own: Python's pickle of all arrays at once.",
-    **paged(save_paged=_save_pickled, load_paged=_load_pickled))
+    **paged(save_paged=lambda path, arrays, words: path.write_bytes(pickle.dumps(
+        ({name: array[...] for name, array in arrays.items()}, dict(words)))),
+        load_paged=_load_pickled))

@@ -43,11 +43,6 @@ def _old(array: Managed) -> Array:
     return values
 
 
-def _narrow(array: Managed) -> Array:
-    values: Array = array[...]
-    return rounded(values, BFLOAT16) if values.dtype == np.float32 else values
-
-
 def _short(array: Managed) -> Array:
     values: Array = array[...]
     short = {"float64": "float32", "int64": "int32"}.get(values.dtype.name, values.dtype)
@@ -60,11 +55,6 @@ def _save_and_lose(path: Path, arrays: Mapping[str, Managed], metadata: Words = 
     paging.save(path, arrays, metadata)
     for name, array in arrays.items():
         array[...] = before[name]
-
-
-def _save_once(path: Path, arrays: Mapping[str, Managed], metadata: Words = None) -> None:
-    if not path.exists():
-        paging.save(path, arrays, metadata)
 
 
 # ---- loaders -------------------------------------------------------------------------------------
@@ -112,7 +102,7 @@ SavesOldPages = fault("S12",
     **saving(_old, Remembering))
 SavesIn16Bits = fault("S12",
     "The moments are saved as bfloat16, to make the file smaller (rule S12).",
-    **saving(_narrow))
+    **saving(lambda a: rounded(a[...], BFLOAT16) if a.dtype == np.float32 else a[...]))
 SavesIn32Bits = fault("S12",
     "Numbers of 64 bits are saved as 32, as a framework without them does (rule S12).",
     **saving(_short))
@@ -124,7 +114,8 @@ SaveFreesPages = fault("S12",
     **paged(Remembering, save_paged=_save_and_lose))
 SavesOnce = fault("S12",
     "Where the file is there already, it is kept: the second save is lost (rule S12).",
-    **paged(save_paged=_save_once))
+    **paged(save_paged=lambda path, *content:
+        None if path.exists() else paging.save(path, *content)))
 LoadsInAnotherOrder = fault("S12",
     "Arrays of one form are taken in the wrong order: m comes back as v, and v as m.",
     **loading(_turned))

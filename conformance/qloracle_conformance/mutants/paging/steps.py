@@ -8,7 +8,7 @@ replaces what `paged` returns: the pager, the saving or the loading.
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from qloracle import paging
 from qloracle.paging import Managed, Pager
@@ -21,14 +21,6 @@ Words = Mapping[str, str] | None
 Loaded = tuple[dict[str, Managed], dict[str, str]]
 
 
-class Paged(Right):
-    """Every function as the reference has it, the pager too."""
-
-    make_pager: ClassVar[Any] = staticmethod(paging.make_pager)
-    save_paged: ClassVar[Any] = staticmethod(paging.save)
-    load_paged: ClassVar[Any] = staticmethod(paging.load)
-
-
 def pager_of(pages: type[Pages] = Pages, pager: type[Pager] = Pager) -> Step:
     """Build make_pager from its two classes."""
 
@@ -39,20 +31,21 @@ def pager_of(pages: type[Pages] = Pages, pager: type[Pager] = Pager) -> Step:
     return make_pager
 
 
-def faulty(kills: str, pages: type[Pages] = Pages) -> Callable[[type[Pages] | type[Pager]], Any]:
-    """Make a mutant of a class: one of `Pages`, or one of `Pager` on these pages."""
-    return lambda part: _mutant(part, pages, kills=kills)
+def faulty(kills: str) -> Callable[[type[Pages] | type[Pager]], Any]:
+    """Make a mutant of a class, one of `Pages` or of `Pager`."""
+    return lambda part: _mutant(part, kills=kills)
 
 
 def lawful(part: type[Pages] | type[Pager]) -> Any:
     """Make a lawful mutant of a class."""
-    return _mutant(part, Pages, lawful=True)
+    return _mutant(part, lawful=True)
 
 
-def _mutant(part: type[Pages] | type[Pager], pages: type[Pages], **facts: Any) -> type[Paged]:
-    maker = pager_of(part) if issubclass(part, Pages) else pager_of(pages, part)
+def _mutant(part: type[Pages] | type[Pager], **facts: Any) -> type[Right]:
+    maker = pager_of(part) if issubclass(part, Pages) else pager_of(pager=part)
     told = {"__doc__": part.__doc__, "__module__": part.__module__}
-    return type(part.__name__, (Paged,), {**told, **facts, "make_pager": staticmethod(maker)})
+    functions = {name: staticmethod(step) for name, step in paged(make_pager=maker).items()}
+    return type(part.__name__, (Right,), {**told, **facts, **functions})
 
 
 # ---- the functions of a row ----------------------------------------------------------------------

@@ -5,10 +5,11 @@ Exit code 1: the fault is still there; 0: it is gone; 2: it could not be tried.
 """
 
 import re
+from collections.abc import Hashable
 
 import qloracle
 from qloracle_conformance.calling.calls import keywords
-from qloracle_conformance.contract.cases import Case, digest
+from qloracle_conformance.contract.cases import Case, bits
 from qloracle_conformance.contract.protocol import FLOAT_TYPES, FUNCTIONS
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement
@@ -34,7 +35,7 @@ def scripts(judgement: Judgement) -> dict[str, str]:
     Each failing check is told the path of its script.
     """
     texts: dict[str, str] = {}
-    paths: dict[str, str] = {}
+    paths: dict[Hashable, str] = {}
     for check in judgement.checks:
         text = script(judgement, check) if check.status in FAILED else ""
         if text and check.failure is not None:
@@ -59,7 +60,9 @@ def script(judgement: Judgement, check: CheckRun) -> str:
         views = [
             v for v in judgement.views if (v.function, v.table) == (check.function, check.table)
         ]
-        varied = list(case.arrays) if check.rule == "P2" else _varied(case)
+        varied = list(case.arrays)
+        if check.rule != "P2":  # the arrays that other calls may replace
+            varied = [n for n in FUNCTIONS[case.function].arrays if "codebook" not in n]
         body += [f"ARRAYS = [{', '.join(varied)}]", "", "", *handed]
         body += [*_call(case, varied, framework), "", ""]
         body += comparing.main(check, failure, views[0] if views else None, framework)
@@ -77,16 +80,15 @@ def _slug(text: str) -> str:
     return re.sub(r"[^\w.]+", "-", text.removesuffix(".py")).strip("-.")
 
 
-def _identity(check: CheckRun, failure: Failure) -> str:
+def _identity(check: CheckRun, failure: Failure) -> Hashable:
     """Equal for failures of one element of one input, and for calls refused for one reason."""
     case, mismatch = failure.case, failure.mismatch
     if mismatch.result == "call":
-        return repr((case.function, check.status, mismatch.got.removeprefix("after: ")))
+        return case.function, check.status, mismatch.got.removeprefix("after: ")
     rule = check.rule if check.rule[0] == "P" else ""
-    options = sorted(case.options.items())
-    arrays = [(name, digest((array,))) for name, array in case.arrays.items()]
+    options, arrays = repr(sorted(case.options.items())), bits(case.arrays.values())
     place = mismatch.result, mismatch.index, mismatch.expected
-    return repr((rule, case.function, options, arrays, place))
+    return rule, case.function, options, (*case.arrays,), arrays, place
 
 
 def _docstring(check: CheckRun) -> list[str]:
@@ -110,11 +112,6 @@ def _head(text: str) -> list[str]:
     found = [f"import {name}" for name in LIBRARIES if f" {name}." in f" {used}"]
     lines += ["", *sorted([*found, "import numpy as np"]), ""]
     return [*lines, *needed]
-
-
-def _varied(case: Case) -> list[str]:
-    """The arrays that other calls may replace: all but codebooks."""
-    return [name for name in FUNCTIONS[case.function].arrays if "codebook" not in name]
 
 
 def _call(case: Case, varied: list[str], framework: str) -> list[str]:

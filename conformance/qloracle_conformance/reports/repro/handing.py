@@ -92,7 +92,8 @@ def functions(framework: str, device: str, failure: Failure) -> list[str]:
     out = POISONED if form == "out" else ""
     if framework == "numpy":
         return out.splitlines()
-    bits = _has_bfloat16(failure)
+    types = [array.dtype.name for array in case.arrays.values()]
+    bits = "bfloat16" in (*types, case.options.get("dtype"), failure.mismatch.got[:8])
     moved = MOVE[framework].format(bits="array")
     view = {"torch": "array.view(np.int16)", "cupy": "array.view(np.uint16)"}.get(framework)
     lines = [f"DEVICE = {string(device_for(device, form))}\n\n\ndef move(array):\n"]
@@ -104,11 +105,6 @@ def functions(framework: str, device: str, failure: Failure) -> list[str]:
     lines += [READ_BFLOAT16] if bits and framework == "torch" else []
     lines.append(f"    return {READ.get(framework, 'np.asarray(result)')}\n\n\n")
     return "".join([*lines, out, _give(framework, case)]).splitlines()
-
-
-def _has_bfloat16(failure: Failure) -> bool:
-    types = [array.dtype.name for array in failure.case.arrays.values()]
-    return "bfloat16" in (*types, failure.case.options.get("dtype"), failure.mismatch.got[:8])
 
 
 def _give(framework: str, case: Case) -> str:

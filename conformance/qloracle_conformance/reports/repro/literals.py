@@ -41,7 +41,9 @@ def statements(name: str, array: Array) -> list[str]:
         return _packed(name, array)
     if flat.size <= FEW:
         return _listed(name, array)
-    odd = _odd(flat)
+    bits = flat.view(f"u{flat.dtype.itemsize}")  # -0.0 is not 0.0
+    kinds, counts = np.unique(bits, return_counts=True)
+    odd = np.flatnonzero(bits != kinds[np.argmax(counts)])  # what differs from the most frequent
     if odd.size and flat.size <= SMALL:
         return _listed(name, array)
     if odd.size > ODD:
@@ -84,13 +86,6 @@ def _listed(name: str, array: Array) -> list[str]:
     values = number(array) if array.ndim == 0 else _numbers(array.reshape(-1))
     shaped = "" if array.ndim < 2 else f".reshape({array.shape})"
     return wrapped(f"{name} = np.array({values}, {type_name(array.dtype)}){shaped}")
-
-
-def _odd(flat: Array) -> NDArray[np.int64]:
-    """Where the bits differ from the most frequent ones (-0.0 is not 0.0)."""
-    bits = flat.view(f"u{flat.dtype.itemsize}")
-    kinds, counts = np.unique(bits, return_counts=True)
-    return np.flatnonzero(bits != kinds[np.argmax(counts)])
 
 
 def _packed(name: str, array: Array) -> list[str]:

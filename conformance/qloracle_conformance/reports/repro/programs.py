@@ -28,20 +28,6 @@ FUNCTIONS = (  # they stand in a script as they stand in the kit, each before th
     operations.Plain, operations.through, books.pages_freed, books.pages_went, books.pages_came,
     books.if_offered, steps.run_steps, steps.adam_step_8bit, steps.adam_step,
 )  # fmt: skip
-SHOWN = f"""\
-SIZES = {books.SIZES}
-COUNTERS = {books.COUNTERS}
-
-
-{inspect.getsource(books.whole_number)}
-
-{inspect.getsource(books.books_of)}
-
-def shown(pager):
-    return types.SimpleNamespace(**books_of(pager))
-
-
-"""
 PROGRAM = """\
 def program(target, kind):
     operations = Operations(target, ARRAYS, kind)
@@ -82,7 +68,7 @@ class Script(NamedTuple):
             *(f"    {row},  # {programs.text_of(row)}" for row in rows), "]", *self._kind(rows),
             "", "", own, "", "def main():", *(f"    {line}" for line in main), "", "", "",
         ])  # fmt: skip
-        own += SHOWN * logged + _operations(rows)
+        own += (_shown() if logged else "") + _operations(rows)
         return [*own.splitlines(), *_needed(own).splitlines()]
 
     def _kind(self, rows: programs.Program) -> Lines:
@@ -107,6 +93,23 @@ class Script(NamedTuple):
 
 
 FRAMEWORKS = {"torch": "torch", "jax": "jax.numpy"}
+
+
+def _shown() -> str:
+    """What a script reads of a pager's books."""
+    functions = "\n\n".join(map(inspect.getsource, (books.whole_number, books.books_of)))
+    return f"""\
+SIZES = {books.SIZES}
+COUNTERS = {books.COUNTERS}
+
+
+{functions}
+
+def shown(pager):
+    return types.SimpleNamespace(**books_of(pager))
+
+
+"""
 
 
 def _operations(rows: programs.Program) -> str:
