@@ -5,8 +5,7 @@ such as a torch tensor: it is read where it lies.  Only a view with strides is c
 CuPy arrays, which offer both in turn.  bfloat16 is the type of ml_dtypes, as CuPy has it.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
@@ -90,8 +89,13 @@ class CupyDevice:
         """Return a @ b in float32, whatever the process has allowed."""
         import cupy
 
-        with _full_float32(cupy):
+        core = cupy._core
+        allowed = core.get_compute_type(np.float32)  # TF32, by CUPY_TF32=1 or `set_compute_type`
+        core.set_compute_type(np.float32, IEEE)
+        try:
             return cupy.matmul(a, b)
+        finally:
+            core.set_compute_type(np.float32, allowed)
 
 
 def _taken(cupy: Any, name: str, value: object) -> Array:
@@ -108,14 +112,3 @@ def _taken(cupy: Any, name: str, value: object) -> Array:
         raise TypeError(f"{name} is a {kind} that CuPy cannot read: {error}") from error
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     raise TypeError(f"{name} must be an array on a CUDA device, got a {kind}")
-
-
-@contextmanager
-def _full_float32(cupy: Any) -> Iterator[None]:
-    """Allow no TF32, and afterwards what was allowed before (CUPY_TF32=1, `set_compute_type`)."""
-    allowed = cupy._core.get_compute_type(np.float32)
-    cupy._core.set_compute_type(np.float32, IEEE)
-    try:
-        yield
-    finally:
-        cupy._core.set_compute_type(np.float32, allowed)

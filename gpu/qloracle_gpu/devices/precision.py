@@ -46,7 +46,9 @@ def full_float32(device: torch.device) -> Iterator[None]:
 @contextmanager
 def _ieee() -> Iterator[None]:
     """Allow nothing, and afterwards what was allowed before."""
-    backends = _backends()
+    backends: list[Any] = []  # what has an `fp32_precision` for products: since torch 2.9
+    if hasattr(torch.backends.mkldnn, "matmul"):
+        backends = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
     allowed = [backend.fp32_precision for backend in backends]
     mixed = any(precision not in EXACT for precision in allowed)
     if not mixed and torch.get_float32_matmul_precision() == "highest":
@@ -61,18 +63,6 @@ def _ieee() -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(older)
         for backend, precision in zip(backends, allowed, strict=True):
-            _restore(backend, precision)
-
-
-def _backends() -> list[Any]:
-    """Name what has an `fp32_precision` for products; nothing before torch 2.9."""
-    if not hasattr(torch.backends.mkldnn, "matmul"):
-        return []
-    return [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
-
-
-def _restore(backend: Any, precision: str) -> None:
-    """Put a setting back; one that was inherited is not made the backend's own."""
-    backend.fp32_precision = "none"
-    if backend.fp32_precision != precision:
-        backend.fp32_precision = precision
+            backend.fp32_precision = "none"  # what was inherited is not made the backend's own
+            if backend.fp32_precision != precision:
+                backend.fp32_precision = precision

@@ -52,24 +52,21 @@ def query(device: int | None = None, runtime: Runtime | None = None) -> Capabili
     if isinstance(found, str):
         return Capability(device or 0, False, False, found)
     try:
-        return _asked(found, found.device() if device is None else device)
+        place = found.device() if device is None else device
+        managed = bool(found.attribute(cuda.MANAGED, place))
+        concurrent = bool(found.attribute(cuda.CONCURRENT, place))
     except CudaError as error:
         why = NO_DRIVER.get(error.code, str(error))
         return Capability(device or 0, False, False, f"{why}{_other_makers()}", found.version)
-
-
-def _asked(runtime: Runtime, device: int) -> Capability:
-    managed = bool(runtime.attribute(cuda.MANAGED, device))
-    concurrent = bool(runtime.attribute(cuda.CONCURRENT, device))
     reason = ""
     if not managed:
-        reason = f"cuda:{device} has no managed memory (attribute 83 is 0)"
+        reason = f"cuda:{place} has no managed memory (attribute 83 is 0)"
     elif not concurrent:
         reason = (
-            f"cuda:{device} cannot share pages with a host that touches them meanwhile "
+            f"cuda:{place} cannot share pages with a host that touches them meanwhile "
             f"(concurrentManagedAccess is 0{_where()})"
         )
-    return Capability(device, managed, concurrent, reason, runtime.version)
+    return Capability(place, managed, concurrent, reason, found.version)
 
 
 @cache

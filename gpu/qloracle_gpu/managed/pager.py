@@ -17,7 +17,7 @@ from qloracle import arguments as check
 from qloracle import paging
 from qloracle.arguments import Array
 from qloracle.paging.pager import Where, check_capacity
-from qloracle_gpu.managed.memory import ManagedMemory, Memory, best, in_cupy
+from qloracle_gpu.managed.memory import Memory, best, in_cupy
 
 
 class Held:
@@ -180,6 +180,3 @@ def make_pager(
     if capacity_bytes is not None:
         check_capacity("capacity_bytes", capacity_bytes, size)
     return Pager(best() if memory is None else memory)
-
-
-__all__ = ["Managed", "ManagedMemory", "Pager", "make_pager"]

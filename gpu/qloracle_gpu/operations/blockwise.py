@@ -164,7 +164,7 @@ def map_of(
 ) -> Array:
     """Return an 8-bit map: the dynamic one, signed or not, unless another was passed in."""
     if codebook is None:
-        return device.table(_dynamic_map(signed))
+        return device.table(_dynamic_map(signed=signed))
     return check.codebook(device, name, codebook)
 
 
@@ -203,9 +203,4 @@ def _in_order(quant_type: str) -> tuple[Float32, int]:
     return np.array(FP4_MAGNITUDES, np.float32), names
 
 
-in_code_order = cache(codebook_of)
-
-
-@cache
-def _dynamic_map(signed: bool) -> Float32:
-    return dynamic_codebook(signed=signed)
+in_code_order, _dynamic_map = cache(codebook_of), cache(dynamic_codebook)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import qloracle
-from qloracle.arguments import Array, Float32
+from qloracle.arguments import Array
 from qloracle.codebook import FP4_CODES, FP4_MAGNITUDES, QUANT_TYPES
 
 
@@ -44,21 +44,18 @@ def table(kind: str, name: str, device: torch.device) -> Tensor:
     return sent
 
 
-def _levels(name: str) -> Float32:
-    if name in ("dynamic", "unsigned"):
-        return qloracle.dynamic_codebook(signed=name == "dynamic")
-    return qloracle.codebook(name)
-
-
 def _all() -> Iterator[tuple[tuple[str, str], Array]]:
-    for name in (*QUANT_TYPES, "dynamic", "unsigned"):
-        levels = _levels(name)
+    for name in QUANT_TYPES:
+        levels = qloracle.codebook(name)
+        two = np.stack([levels.repeat(16), np.tile(levels, 16)], axis=1)
         ordered = np.array(FP4_MAGNITUDES, np.float32) if name == "fp4" else levels
         yield ("levels", name), levels
         yield ("thresholds", name), qloracle.thresholds(ordered)
-        if name in QUANT_TYPES:
-            two = np.stack([levels.repeat(16), np.tile(levels, 16)], axis=1)
-            yield ("pairs", name), two.view(np.int64).reshape(-1)
+        yield ("pairs", name), two.view(np.int64).reshape(-1)
+    for name in ("dynamic", "unsigned"):
+        levels = qloracle.dynamic_codebook(signed=name == "dynamic")
+        yield ("levels", name), levels
+        yield ("thresholds", name), qloracle.thresholds(levels)
     yield ("codes", "fp4"), np.array(FP4_CODES, np.uint8)
 
 

@@ -26,10 +26,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from qloracle import arguments as plain
-from qloracle.arguments import FLOAT_NAMES, Float32
+from qloracle.arguments import FLOAT_NAMES
 from qloracle_gpu.devices.on_torch import Tensors
-from qloracle_gpu.operations import arguments as check
 
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 # True where CUDA tensors take the kernels of `qloracle_gpu.kernels`, which CuPy compiles.
@@ -99,11 +97,6 @@ def finite(name: str, values: Tensor, *, shown_by: Tensor | None = None) -> Tens
         f"{name} must be finite, got {len(bad)} non-finite values of {values.numel()}, "
         f"the first {float(values[first])} at flat index {first}"
     )
-
-
-def codebook(here: Tensors, name: str, value: object) -> Float32:
-    """Return a codebook, checked as the reference checks it, in NumPy: it is small."""
-    return plain.codebook(name, check.vector(here, name, value, "float32").cpu().numpy())
 
 
 def codes_below(name: str, codes: Tensor, levels: int) -> Tensor:

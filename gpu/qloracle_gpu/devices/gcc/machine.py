@@ -65,20 +65,20 @@ class Host(OnNumPy):
         null, or write beside a result of `empty`.
         """
         self._check_shape(grid, block)
-        entry = self._library.kernels.get(kernel)
-        if entry is None:
+        if kernel not in self._library.kernels:
             known = ", ".join(self._library.kernels)
             raise ValueError(f"kernel must be one of {known}, got {kernel!r}")
+        parameters, body = self._library.kernels[kernel]
         given = [signature.table(a) if isinstance(a, Addresses) else a for a in arguments]
-        packed = signature.pack(kernel, entry.parameters, given)
+        packed = signature.pack(kernel, parameters, given)
         values = (ctypes.c_void_p * len(packed))(*map(ctypes.addressof, packed))
         fault = _Fault()
         with _one_launch:
             run = self._library.launch
-            failed = run(entry.body, values, grid, block, self._seed, ctypes.byref(fault))
+            failed = run(body, values, grid, block, self._seed, ctypes.byref(fault))
         if failed:
             raise fault.error(kernel)
-        for parameter, argument in zip(entry.parameters, given, strict=True):
+        for parameter, argument in zip(parameters, given, strict=True):
             listed = argument.arrays if isinstance(argument, Addresses) else (argument,)
             for array in listed:
                 _check_margins(kernel, parameter.name, array)
@@ -130,14 +130,9 @@ class _Kernel(ctypes.Structure):
     )
 
 
-class _Entry(NamedTuple):
-    parameters: tuple[signature.Parameter, ...]
-    body: int
-
-
 class _Library(NamedTuple):
     launch: Any
-    kernels: Mapping[str, _Entry]
+    kernels: Mapping[str, tuple[tuple[signature.Parameter, ...], int]]  # and where its code is
 
 
 def _load(path: str) -> _Library:
@@ -148,11 +143,11 @@ def _load(path: str) -> _Library:
         *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint),
         *(ctypes.c_uint64, ctypes.c_void_p),
     )
-    found: dict[str, _Entry] = {}
+    found: dict[str, tuple[tuple[signature.Parameter, ...], int]] = {}
     kernel = ctypes.pointer(_Kernel.in_dll(library, "shim_kernels"))
     while (entry := kernel[len(found)]).name:
         names, types = entry.parameters.decode(), entry.types.decode()
-        found[entry.name.decode()] = _Entry(signature.parameters(names, types), entry.body)
+        found[entry.name.decode()] = signature.parameters(names, types), entry.body
     return _Library(launch, found)
 
 

@@ -130,13 +130,10 @@ class Run:
         }
         group: Registers = {"%lane": lane}
         for name in self.program.blocks[0].needs:
-            group[name] = known[name] if name in known else self._poison(name)
+            dtype = DTYPES[self.program.stored(name)]
+            unwritten = np.frombuffer(b"\xff" * dtype.itemsize, dtype)
+            group[name] = known.get(name, unwritten)
         return group
-
-    def _poison(self, name: str) -> Lanes:
-        """Return what a register holds that nothing was written to."""
-        dtype = DTYPES[self.program.stored(name)]
-        return np.frombuffer(b"\xff" * dtype.itemsize, np.uint8).view(dtype)
 
     def _execute(self, number: int, group: Registers) -> None:
         code, lane = self.program.code[number], group["%lane"]

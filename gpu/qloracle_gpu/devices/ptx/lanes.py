@@ -49,27 +49,21 @@ def _sources(by: Lanes, clamp: Lanes, lane: Lanes) -> tuple[Lanes, Lanes]:
     return np.where(inside, source, lane), inside
 
 
-def words(lane: Lanes) -> Lanes:
-    """Return for each lane a word with the bits of those of its warp that are here.
-
-    >>> [hex(word) for word in words(np.array([0, 1, 3, 34]))]
-    ['0xb', '0xb', '0xb', '0x4']
-    """
-    warp = lane // WARP
-    found = np.zeros(int(warp.max()) + 1, np.uint32)
-    np.bitwise_or.at(found, warp, np.uint32(1) << (lane % WARP).astype(np.uint32))
-    return found[warp]
-
-
 def warps_present(mask: Lanes, lane: Lanes) -> Lanes:
     """Return for each lane whether all lanes that its mask names are here; Misuse if it names not
     the lane itself.
+
+    >>> warps_present(np.uint32([0xB, 0x3, 0xF, 0x4]), np.array([0, 1, 3, 34]))
+    array([ True,  True, False,  True])
     """
     word = np.broadcast_to(mask, lane.shape)
-    own = word >> (lane % WARP).astype(np.uint32) & 1
+    warp, bit = lane // WARP, (lane % WARP).astype(np.uint32)
+    own = word >> bit & 1
     if not own.all():
         raise Misuse("the mask does not name the lane itself", int(np.argmin(own)))
-    return words(lane) & word == word
+    here = np.zeros(int(warp.max()) + 1, np.uint32)  # bits of the lanes of each warp
+    np.bitwise_or.at(here, warp, np.uint32(1) << bit)
+    return here[warp] & word == word
 
 
 def blocks_present(lane: Lanes, threads: int) -> Lanes:

@@ -41,12 +41,11 @@ class Window:
         self.ends = np.array([piece.end for piece in pieces], np.int64)
         self.size = _up(int(self.ends[-1]) + GAP) if pieces else 0
         self.bytes = np.full(rows * self.size, POISON, np.uint8)
-        self._views: dict[np.dtype[Any], Lanes] = {}
 
     def load(self, at: Lanes, dtype: np.dtype[Any], count: int, lane: Lanes) -> list[Lanes]:
         """Return `count` neighbours at the addresses `at`, in each lane's row; Misuse."""
         first = self._checked(at, dtype, count, lane, "reads")
-        view = self._view(dtype)
+        view = self.bytes.view(dtype)
         return [view.take(first + k if k else first) for k in range(count)]
 
     def store(
@@ -54,15 +53,10 @@ class Window:
     ) -> None:
         """Write `count` neighbours at the addresses `at`, in each lane's row; Misuse."""
         first = self._checked(at, dtype, count, lane, "writes")
-        view = self._view(dtype)
+        view = self.bytes.view(dtype)
         for k, value in enumerate(values):
             place = first + k if k else first  # of one lane for all, where the address is uniform
             view[np.broadcast_to(place, np.broadcast_shapes(place.shape, value.shape))] = value
-
-    def _view(self, dtype: np.dtype[Any]) -> Lanes:
-        if dtype not in self._views:
-            self._views[dtype] = self.bytes.view(dtype)
-        return self._views[dtype]
 
     def _checked(
         self, at: Lanes, dtype: np.dtype[Any], count: int, lane: Lanes, verb: str

@@ -138,7 +138,7 @@ class Translator:
             except Unlisted:
                 unknown.append(instruction)
         written = {name for i in block.instructions for name in results(i)}
-        read = sorted(block.needs & _read(block))
+        read = sorted(block.needs & {name for i in block.instructions for name in sources(i)})
         first = "; ".join(f"{local(name)} = R[{name!r}]" for name in read)
         last = "; ".join(f"R[{name!r}] = {local(name)}" for name in sorted(written & keep))
         name = f"<{self._kernel.name}>"
@@ -240,11 +240,6 @@ class Translator:
         base = self.read(operand.base, "s64" if wide else "u32")
         base = base if wide else f"{base}.astype(I8)"
         return f"{base} + {operand.offset}" if operand.offset else base
-
-
-def _read(block: Block) -> set[str]:
-    """Return the registers that a block's own instructions read."""
-    return {name for instruction in block.instructions for name in sources(instruction)}
 
 
 class Unlisted(Exception):

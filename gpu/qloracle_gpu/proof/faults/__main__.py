@@ -53,14 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def show(faults: Sequence[Fault], runners: Sequence[str], processes: int, details: bool) -> int:
     """Print a line for each fault, then every broken promise; return the exit code."""
     out = Console(soft_wrap=True, highlight=False, markup=False)
-    out.print(header(runners), style="bold")
+    columns = "".join(f"{runner:{CELL}}" for runner in runners)
+    header = f"{'* must see it':{NAME}} {columns} {'where':{PLACE}} what is wrong"
+    out.print(header, style="bold")
     problems = []
     for row in run_matrix(faults, runners, processes):
         out.print(line(row))
-        if details:
-            out.print(
-                "".join(f"    {r}: {v.detail}\n" for r, v in row.verdicts.items() if v.detail)
-            )
+        for runner, verdict in row.verdicts.items():
+            if details and verdict.detail:
+                out.print(f"    {runner}: {verdict.detail}")
         problems += row.problems
     for problem in problems:
         out.print(problem, style="bold red")
@@ -70,12 +71,6 @@ def show(faults: Sequence[Fault], runners: Sequence[str], processes: int, detail
     for reason in away:
         out.print(f"not counted: {reason}")
     return 1 if problems else 3 if away else 0
-
-
-def header(runners: Sequence[str]) -> str:
-    """Return what stands above the columns."""
-    cells = "".join(f"{runner:{CELL}}" for runner in runners)
-    return f"{'* must see it':{NAME}} {cells} {'where':{PLACE}} what is wrong"
 
 
 def line(row: Row) -> Text:
