@@ -97,9 +97,11 @@ def exact(
     got, expected = got.reshape(-1), expected.reshape(-1)
     if got.dtype == expected.dtype and got.tobytes() == expected.tobytes():
         return Outcome(got.size)
-    with np.errstate(all="ignore"):
-        bad = ~(got.astype(np.float64) == expected.astype(np.float64))
-        bad &= ~(np.isnan(got.astype(np.float64)) & np.isnan(expected.astype(np.float64)))
+    with np.errstate(all="ignore"):  # a signalling NaN
+        ours, theirs = (
+            v if v.dtype == np.float32 else v.astype(np.float64) for v in (got, expected)
+        )
+        bad = (ours != theirs) & ~(np.isnan(ours) & np.isnan(theirs))
     if not bad.any():
         return Outcome(got.size)
     at = np.flatnonzero(bad)
