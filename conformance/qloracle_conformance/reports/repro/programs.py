@@ -97,7 +97,8 @@ FRAMEWORKS = {"torch": "torch", "jax": "jax.numpy"}
 
 def _shown() -> str:
     """What a script reads of a pager's books."""
-    functions = "\n\n".join(map(inspect.getsource, (books.whole_number, books.books_of)))
+    needed = books.whole_number, books.books_of
+    functions = "\n\n".join(inspect.getsource(function) for function in needed)
     return f"""\
 SIZES = {books.SIZES}
 COUNTERS = {books.COUNTERS}
