@@ -99,7 +99,8 @@ def written_out(results: Sequence[NDArray[Any]]) -> list[str]:
 def form_of(array: NDArray[Any]) -> str:
     """Type and shape.
 
-    >>> form_of(np.zeros((3, 4), np.float32))
+    >>> import numpy
+    >>> form_of(numpy.zeros((3, 4), numpy.float32))
     'float32[3, 4]'
     """
     return f"{array.dtype}{list(array.shape)}"
