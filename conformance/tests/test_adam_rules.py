@@ -21,18 +21,10 @@ from qloracle_conformance.judging.bounds import within
 from qloracle_conformance.judging.checks import Plan
 from qloracle_conformance.judging.views import View, specified_levels
 from qloracle_conformance.mutants import story
-from qloracle_conformance.mutants.adam import (
-    faulty as adam,
-)
-from qloracle_conformance.mutants.adam import (
-    faulty_8bit as adam_8bit,
-)
-from qloracle_conformance.mutants.adam import (
-    lawful as adam_lawful,
-)
-from qloracle_conformance.mutants.adam import (
-    steps as adam_steps,
-)
+from qloracle_conformance.mutants.adam import faulty as adam
+from qloracle_conformance.mutants.adam import faulty_8bit as adam_8bit
+from qloracle_conformance.mutants.adam import lawful as adam_lawful
+from qloracle_conformance.mutants.adam import steps as adam_steps
 from qloracle_conformance.mutants.matrix import judge, spec_of
 
 N = 4000

@@ -264,12 +264,7 @@ MAP = {
 
 
 @pytest.mark.parametrize(
-    "rows",
-    [
-        [".xx.x", "x...x", "xx"],
-        ["x" * 64, "." * 63 + "x", "x." * 32, "x"],
-        ["x"] * 40,
-    ],
+    "rows", [[".xx.x", "x...x", "xx"], ["x" * 64, "." * 63 + "x", "x." * 32, "x"], ["x"] * 40]
 )
 def test_the_map_shows_what_the_rows_say(report, rows):
     page = drawn(report, rows=rows)

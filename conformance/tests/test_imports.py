@@ -13,11 +13,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-PACKAGES = {
-    "qloracle": "reference",
-    "qloracle_gpu": "gpu",
-    "qloracle_conformance": "conformance",
-}
+PACKAGES = {"qloracle": "reference", "qloracle_gpu": "gpu", "qloracle_conformance": "conformance"}
 REFERENCE_NEEDS = {"numpy", "ml_dtypes", "safetensors", "qloracle"}
 EXAMPLES_MAY_IMPORT = {"matplotlib", "sklearn", "threadpoolctl"}  # the extra `examples`
 REFERENCE_MAY_IMPORT = REFERENCE_NEEDS | sys.stdlib_module_names

@@ -11,15 +11,9 @@ from qloracle_conformance.families.lora import s10_lora as s10
 from qloracle_conformance.judging.checks import Plan
 from qloracle_conformance.judging.expected import full_mantissa
 from qloracle_conformance.judging.views import View, specified_levels
-from qloracle_conformance.mutants.lora import (
-    faulty as lora,
-)
-from qloracle_conformance.mutants.lora import (
-    lawful as lora_lawful,
-)
-from qloracle_conformance.mutants.lora import (
-    steps as lora_steps,
-)
+from qloracle_conformance.mutants.lora import faulty as lora
+from qloracle_conformance.mutants.lora import lawful as lora_lawful
+from qloracle_conformance.mutants.lora import steps as lora_steps
 from qloracle_conformance.mutants.matrix import judge, spec_of
 from qloracle_conformance.mutants.products import steps as product_steps
 from qloracle_conformance.mutants.products import sums

@@ -17,13 +17,9 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.plain_arrays import Nonsense
 from qloracle_conformance.engine import Engine
 from qloracle_conformance.engine.verdicts import function_rows
-from qloracle_conformance.families.paging import (
-    counted as counted_programs,
-)
+from qloracle_conformance.families.paging import counted as counted_programs
 from qloracle_conformance.families.paging import directed as inputs
-from qloracle_conformance.families.paging import (
-    drawn as drawn_programs,
-)
+from qloracle_conformance.families.paging import drawn as drawn_programs
 from qloracle_conformance.families.paging import s12_paging as s12
 from qloracle_conformance.families.paging import s12b_books as s12b
 from qloracle_conformance.families.paging.drafts import Draft

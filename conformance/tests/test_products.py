@@ -14,18 +14,10 @@ from qloracle_conformance.judging.checks import Plan
 from qloracle_conformance.judging.expected import full_mantissa
 from qloracle_conformance.judging.views import View, specified_levels
 from qloracle_conformance.mutants.matrix import judge, spec_of
-from qloracle_conformance.mutants.products import (
-    faulty as products,
-)
-from qloracle_conformance.mutants.products import (
-    lawful as products_lawful,
-)
-from qloracle_conformance.mutants.products import (
-    steps as product_steps,
-)
-from qloracle_conformance.mutants.products import (
-    sums,
-)
+from qloracle_conformance.mutants.products import faulty as products
+from qloracle_conformance.mutants.products import lawful as products_lawful
+from qloracle_conformance.mutants.products import steps as product_steps
+from qloracle_conformance.mutants.products import sums
 
 HALF_ULP = 2.0**-24  # added to 1 it is a tie, and rounded away
 ALMOST_AN_ULP = float(np.nextafter(np.float32(2.0**-23), np.float32(0)))
@@ -196,8 +188,7 @@ def test_tf32_hides_in_the_bound_on_ordinary_data_and_nowhere_else():
 
 
 @pytest.mark.parametrize(
-    "total",
-    [sums.blas, sums.in_order, sums.from_the_end, sums.tree, sums.chunks],
+    "total", [sums.blas, sums.in_order, sums.from_the_end, sums.tree, sums.chunks]
 )
 def test_the_second_moment_of_sums_that_round_stays_far_below_its_limit(total):
     """No legal sum comes near it: whole numbers and one-hot rows are the sharper probes."""

@@ -397,7 +397,4 @@ def test_what_the_sanitizer_says(monkeypatch, output, code, status):
 def test_without_a_sanitizer_it_is_not_run(monkeypatch):
     monkeypatch.setattr(checks.shutil, "which", lambda _: None)
     (result,) = checks.run({"memcheck": lambda: checks.sanitized("memcheck")})
-    assert (result.status, result.reason) == (
-        "not run",
-        "compute-sanitizer is not on this machine",
-    )
+    assert (result.status, result.reason) == ("not run", "compute-sanitizer is not on this machine")

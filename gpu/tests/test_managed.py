@@ -300,10 +300,7 @@ FAULTS = {
         "memcpy(a.bytes[to] + i * size, from, size);",
         "if (to == DEVICE) memcpy(a.bytes[to] + i * size, from, size);",
     ),
-    "a page stays open after it has moved": (
-        "close_pages(a, i * size, size);\n",
-        "\n",
-    ),
+    "a page stays open after it has moved": ("close_pages(a, i * size, size);\n", "\n"),
     "the capacity is a page too large": (
         "device.resident + device.page_bytes > device.capacity",
         "device.resident > device.capacity",
@@ -322,10 +319,7 @@ FAULTS = {
         "if (page.place == DEVICE) device.resident -= device.page_bytes;\n    page = Page();",
         "",
     ),
-    "shrinking evicts nothing": (
-        "while (device.resident > capacity) evict_oldest(number, 0);",
-        "",
-    ),
+    "shrinking evicts nothing": ("while (device.resident > capacity) evict_oldest(number, 0);", ""),
     "a page is opened at the wrong place": (
         "char *from = a.bytes[a.pages[i].place] + i * size, *at",
         "char *from = a.bytes[a.pages[i].place] + (i == 1 ? 0 : i) * size, *at",

@@ -131,9 +131,7 @@ SCHEDULES = {
     "cosine": lambda o: schedulers.CosineAnnealingLR(o, 8),
     "one cycle, of beta1 too": lambda o: schedulers.OneCycleLR(o, 0.1, total_steps=12),
     "warm-up, then cosine": lambda o: schedulers.SequentialLR(
-        o,
-        [schedulers.LinearLR(o, 0.1, total_iters=3), schedulers.CosineAnnealingLR(o, 6)],
-        [3],
+        o, [schedulers.LinearLR(o, 0.1, total_iters=3), schedulers.CosineAnnealingLR(o, 6)], [3]
     ),
 }
 

@@ -541,11 +541,7 @@ BAD = [
     ],
     *[("dequantize_4bit", [PACKED, f32(1)], {"shape": (6,), "blocksize": b}) for b in (0, 2.5)],
     ("dequantize_4bit", [PACKED, f32(1)], {"shape": (6,), "quant_type": "af4"}),
-    (
-        "dequantize_4bit",
-        [PACKED, f32(1)],
-        {"shape": (6,), "quant_type": "int4"},
-    ),
+    ("dequantize_4bit", [PACKED, f32(1)], {"shape": (6,), "quant_type": "int4"}),
     ("dequantize_blockwise", [CODES[:5], f32(1), LEVELS], {"shape": (6,)}),
     ("dequantize_blockwise", [CODES.astype(np.int64), f32(1), LEVELS], {"shape": (6,)}),
     ("dequantize_blockwise", [CODES, f32(1, 2), LEVELS], {"shape": (6,)}),

@@ -56,19 +56,9 @@ from qloracle.codebook import (
     notes_codebook,
     thresholds,
 )
-from qloracle.linear4bit import (
-    matmul_4bit,
-    matmul_4bit_backward,
-    qlora_backward,
-    qlora_forward,
-)
+from qloracle.linear4bit import matmul_4bit, matmul_4bit_backward, qlora_backward, qlora_forward
 from qloracle.lora import draw_dropout_mask, lora_backward, lora_forward, lora_scaling
-from qloracle.merging import (
-    merge,
-    merge_dequantized,
-    merge_requantized,
-    unmerge,
-)
+from qloracle.merging import merge, merge_dequantized, merge_requantized, unmerge
 from qloracle.nested import bits_per_weight, dequantize_absmax, quantize_absmax
 from qloracle.paging import load as load_paged
 from qloracle.paging import make_pager

@@ -67,13 +67,7 @@ def branch_backward(
 
 
 def lora_forward(
-    x: Array,
-    w: Array,
-    a: Array,
-    b: Array,
-    *,
-    scaling: float,
-    dropout_mask: Array | None = None,
+    x: Array, w: Array, a: Array, b: Array, *, scaling: float, dropout_mask: Array | None = None
 ) -> Array:
     """Return y = x W' + scaling ((x * mask) A') B' of shape (..., out), in x's type.
 

@@ -119,10 +119,7 @@ def _seed(text: str) -> int:
 
 
 @app.command()
-def probe(
-    impl: Annotated[str, Argument(metavar="IMPL")],
-    device: Device = "",
-) -> None:
+def probe(impl: Annotated[str, Argument(metavar="IMPL")], device: Device = "") -> None:
     """Find an implementation's dialect from its outputs alone, and print it field by field."""
     from qloracle_conformance.commands.probe import show_dialect
 
@@ -159,8 +156,7 @@ def memory(
         int, Option(help="Tokens of a micro-batch; in the timeline one has twice as many.")
     ] = 512,
     capacity: Annotated[
-        float | None,
-        Option(help="GB of the card; none: the smallest common one that holds QLoRA."),
+        float | None, Option(help="GB of the card; none: the smallest common one that holds QLoRA.")
     ] = None,
     out: Annotated[
         Path | None,

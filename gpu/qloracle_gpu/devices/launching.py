@@ -40,11 +40,7 @@ def kernel(name: str) -> Any:
 
 
 def launch(
-    name: str,
-    grid: int,
-    block: int,
-    arguments: Iterable[Argument],
-    address: Callable[[Array], int],
+    name: str, grid: int, block: int, arguments: Iterable[Argument], address: Callable[[Array], int]
 ) -> None:
     """Run a kernel on the current device and stream; `address` returns where an array begins.
 

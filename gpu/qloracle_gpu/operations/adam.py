@@ -164,12 +164,7 @@ def adam_steps_8bit(
 
 
 def _launch(
-    device: Device,
-    kernel: str,
-    old: list[Parts],
-    new: list[Parts],
-    length: int,
-    *rest: Argument,
+    device: Device, kernel: str, old: list[Parts], new: list[Parts], length: int, *rest: Argument
 ) -> None:
     """Step all tensors, in chunks of so many elements: a launch for each pair of types."""
     alike: dict[str, list[Parts]] = {}

@@ -115,10 +115,7 @@ def matmul_4bit(
     return y.view(*known.shape[:-1], dims[0])
 
 
-@operator(
-    lambda dy, packed, absmax, shape, *_: dy.new_empty(*dy.shape[:-1], shape[1]),
-    looks=False,
-)
+@operator(lambda dy, packed, absmax, shape, *_: dy.new_empty(*dy.shape[:-1], shape[1]), looks=False)
 def matmul_4bit_backward(
     dy: Tensor,
     packed: Tensor,

@@ -127,14 +127,7 @@ def accuracy(model: Model, data: Data, dtype: np.dtype[np.generic]) -> float:
 
 
 def train(
-    model: Model,
-    data: Data,
-    held_out: Data,
-    *,
-    lr: float,
-    epochs: int,
-    full: bool,
-    seed: int = 1,
+    model: Model, data: Data, held_out: Data, *, lr: float, epochs: int, full: bool, seed: int = 1
 ) -> Curve:
     """Train the weights or the adapters with AdamW; activations have the type of the head."""
     dtype = np.asarray(model[HEAD].weight).dtype

@@ -6,13 +6,7 @@ from typing import Any, NamedTuple
 
 from qloracle import arguments as check
 from qloracle.memory.models import Configuration
-from qloracle.memory.parts import (
-    RANK,
-    block_bytes,
-    logit_bytes,
-    memory_parts,
-    stored_bytes,
-)
+from qloracle.memory.parts import RANK, block_bytes, logit_bytes, memory_parts, stored_bytes
 
 LINK = 16e9  # bytes a second: PCIe 3.0 with 16 lanes
 REACHED = 0.5  # of the link that paging uses at best, says the documentation of bitsandbytes

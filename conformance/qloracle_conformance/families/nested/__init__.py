@@ -2,13 +2,7 @@
 
 from qloracle_conformance.contract.dialects import Field
 from qloracle_conformance.families.codes.script import script
-from qloracle_conformance.families.nested import (
-    inputs,
-    probe,
-    s08_nested,
-    shared_rules,
-    smaller,
-)
+from qloracle_conformance.families.nested import inputs, probe, s08_nested, shared_rules, smaller
 from qloracle_conformance.judging.checks import Check
 from qloracle_conformance.judging.members import Member, owns
 

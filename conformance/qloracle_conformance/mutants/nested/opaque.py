@@ -50,10 +50,7 @@ def decoded(levels: Array = NF4) -> Step:
 
 
 def _both(levels: Array = NF4, scales: Scales = dynamic, **how: Any) -> dict[str, Step]:
-    return {
-        "quantize_nested": encoded(levels, scales, **how),
-        "dequantize_nested": decoded(levels),
-    }
+    return {"quantize_nested": encoded(levels, scales, **how), "dequantize_nested": decoded(levels)}
 
 
 def _one_group(absmax: Array) -> Array:

@@ -42,11 +42,7 @@ UNDEFINED = "undefined,float-cast-overflow"  # alignment, bounds, shift, signed 
 # Of each flavour, the options for the text, for the scheduler and for the linker. Under a sanitizer
 # -O1 compiles the text in half the time.
 OPTIONS: Mapping[Flavour, tuple[Sequence[str], Sequence[str], Sequence[str]]] = {
-    "plain": (
-        ("-fsanitize=alignment,null,bounds", "-fno-sanitize-recover=all"),
-        ("-DCHECKS",),
-        (),
-    ),
+    "plain": (("-fsanitize=alignment,null,bounds", "-fno-sanitize-recover=all"), ("-DCHECKS",), ()),
     "address": (
         ("-O1", f"-fsanitize=address,{UNDEFINED}", f"-fno-sanitize-recover={UNDEFINED}"),
         ("-DASAN",),
