@@ -19,10 +19,9 @@ from qloracle_conformance.engine import Engine
 from qloracle_conformance.engine.verdicts import function_rows
 from qloracle_conformance.families.paging import counted as counted_programs
 from qloracle_conformance.families.paging import directed as inputs
-from qloracle_conformance.families.paging import drawn as drawn_programs
 from qloracle_conformance.families.paging import s12_paging as s12
 from qloracle_conformance.families.paging import s12b_books as s12b
-from qloracle_conformance.families.paging.drafts import Draft
+from qloracle_conformance.families.paging.drafts import Draft, programs_of
 from qloracle_conformance.families.paging.smaller import _measure, smaller
 from qloracle_conformance.judging.checks import Plan
 from qloracle_conformance.judging.expected import f32
@@ -527,8 +526,8 @@ def test_the_implementations_own_step_runs_paged_and_plain():
         return param - 1, m + grad, v * 2
 
     target = types.SimpleNamespace(make_pager=paging.make_pager, adam_step=adam_step)
-    draft, names = inputs.stepping(PLAN, "adam_step", 64, 64)
-    case = draft.do("step", "adam_step", names, "g", 1, 3, 100).read("m").case("")
+    draft = Draft(PLAN.rng, 64, 64).state("adam_step", 300, 1)
+    case = draft.steps("adam_step", 1, 3, 100).read("m").case("")
     values = Calls(target).perform(case).values
     assert calls == [1, 1, 1, 2, 2, 2, 3, 3, 3] * 2
     assert values[programs.READ].tobytes() == values[programs.PLAIN].tobytes()
@@ -541,8 +540,8 @@ def test_a_step_that_raises_fails_as_an_operation():
         raise ValueError("no step")
 
     target = types.SimpleNamespace(make_pager=paging.make_pager, adam_step=adam_step)
-    draft, names = inputs.stepping(PLAN, "adam_step", 64, 64)
-    case = draft.do("step", "adam_step", names, "g", 1, 3, 100).read("m").case("")
+    draft = Draft(PLAN.rng, 64, 64).state("adam_step", 300, 1)
+    case = draft.steps("adam_step", 1, 3, 100).read("m").case("")
     answer = Calls(target).perform(case)
     first = s12.judge(case, answer.values, VIEW).first
     assert (first.result, first.expected) == ("operation", "no error")
@@ -550,8 +549,8 @@ def test_a_step_that_raises_fails_as_an_operation():
 
 
 def test_what_a_program_reads_after_a_step_is_compared_with_plain_arrays():
-    draft, names = inputs.stepping(PLAN, "adam_step_8bit", 300, 100)
-    draft.do("step", "adam_step_8bit", names, "g", 1, 2, 256)
+    draft = Draft(PLAN.rng, 300, 100).state("adam_step_8bit", 300, 1)
+    draft.steps("adam_step_8bit", 1, 2, 256)
     case = draft.read("param").read("m_absmax").case("")
     target = types.SimpleNamespace(make_pager=paging.make_pager)
     values = list(Calls(target).perform(case).values)
@@ -646,7 +645,7 @@ DRAWING = settings(
 
 
 @DRAWING
-@given(drawn_programs.programs_of(counted=False))
+@given(programs_of(counted=False))
 def test_every_drawn_program_makes_sense(case):
     plain_arrays.reads(case)
 
@@ -655,7 +654,7 @@ def test_every_verb_is_drawn():
     verbs = set()
 
     @DRAWING
-    @given(drawn_programs.programs_of(counted=False))
+    @given(programs_of(counted=False))
     def collect(case):
         verbs.update(operation[0] for operation in case.options["program"])
 

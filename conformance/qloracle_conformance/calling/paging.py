@@ -4,20 +4,27 @@ Where a step is run, the same program runs once more on plain arrays, with the s
 paged step must equal that, and no reference can know the bits of somebody else's Adam.  That comes
 last, when the pager has answered: while it works, what is expected exists nowhere.  Whatever moves
 bytes only is judged in the parent, by what plain arrays hold there.
+
+From `Operations` on all of this needs only NumPy, and stands as it is in the scripts that reproduce
+a failure.
 """
 
-# mypy: allow-untyped-calls
+# mypy: allow-untyped-defs, allow-untyped-calls
+# ruff: noqa: D102 (the verbs are told in `contract.programs`)
 import contextlib
+import inspect
 import json
+import pathlib
+import tempfile
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qloracle_conformance.calling import frameworks, steps
-from qloracle_conformance.calling.operations import Operations, Plain, through
-from qloracle_conformance.contract import books, programs
+from qloracle_conformance.calling.steps import run_steps
+from qloracle_conformance.contract import programs
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.programs import DONE, NOT_OFFERED, NOT_REACHED, RAISED, UNKNOWN
+from qloracle_conformance.contract.programs import COUNTERS, DONE, RAISED, SIZES, UNKNOWN
 
 SAID = 300  # characters of an error
 
@@ -72,7 +79,7 @@ def run(target: Any, case: Case, framework: str, device: str) -> tuple[np.ndarra
     failed = log[-1][0] == RAISED and program[len(words) - 1][0] != "must_fail"
     missing = len(program) - len(words)
     words += [""] * missing
-    log += [[NOT_REACHED] + [UNKNOWN] * (len(programs.LOG) - 1)] * missing
+    log += [[programs.NOT_REACHED] + [UNKNOWN] * (len(programs.LOG) - 1)] * missing
     plain = Operations(Plain(target, kind), case.arrays, Plain(target, kind))
     with contextlib.suppress(*[Exception] * failed):  # what failed may fail here, too
         plain.make(None, None)
@@ -86,12 +93,12 @@ def run(target: Any, case: Case, framework: str, device: str) -> tuple[np.ndarra
 
 def _attempted(operations: Any, program: programs.Program) -> tuple[list[list[int]], list[str]]:
     """The log and the words of a program, up to an operation that fails and should not."""
-    log, words = [[DONE, *books.books_of(operations.pager).values()]], list[str]()
+    log, words = [[DONE, *books_of(operations.pager).values()]], list[str]()
     for operation in program:
         status, word = _attempt(operations, operation)
-        log.append([status, *books.books_of(operations.pager).values()])
+        log.append([status, *books_of(operations.pager).values()])
         words.append(word[:SAID] if status == RAISED else word)
-        if operation[0] == "counters" and set(log[-1][-len(books.COUNTERS) :]) == {UNKNOWN}:
+        if operation[0] == "counters" and set(log[-1][-len(COUNTERS) :]) == {UNKNOWN}:
             raise NotImplementedError("the pager shows no counters")
         if status == RAISED and operation[0] != "must_fail":
             break
@@ -107,7 +114,7 @@ def _attempt(operations: Any, operation: programs.Operation) -> tuple[int, str]:
     except Exception as error:
         return RAISED, f"{type(error).__name__}: {' '.join(str(error).split())}"
     if found is NotImplemented:
-        return NOT_OFFERED, ""
+        return programs.NOT_OFFERED, ""
     match operation[0]:
         case "must_fail":
             return RAISED if found else DONE, found
@@ -116,3 +123,193 @@ def _attempt(operations: Any, operation: programs.Operation) -> tuple[int, str]:
         case "load":
             return DONE, json.dumps(found)
     return DONE, ""
+
+
+# ---- operations ----------------------------------------------------------------------------------
+
+
+class Operations:
+    """A pager, its arrays by name and what was read; `kind` hands arrays over and takes them."""
+
+    def __init__(self, target, data, kind):
+        self.target, self.data, self.kind = target, data, kind
+        self.handles, self.freed, self.uses, self.files, self.found = {}, set(), {}, {}, []
+        self.open_ones = contextlib.ExitStack()  # each `use`, and the folders of files
+
+    def make(self, capacity, page):
+        sizes = {"capacity_bytes": capacity, "page_bytes": page}
+        given = {name: n for name, n in sizes.items() if n is not None}
+        self.pager = self.target.make_pager(**given)
+
+    def perform(self, operation):
+        verb, *arguments = operation
+        return getattr(self, verb)(*arguments) if hasattr(self, verb) else None
+
+    @contextlib.contextmanager
+    def seen(self, name, side):
+        """An array as the host sees it, or a step in a `use` of its own, or in an open one."""
+        if side == "host":
+            yield self.handles[name]
+        elif side == "device":
+            with self.pager.use(self.handles[name]) as arrays:
+                yield arrays[0]
+        else:
+            label, _, i = side.partition(".")
+            yield self.uses[label][1][int(i)]
+
+    # ---- verbs ---------------------------------------------------------------------------------
+
+    def empty(self, name, shape, dtype):
+        self.handles[name] = self.pager.empty(tuple(shape), self.kind.dtype(dtype))
+
+    def write(self, name, part, data, side):
+        values = self.kind.given(self.data[data], side)
+        with self.seen(name, side) as array:
+            array[slice(*part) if part else ...] = values
+
+    def read(self, name, part, side):
+        with self.seen(name, side) as array:
+            self.found.append(self.kind.take(array[slice(*part) if part else ...]))
+        return self.found[-1]
+
+    def open(self, label, names):
+        stack = contextlib.ExitStack()
+        arrays = stack.enter_context(self.pager.use(*(self.handles[name] for name in names)))
+        self.uses[label] = stack, arrays
+        self.open_ones.push(stack)
+
+    def close(self, label):
+        self.uses.pop(label)[0].close()
+
+    def step(self, function, names, grads, first, count, part):
+        step_of = self.kind.step(self.target, function)
+        handles, counts = [self.handles[name] for name in names], range(first, first + count)
+        with np.errstate(all="ignore"):  # what a faulty pager reads may be anything
+            run_steps(self.pager, step_of, handles, self.kind.given(self.data[grads]), counts, part)
+
+    def prefetch(self, name, to):
+        if to == "device":
+            return self.pager.prefetch(self.handles[name])
+        return if_offered(self.pager, "prefetch", self.handles[name], to=to)
+
+    def advise(self, name, preferred, mostly):
+        advice = {"preferred": preferred, "read_mostly": mostly}
+        return if_offered(self.pager, "advise", self.handles[name], **advice)
+
+    def shrink(self, capacity):
+        return if_offered(self.pager, "shrink", capacity)
+
+    def free(self, name):
+        self.pager.free(self.handles[name])
+        self.freed.add(name)
+
+    def save(self, file):
+        alive = {name: array for name, array in self.handles.items() if name not in self.freed}
+        if not hasattr(self.target, "save_paged") or not hasattr(self.target, "load_paged"):
+            self.files[file] = {name: self.kind.take(a[...]) for name, a in alive.items()}
+            return
+        if file not in self.files:
+            folder = self.open_ones.enter_context(tempfile.TemporaryDirectory())
+            self.files[file] = pathlib.Path(folder) / file
+        self.target.save_paged(self.files[file], alive, {"file": file})
+
+    def load(self, file, capacity, page):
+        self.handles, self.freed, saved, words = {}, set(), self.files[file], {"file": file}
+        self.make(capacity, page)
+        if not isinstance(saved, dict):
+            self.handles, words = self.target.load_paged(saved, self.pager)
+            saved = {}
+        for name, values in saved.items():
+            self.empty(name, values.shape, values.dtype.name)
+            self.handles[name][...] = self.kind.given(values, "host")
+        return [sorted(self.handles), dict(words)]
+
+    def must_fail(self, operation):
+        """Return what its error says."""
+        before = len(self.found)
+        try:
+            said = NotImplemented if self.perform(operation) is NotImplemented else ""
+        except Exception as error:
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        del self.found[before:]
+        return said
+
+
+class Plain:
+    """A pager that pages nothing, and the kind of its arrays: NumPy's; steps are another one's."""
+
+    def __init__(self, target, kind):
+        self.target, self.kind = target, kind
+
+    def make_pager(self, **sizes):
+        return self
+
+    def empty(self, shape, dtype):
+        return np.zeros(shape, dtype)
+
+    def use(self, *arrays):
+        return contextlib.nullcontext(arrays)
+
+    def nothing(self, *arguments, **named):
+        pass
+
+    free = prefetch = advise = shrink = nothing
+
+    def dtype(self, name):
+        return np.dtype(name)
+
+    def given(self, values, side="device"):
+        return values
+
+    def take(self, values):
+        return np.array(values)
+
+    def step(self, target, function):
+        return through(self.kind.step(self.target, function), self.kind.given, self.kind.take)
+
+
+def through(step_of, there, back):
+    """A step on arrays of another kind than it is written for."""
+
+    def step(*arrays, **numbers):
+        return [back(values) for values in step_of(*map(there, arrays), **numbers)]
+
+    return step
+
+
+def if_offered(pager: object, name: str, *arguments: object, **options: object) -> object:
+    """Call a method that a pager need not have, nor with these options: NotImplemented then."""
+    method = getattr(pager, name, None)
+    if not callable(method):
+        return NotImplemented
+    try:
+        inspect.signature(method).bind(*arguments, **options)
+    except TypeError:
+        return NotImplemented
+    try:
+        return method(*arguments, **options)
+    except NotImplementedError:
+        return NotImplemented
+
+
+def books_of(pager: object) -> dict[str, int]:
+    """Each number by its name: -1 where nothing is shown, -2 where it is no whole number."""
+    try:
+        counters = getattr(pager, "counters", None)
+    except Exception:
+        counters = None
+    found = {name: whole_number(pager, name) for name in SIZES}
+    return found | {name: whole_number(counters, name) for name in COUNTERS}
+
+
+def whole_number(owner: object, name: str) -> int:
+    """A number of an object or a mapping."""
+    try:
+        value = owner.get(name) if hasattr(owner, "get") else getattr(owner, name, None)
+        if value is None:
+            return -1
+        return int(value) if 0 <= value == int(value) < 2**63 else -2
+    except NotImplementedError:
+        return -1
+    except Exception:
+        return -2

@@ -40,13 +40,18 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from qloracle_conformance.contract.books import COUNTERS, SIZES
 from qloracle_conformance.contract.cases import Case
 
 Operation = Sequence[Any]
 Program = list[list[Any]]
 Part = Sequence[int] | None  # of the first axis; None: all of an array
 
+# What a pager shows of itself, as numbers
+SIZES = ("capacity", "page_bytes", "resident_bytes")
+COUNTERS = (
+    "faults", "prefetched", "evictions", "host_faults", "host_prefetched", "bytes_to_device",
+    "bytes_to_host",
+)  # fmt: skip
 LOG = ("status", *SIZES, *COUNTERS)
 DONE, RAISED, NOT_OFFERED, NOT_REACHED = range(4)
 UNKNOWN = -1  # not shown; what is no whole number is less

@@ -1,13 +1,14 @@
 """Hypothesis, driven outside a test: draw cases, and shrink the first that fails."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from hypothesis.errors import Flaky
+from hypothesis.errors import Flaky, HypothesisWarning
 from hypothesis.internal.conjecture import providers
 
 from qloracle_conformance.contract.cases import Case
@@ -47,7 +48,8 @@ def search(
         if failing():
             raise _Failed
 
-    with _no_constants_of_the_day(), contextlib.suppress(_Failed, Flaky):
+    quiet = warnings.catch_warnings(action="ignore", category=HypothesisWarning)  # large reprs
+    with quiet, _no_constants_of_the_day(), contextlib.suppress(_Failed, Flaky):
         attempt()
 
 

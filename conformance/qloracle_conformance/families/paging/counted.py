@@ -1,23 +1,25 @@
 """Programs whose counters can be judged: nothing is advised, and not every pager counts."""
 
 from collections.abc import Iterator, Mapping
-from itertools import product
+from itertools import chain
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.programs import BLOCK, BLOCKS
+from qloracle_conformance.contract.programs import Program, program_of
 from qloracle_conformance.families.paging import directed
-from qloracle_conformance.families.paging.directed import Cases, drafts, sizes, stepping
+from qloracle_conformance.families.paging.directed import Cases, drafts, sizes
 from qloracle_conformance.families.paging.drafts import SIDES
 from qloracle_conformance.judging.checks import Plan
 
 
 def counting(*kinds: Cases) -> Cases:
-    """The programs of S12, but on pagers that count."""
+    """Programs on pagers that count: each new one is asked for its counters."""
 
     def cases(plan: Plan) -> Iterator[Case]:
-        for kind in kinds:
-            for case in kind(plan):
-                yield case.with_options(program=[["counters"], *case.options["program"]])
+        for case in chain.from_iterable(kind(plan) for kind in kinds):
+            program: Program = [["counters"]]
+            for operation in program_of(case):
+                program += [operation, ["counters"]] if operation[0] == "load" else [operation]
+            yield case.with_options(program=program)
 
     return cases
 
@@ -27,7 +29,6 @@ def capacity(plan: Plan) -> Iterator[Case]:
     no_whole_pages = (2 * 64 + 63, 64), (4097, 4096)
     for draft in drafts(plan, *sizes(plan), *no_whole_pages):
         size = draft.size
-        draft.do("counters")
         for name in "abcd":
             draft.new(name, 3 * size + 5, side="device")
         for frames in (2, 5, 1, 9, 20, 3):
@@ -40,7 +41,7 @@ def prefetch(plan: Plan) -> Iterator[Case]:
     """Of an array that fits, of several, of one that does not, again and after others came."""
     for draft in drafts(plan, *((n * page, page) for n in (1, 3, 4, 12) for page in (4096, 100))):
         page = draft.size
-        draft.do("counters").new("a", 3 * page).new("b", page + 1).new("c", page)
+        draft.new("a", 3 * page).new("b", page + 1).new("c", page)
         for use, name in enumerate("abcba"):
             draft.do("prefetch", name, "device").read(name, None, "device")
             draft.write(name, (0, page // 2), "device").read(name, (1, 3))
@@ -59,7 +60,7 @@ def freed(plan: Plan) -> Iterator[Case]:
     """Arrays that fill the device come and go: each time there is room for the next one."""
     for draft in drafts(plan, *((n * page, page) for n in (2, 3, 8) for page in (4096, 100))):
         rest = (draft.capacity or 0) - draft.size
-        draft.do("counters").new("kept", draft.size).read("kept", None, "device")
+        draft.new("kept", draft.size).read("kept", None, "device")
         for i in range(8):
             name = f"a{i}"
             draft.new(name, rest - (i % 2) * 3, side=SIDES[i % 2])
@@ -68,18 +69,8 @@ def freed(plan: Plan) -> Iterator[Case]:
         yield draft.case("eight arrays, one after the other")
 
 
-def resumed(plan: Plan) -> Iterator[Case]:
-    """A state that was loaded pages like the first one: on a device of a page, of a few, of all."""
-    sizes = ((4096, 4096, BLOCK), (2 * 256, 256, None), (64 * 256, 256, BLOCK))
-    for function, (capacity, page, part) in product(BLOCKS, sizes):
-        draft, names = stepping(plan, function, capacity, page)
-        draft.do("counters").do("step", function, [*names], "g", 1, 3, part).do("save", "f")
-        draft.do("load", "f", capacity, page).do("counters")
-        draft.do("step", function, [*names], "g", 4, 3, part)
-        yield draft.read_all(names, "device").case("resumed")
-
-
 DIRECTED: Mapping[str, Cases] = {
     "counters": counting(directed.pages, directed.many, directed.sharing, directed.lifetimes),
-    "capacity": capacity, "prefetch": prefetch, "freed": freed, "resume": resumed,
+    "capacity": counting(capacity), "prefetch": counting(prefetch), "freed": counting(freed),
+    "resume": counting(directed.resuming(3, 3)),
 }  # fmt: skip

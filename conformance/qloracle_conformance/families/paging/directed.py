@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.programs import BLOCK, BLOCKS
-from qloracle_conformance.families.paging.drafts import SIDES, TYPES, Array, Draft
+from qloracle_conformance.contract.programs import BLOCK
+from qloracle_conformance.families.paging.drafts import SIDES, STATE, TYPES, Array, Draft
 from qloracle_conformance.judging.checks import Plan
 
 Cases = Callable[[Plan], Iterator[Case]]
@@ -232,10 +232,6 @@ def errors(plan: Plan) -> Iterator[Case]:
 
 # ---- steps ---------------------------------------------------------------------------------------
 
-STATE = {
-    "adam_step": ("param", "m", "v"),
-    "adam_step_8bit": ("param", "m_codes", "m_absmax", "v_codes", "v_absmax"),
-}
 # capacity, page, and elements that a step takes at a time
 STEPPED = ((4096, 4096, BLOCK), (3 * 4096, 4096, None), (256, 256, BLOCK), (None, None, BLOCK))
 MORE = (
@@ -245,46 +241,36 @@ MORE = (
 RESUMED = ((4096, 4096, BLOCK), (512, 256, None), (None, None, None))
 
 
-def stepping(
-    plan: Plan, function: str, capacity: int | None, page: int | None
-) -> tuple[Draft, tuple[str, ...]]:
-    """A draft with a parameter, the state of an optimizer and gradients: step it with the names."""
-    draft, names = Draft(plan.rng, capacity, page), STATE[function]
-    n = plan.pick(300, 1500)
-    param, *grads = draft.rng.standard_normal((4, n)).astype(np.float32)
-    draft.arrays["g"] = np.array(grads)
-    for name, block in zip(names, BLOCKS[function], strict=True):
-        values: Array = np.zeros(-(-n // block), np.uint8 if "codes" in name else np.float32)
-        draft.given(name, {"param": param, "m_codes": values + 127}.get(name, values))
-    return draft, names
-
-
 def optimizer(function: str) -> Cases:
     """Many steps of an optimizer, in slices and whole, at capacities from one page up."""
 
     def cases(plan: Plan) -> Iterator[Case]:
         for capacity, page, part in STEPPED + MORE * plan.deep:
-            draft, names = stepping(plan, function, capacity, page)
-            draft.do("step", function, [*names], "g", 1, plan.pick(20, 200), part)
-            yield draft.read_all(names).case("steps")
+            draft = Draft(plan.rng, capacity, page).state(function, plan.pick(300, 1500), plan.seed)
+            draft.steps(function, 1, plan.pick(20, 200), part)
+            yield draft.read_all(STATE[function]).case("steps")
 
     return cases
 
 
-def resume(plan: Plan) -> Iterator[Case]:
-    """As many steps, saved half way: loaded into a fresh pager, of a page or of a few."""
-    half = plan.pick(10, 100)
-    for function, (capacity, page, part) in product(STATE, RESUMED):
-        draft, names = stepping(plan, function, capacity, page)
-        draft.do("step", function, [*names], "g", 1, half, part).do("save", "f")
-        draft.do("load", "f", 2 * capacity if capacity else None, page)
-        draft.do("step", function, [*names], "g", 1 + half, half, part)
-        yield draft.read_all(names, "device").case("resumed half way")
+def resuming(smoke: int, standard: int) -> Cases:
+    """So many steps, saved half way: loaded into a fresh pager, of a page or of a few."""
+
+    def cases(plan: Plan) -> Iterator[Case]:
+        half = plan.pick(smoke, standard)
+        for function, (capacity, page, part) in product(STATE, RESUMED):
+            draft = Draft(plan.rng, capacity, page).state(function, plan.pick(300, 1500), plan.seed)
+            draft.steps(function, 1, half, part).do("save", "f")
+            draft.do("load", "f", 2 * capacity if capacity else None, page)
+            draft.steps(function, 1 + half, half, part)
+            yield draft.read_all(STATE[function], "device").case("resumed half way")
+
+    return cases
 
 
 DIRECTED: Mapping[str, Cases] = {
     "pages": pages, "types": types, "patterns": patterns, "numbers": numbers, "many": many,
     "sharing": sharing, "moving": moving, "lifetimes": lifetimes, "saving": two_pagers,
     "errors": errors, "adam": optimizer("adam_step"), "adam_8bit": optimizer("adam_step_8bit"),
-    "resume": resume,
+    "resume": resuming(10, 100),
 }  # fmt: skip

@@ -39,7 +39,7 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.plain_arrays import Read
 from qloracle_conformance.contract.programs import DONE, LOGGED, PLAIN, RAISED, READ
 from qloracle_conformance.families.paging import directed
-from qloracle_conformance.families.paging.drawn import programs_of
+from qloracle_conformance.families.paging.drafts import programs_of
 from qloracle_conformance.judging.checks import Check, no_cases
 from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
 from qloracle_conformance.judging.text import show

@@ -37,24 +37,23 @@ Which page goes first is nobody's business, nor whether a page that nobody has w
 """
 
 
-# mypy: allow-untyped-calls
+# mypy: allow-untyped-defs, allow-untyped-calls
 # ruff: noqa: D102 (the verbs are told in `contract.programs`)
 
 import math
+import re
 from collections.abc import Iterable
-from functools import cache
-from types import CodeType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qloracle_conformance.contract import programs
-from qloracle_conformance.contract.books import COUNTERS, SIZES, pages_came, pages_freed, pages_went
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.plain_arrays import PlainArrays
-from qloracle_conformance.contract.programs import DONE, LOG, LOGGED, Operation, Part, where
+from qloracle_conformance.contract.programs import COUNTERS, DONE, LOG, LOGGED, SIZES, Part, where
 from qloracle_conformance.families.paging import counted
-from qloracle_conformance.families.paging.drawn import programs_of
+from qloracle_conformance.families.paging.drafts import programs_of
 from qloracle_conformance.families.paging.s12_paging import judge_operations
 from qloracle_conformance.judging.checks import Check, no_cases
 from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
@@ -68,7 +67,7 @@ class Law(NamedTuple):
 
     The formula is Python: here it is evaluated for all lines of the log at once, and a script that
     reproduces a failure has it for one.  `now` is a line, `before` the one before, `freed` counts
-    pages by `contract.books.pages_freed`; what stands in braces is a fact that `Books` know of the
+    pages by `pages_freed`; what stands in braces is a fact that `Books` know of the
     program, a number in the script.  A law that needs a column which is not shown, or a fact that
     is not known, says nothing; nor does one whose condition, another fact, does not hold.
     """
@@ -85,7 +84,7 @@ RELATIONS = {"<=": "at most ", ">=": "at least ", "==": ""}
 ASKED = "the capacity that was asked for"
 WRITTEN = "so much was written on the other side"
 LAWS = (
-    Law("status", "==", str(DONE), "the operation was performed", "offered"),
+    Law("status", "==", str(DONE), "the operation was performed"),
     *(Law(c, ">=", "0", "what is shown is a whole number") for c in (*SIZES, *COUNTERS)),
     Law("capacity", "<=", "{asked}", ASKED),
     Law("capacity", ">=", "{asked} - {page} + 1", f"{ASKED}, down to a whole page"),
@@ -116,14 +115,28 @@ LAWS = (
 )  # fmt: skip
 
 
-UPPER, LOWER = (
-    np.array([[law.relation in relations] for law in LAWS]) for relations in ("<= ==", ">= ==")
-)
+def pages_came(line):
+    """Pages that came to the device."""
+    return line.faults + line.prefetched
 
 
-@cache
-def _code(formula: str) -> CodeType:
-    return compile(formula.replace("{", "").replace("}", ""), "<law>", "eval")
+def pages_went(line):
+    """Pages that left it, but for those that were freed."""
+    return line.evictions + line.host_faults + line.host_prefetched
+
+
+def pages_freed(log, frees, page):
+    """Pages that were resident when they were freed: of each free its line and its pages."""
+    freed = 0
+    for i, pages in frees:
+        before, after = log[i], log[i + 1]
+        moved = (pages_came(after) - pages_went(after)) - (pages_came(before) - pages_went(before))
+        lost = (before.resident_bytes - after.resident_bytes) // page
+        freed += min(max(lost + moved, 0), pages)
+    return freed
+
+
+CODES = [compile(re.sub("[{}]", "", law.formula), law.column, "eval") for law in LAWS]
 
 
 class Entry(NamedTuple):
@@ -135,16 +148,6 @@ class Entry(NamedTuple):
     expected: int
     facts: dict[str, Any]
 
-    @property
-    def formula(self) -> str:
-        """The law with numbers for facts."""
-        return self.law.formula.format_map(self.facts)
-
-    @property
-    def why(self) -> str:
-        """The reason, likewise."""
-        return self.law.why.format_map(self.facts)
-
 
 # ---- the judgement -------------------------------------------------------------------------------
 
@@ -152,16 +155,17 @@ class Entry(NamedTuple):
 def judge(case: Case, values: Values, view: View) -> Outcome:
     """Every law after every operation; the first that is broken is told."""
     obeyed, entries = entered(case, values)
-    first = _told(case, entries[0]) if entries else None
+    first = _told(case, *entries[0]) if entries else None
     return judge_operations(case, values) + Outcome(obeyed + len(entries), len(entries), first)
 
 
-def _told(case: Case, entry: Entry) -> Mismatch:
-    law, operation = entry.law, case.options["program"][entry.number]
-    expected = f"{RELATIONS[law.relation]}{entry.expected}"
-    told = f"{entry.why}; after operation {entry.number}, {programs.text_of(operation)}"
-    error = float(abs(entry.got - entry.expected))
-    return Mismatch(law.column, entry.number, str(entry.got), expected, told, 0.0, error)
+def _told(
+    case: Case, number: int, law: Law, got: int, expected: int, facts: dict[str, Any]
+) -> Mismatch:
+    operation = programs.text_of(case.options["program"][number])
+    told = f"{law.why.format_map(facts)}; after operation {number}, {operation}"
+    due = f"{RELATIONS[law.relation]}{expected}"
+    return Mismatch(law.column, number, str(got), due, told, 0.0, float(abs(got - expected)))
 
 
 def entered(case: Case, values: Values) -> tuple[int, list[Entry]]:
@@ -169,23 +173,24 @@ def entered(case: Case, values: Values) -> tuple[int, list[Entry]]:
     log = np.where(values[LOGGED] == programs.UNKNOWN, math.nan, values[LOGGED])
     log[:, 0] = values[LOGGED][:, 0]  # the status
     facts = _facts(case, [_line(row) for row in log.tolist()])
-    numbers = np.array(list(facts), int)
+    if not facts:
+        return 0, []
+    numbers, rows = np.array(list(facts)), list(facts.values())
     before, now = _line(log[numbers].T), _line(log[numbers + 1].T)
-    known: dict[str, Any] = {"np": np, "before": before, "now": now}
-    known |= {"pages_came": pages_came, "pages_went": pages_went}
-    for name in FACTS:
-        known[name] = np.array([each.get(name, math.nan) for each in facts.values()], float)
-    got, expected, speaks = np.empty((3, len(LAWS), len(numbers)))
-    for i, law in enumerate(LAWS):
-        got[i], speaks[i] = getattr(now, law.column), known[law.condition]
-        expected[i] = eval(_code(law.formula), known)
-    more = np.where(speaks == 1, got - expected, math.nan)
-    wrong = (more > 0) & UPPER | (more < 0) & LOWER
-    broken = [
-        Entry(int(numbers[k]), LAWS[i], int(got[i, k]), int(expected[i, k]), facts[int(numbers[k])])
-        for k, i in np.argwhere(wrong.T)
-    ]
-    return int(np.count_nonzero(~np.isnan(more))) - len(broken), broken
+    known: dict[str, Any] = {"before": before, "now": now}
+    known |= {name: np.array([row[name] for row in rows]) for name in rows[0] if name != "frees"}
+    obeyed, broken = 0, list[Entry]()
+    for law, code in zip(LAWS, CODES, strict=True):
+        got, expected = getattr(now, law.column), eval(code, globals(), known)
+        more = np.where(known[law.condition], got - expected, math.nan)
+        wrong = {"<=": more > 0, ">=": more < 0, "==": abs(more) > 0}[law.relation]
+        obeyed += int(np.count_nonzero(~np.isnan(more) & ~wrong))
+        due = np.broadcast_to(expected, got.shape)
+        broken += [
+            Entry(int(numbers[k]), law, int(got[k]), int(due[k]), rows[k])
+            for k in np.flatnonzero(wrong)
+        ]
+    return obeyed, sorted(broken, key=lambda entry: entry.number)
 
 
 def _line(row: Iterable[Any]) -> SimpleNamespace:
@@ -197,15 +202,13 @@ def _facts(case: Case, log: list[SimpleNamespace]) -> dict[int, dict[str, Any]]:
     """What is known after each operation, up to one that was not performed."""
     kept, facts = Books(case), dict[int, dict[str, Any]]()
     for number, operation in enumerate(programs.program_of(case)):
-        if operation[0] == "must_fail":
-            continue
         status = log[number + 1].status
-        offered = operation[0] not in OPTIONAL or status != programs.NOT_OFFERED
+        left_out = operation[0] in OPTIONAL and status == programs.NOT_OFFERED
+        if operation[0] == "must_fail" or left_out:
+            continue
         if status != programs.RAISED:
-            facts[number] = {"offered": offered}
-        if status == DONE:
-            facts[number] |= kept.enter(number, operation, log)
-        elif offered:
+            facts[number] = kept.enter(number, operation, log)
+        if status != DONE:
             break
     return facts
 
@@ -213,10 +216,6 @@ def _facts(case: Case, log: list[SimpleNamespace]) -> dict[int, dict[str, Any]]:
 # ---- what is known of a pager from the program alone ---------------------------------------------
 
 OPTIONAL = ("advise", "shrink", "prefetch")  # operations that a pager may not have
-FACTS = (
-    "done", "offered", "same_pager", "one_side", "there", "touched", "fits", "asked", "page",
-    "pages", "alone", "to_device", "to_host", "pages_in", "pages_out", "freed",
-)  # fmt: skip
 
 
 class Books(PlainArrays):
@@ -231,46 +230,45 @@ class Books(PlainArrays):
     def _begin(self) -> None:
         """A new pager."""
         self._frees: list[tuple[int, int]] = []  # the line of each, and its pages
-        self._freed: float = 0  # of these, pages that were resident
         self._advised = False
-        self._fetched: set[str] = set()
+        self._fetched: set[str] = set()  # arrays that are on the device for sure
 
-    def enter(self, number: int, operation: Operation, log: list[Any]) -> dict[str, Any]:
-        """Enter an operation, the number of a line of the log; return what laws ask for."""
-        now, verb = log[number + 1], operation[0]
+    def enter(self, number: int, operation: programs.Operation, log: list[Any]) -> dict[str, Any]:
+        """Enter an operation, the number of a line of the log; return what laws ask for.
+
+        Numbers that are not known are NaN.
+        """
+        now, verb, side = log[number + 1], operation[0], operation[-1]
         self._size = int(now.page_bytes) if now.page_bytes > 0 else self._size
         self._own = now.capacity if now.capacity >= 0 else math.inf
         self._touched: set[str] = set()  # by the device
         if verb == "free":
             self._frees = [*self._frees, (number, self._pages(operation[1:]))]
-            self._freed += pages_freed(log, self._frees[-1:], self._size)
+        if verb == "load":
+            self._begin()
         programs.perform(operation, self)
         if verb == "load":  # it may have been loaded there
             self.copied["device"] = -int(max(0, now.resident_bytes))  # 0 where that is NaN
-        return {**self._conditions(operation), **self._numbers(), "came": pages_came(now),
-                "went": pages_went(now)}  # fmt: skip
-
-    def _conditions(self, operation: Operation) -> dict[str, bool]:
-        verb, side = operation[0], operation[-1]
-        same, one_side = verb != "load", self._size > 0 and not self._advised
-        fetched = bool(self._touched) and self._touched <= self._fetched and not self._advised
+        if verb in ("shrink", "save"):
+            self._fetched.clear()
+        self._fetched &= self.alive.keys()
+        self._advised |= verb == "advise"
+        one_side = self._size > 0 and not self._advised
         idle = verb in ("shrink", "free") or (verb in ("read", "write") and side == "host")
-        return {
-            "done": True, "same_pager": same, "one_side": one_side,
-            "there": same and (idle or fetched), "touched": one_side and bool(self._touched),
-            "fits": same and self._room_for(self.alive),
-        }  # fmt: skip
-
-    def _numbers(self) -> dict[str, Any]:
-        """NaN for what is not known."""
+        there = self._touched and self._touched <= self._fetched and not self._advised
         to_device, to_host = max(self.copied["device"], 0), self.copied["host"]
         return {
+            "done": True, "same_pager": verb != "load", "one_side": one_side,
+            "there": verb != "load" and bool(idle or there),
+            "touched": one_side and bool(self._touched),
+            "fits": verb != "load" and self._room_for(self.alive),
             "asked": math.nan if self.capacity is None else self.capacity,
             "page": self._size, "pages": self._pages(self.alive),
             "alone": sum(array.alone for array in self.alive.values()),
             "to_device": to_device, "pages_in": -(-to_device // self._size),
             "to_host": to_host, "pages_out": -(-to_host // self._size),
-            "frees": self._frees, "freed": self._freed,
+            "frees": self._frees, "freed": pages_freed(log, self._frees, self._size),
+            "came": pages_came(now), "went": pages_went(now),
         }  # fmt: skip
 
     def _pages(self, names: Iterable[str]) -> Any:
@@ -282,8 +280,6 @@ class Books(PlainArrays):
         """Whether the device holds some arrays."""
         room = self._own if self.capacity is None else self.capacity
         return room == math.inf or bool(self._pages(names) * self._size <= room)
-
-    # ---- operations ----------------------------------------------------------------------------
 
     def touch(self, name: str, part: Part, side: str, *, write: bool = False) -> None:
         """What was prefetched is no longer there for sure: its own pages, or those of others."""
@@ -303,25 +299,6 @@ class Books(PlainArrays):
             self._fetched.add(name)
         else:
             self._fetched = {name} if self._room_for([name]) else set()
-
-    def advise(self, *advice: Any) -> None:
-        self._advised = True
-
-    def shrink(self, capacity: int) -> None:
-        super().shrink(capacity)
-        self._fetched.clear()
-
-    def free(self, name: str) -> None:
-        super().free(name)
-        self._fetched.discard(name)
-
-    def save(self, file: str) -> None:
-        super().save(file)
-        self._fetched.clear()
-
-    def load(self, file: str, capacity: int | None, page: int | None) -> list[str]:
-        self._begin()
-        return super().load(file, capacity, page)
 
 
 # ---- the checks ----------------------------------------------------------------------------------

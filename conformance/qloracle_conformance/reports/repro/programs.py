@@ -8,12 +8,12 @@ step, with what the same operations make of plain arrays.
 import inspect
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from qloracle_conformance.calling import operations, steps
-from qloracle_conformance.calling.operations import Operations
-from qloracle_conformance.contract import books, plain_arrays, programs
+from qloracle_conformance.calling import paging, steps
+from qloracle_conformance.calling.paging import Operations
+from qloracle_conformance.contract import plain_arrays, programs
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.engine.verdicts import BROKEN
@@ -25,25 +25,21 @@ Lines = list[str]
 LIMIT = 20  # seconds after which a program is taken to hang
 RUN = "program(implementation, kind)"
 FUNCTIONS = (  # they stand in a script as they stand in the kit, each before those that it calls
-    operations.Plain, operations.through, books.pages_freed, books.pages_went, books.pages_came,
-    books.if_offered, steps.run_steps, steps.adam_step_8bit, steps.adam_step,
+    paging.Plain, paging.through, paging.books_of, paging.whole_number, paging.if_offered,
+    s12b_books.pages_freed, s12b_books.pages_went, s12b_books.pages_came, steps.run_steps,
+    steps.adam_step_8bit, steps.adam_step,
 )  # fmt: skip
 PROGRAM = """\
 def program(target, kind):
     operations = Operations(target, ARRAYS, kind)
     operations.make({capacity}, {page})
-"""
-PERFORMED = """\
-    said = [operations.perform(operation) for operation in PROGRAM]
-    return operations.found, said
-"""
-LOGGED = """\
-    log = [shown(operations.pager)]
+    told = [{first}]
     for operation in PROGRAM:
-        operations.perform(operation)
-        log.append(shown(operations.pager))
-    return log
+        said = operations.perform(operation)
+        told.append({each})
+    return operations.found, told
 """
+BOOKS = "types.SimpleNamespace(**books_of(operations.pager))"
 
 
 class Script(NamedTuple):
@@ -62,13 +58,15 @@ class Script(NamedTuple):
         rows = programs.program_of(self.case)[:upto]
         arrays = ", ".join(f"{string(name)}: {name}" for name in self.case.arrays)
         capacity, page = programs.sizes_of(self.case)
-        own = PROGRAM.format(capacity=capacity, page=page) + (LOGGED if logged else PERFORMED)
+        first, each = (BOOKS, BOOKS) if logged else ("", "said")
+        shown = [f"SIZES = {programs.SIZES}", f"COUNTERS = {programs.COUNTERS}"] if logged else []
         own = "\n".join([
             *wrapped(f"ARRAYS = {{{arrays}}}"), "PROGRAM = [",
-            *(f"    {row},  # {programs.text_of(row)}" for row in rows), "]", *self._kind(rows),
-            "", "", own, "", "def main():", *(f"    {line}" for line in main), "", "", "",
+            *(f"    {row},  # {programs.text_of(row)}" for row in rows), "]", *shown,
+            *self._kind(rows), "", "",
+            PROGRAM.format(capacity=capacity, page=page, first=first, each=each), "",
+            "def main():", *(f"    {line}" for line in main), "", "", _operations(rows),
         ])  # fmt: skip
-        own += (_shown() if logged else "") + _operations(rows)
         return [*own.splitlines(), *_needed(own).splitlines()]
 
     def _kind(self, rows: programs.Program) -> Lines:
@@ -93,24 +91,6 @@ class Script(NamedTuple):
 
 
 FRAMEWORKS = {"torch": "torch", "jax": "jax.numpy"}
-
-
-def _shown() -> str:
-    """What a script reads of a pager's books."""
-    named = books.whole_number, books.books_of
-    functions = "\n\n".join(inspect.getsource(each) for each in named)
-    return f"""\
-SIZES = {books.SIZES}
-COUNTERS = {books.COUNTERS}
-
-
-{functions}
-
-def shown(pager):
-    return types.SimpleNamespace(**books_of(pager))
-
-
-"""
 
 
 def _operations(rows: programs.Program) -> str:
@@ -139,14 +119,33 @@ def _needed(text: str) -> str:
 
 def body(check: CheckRun, failure: Failure, framework: str, offers: list[str]) -> Lines:
     """The functions `program` and `main`, and what they need."""
-    script = Script(failure.case, framework, offers)
-    if failure.mismatch.result == "call":
+    script, mismatch = Script(failure.case, framework, offers), failure.mismatch
+    if mismatch.result == "call":
         return script.text(_call(check))
     if check.rule[0] == "P":
         return script.text(_of_rule(check, failure))
-    if failure.mismatch.result == "operation":
-        return _operation(check, failure, script)
-    return _law(failure, script) if check.rule == "S12b" else _element(failure, script)
+    if mismatch.result == "operation":
+        return script.text(_operation(check, failure), mismatch.index + 1)
+    if check.rule == "S12b":
+        broken = s12b_books.entered(failure.case, failure.values)[1][0]
+        return script.text(_law(broken), broken.number + 1, logged=True)
+    return _element(failure, script)
+
+
+def _main(
+    got: str, expected: object, *before: str, why: str = "", wrong: str = "got != expected",
+    form: str = "got {got}, expected {expected}",
+) -> Lines:  # fmt: skip
+    """Every comparison: two expressions, what comes before them, why, and when it fails."""
+    comment = wrapped(f"# {why}", 0, "# ") if why else []
+    values = f"got = {got}", *comment, f"expected = {expected}"
+    return [*before, *values, f'print(f"{form}")', f"return int({wrong})"]
+
+
+def _call(check: CheckRun) -> Lines:
+    """What raises, crashes or hangs: the script ends as it does."""
+    guard = f"faulthandler.dump_traceback_later({LIMIT}, exit=True)  # a hang is code 1"
+    return [*[guard] * (check.status in BROKEN), RUN, 'print("no error")', "return 0"]
 
 
 def _element(failure: Failure, script: Script) -> Lines:
@@ -159,75 +158,48 @@ def _element(failure: Failure, script: Script) -> Lines:
         element = wanted[i * read.values.itemsize :][: read.values.itemsize].tobytes()
         kind = type_name(read.values.dtype).replace("np.bool", "np.bool_")
         right = f"np.frombuffer(bytes.fromhex({string(element.hex())}), {kind})[0]"
-    main = [
-        f"got = {RUN}[0][{k}].reshape(-1)[{i}]",
-        f"expected = {right}",
-        *wrapped(f"# {read.text}, element {i}: {failure.mismatch.reason}", 0, "# "),
-        'print(f"got {got}, expected {expected}")',
-        "return int(got.tobytes() != expected.tobytes())",
-    ]
+    why = f"{read.text}, element {i}: {failure.mismatch.reason}"
+    wrong = "got.tobytes() != expected.tobytes()"
+    main = _main(f"{RUN}[0][{k}].reshape(-1)[{i}]", right, why=why, wrong=wrong)
     return script.text(main, read.operation + 1)
 
 
-def _operation(check: CheckRun, failure: Failure, script: Script) -> Lines:
+def _operation(check: CheckRun, failure: Failure) -> Lines:
     """An operation that raised, did not raise, or loaded something else."""
-    number = failure.mismatch.index
-    said = f"got = {RUN}[1][-1]"
-    match failure.case.options["program"][number][0], failure.mismatch.expected:
-        case "must_fail", _:
-            main = [f'{said}.partition(": ")[2]', *REFUSED]
-        case _, "no error":
-            main = _call(check)
-        case _, expected:
-            main = [said, f"expected = {json.loads(expected)}", *COMPARED]
-    return script.text(main, number + 1)
+    expected = failure.mismatch.expected
+    if failure.case.options["program"][failure.mismatch.index][0] == "must_fail":
+        said = f'{RUN}[1][-1].partition(": ")[2] or "no error, or one that says nothing"'
+        return _main(said, string(expected), wrong='got.startswith("no error, or")')
+    if expected == "no error":
+        return _call(check)
+    return _main(f"{RUN}[1][-1]", json.loads(expected))
 
 
-REFUSED = 'print(got or "no error, or one that says nothing")', "return int(not got)"
-COMPARED = 'print(f"got {got}, expected {expected}")', "return int(got != expected)"
-
-
-def _law(failure: Failure, script: Script) -> Lines:
+def _law(broken: s12b_books.Entry) -> Lines:
     """What the pager shows after the last operation."""
-    broken = s12b_books.entered(failure.case, failure.values)[1][0]
-    column, relation = broken.law.column, broken.law.relation
-    freed = "freed = pages_freed(log, {frees}, {page})".format_map(broken.facts)
-    main = [
-        f"log = {RUN}",
-        "before, now = log[-2:]",
-        *wrapped(f"# {broken.why}", 0, "# "),
-        *[freed] * ("freed" in broken.formula),
-        f"got = now.{column}",
-        f"expected = {broken.formula}",
-        f'print(f"{column} is {{got}}, expected {s12b_books.RELATIONS[relation]}{{expected}}")',
-        f"return int(not got {relation} expected)",
-    ]
-    return script.text(main, broken.number + 1, logged=True)
+    law, facts = broken.law, broken.facts
+    before = [f"log = {RUN}[1]", "before, now = log[-2:]"]
+    if "freed" in law.formula:
+        before.append("freed = pages_freed(log, {frees}, {page})".format_map(facts))
+    return _main(
+        f"now.{law.column}", law.formula.format_map(facts), *before,
+        why=law.why.format_map(facts), wrong=f"not got {law.relation} expected",
+        form=f"{law.column} is {{got}}, expected {s12b_books.RELATIONS[law.relation]}{{expected}}",
+    )  # fmt: skip
 
 
-def _call(check: CheckRun) -> Lines:
-    """What raises, crashes or hangs: the script ends as it does."""
-    guard = f"faulthandler.dump_traceback_later({LIMIT}, exit=True)  # a hang is code 1"
-    return [*[guard] * (check.status in BROKEN), RUN, 'print("no error")', "return 0"]
-
-
-def _of_rule(check: CheckRun, failure: Failure) -> Iterator[str]:
+def _of_rule(check: CheckRun, failure: Failure) -> Lines:
     """The rules that look at all calls: their form, their inputs, their repetition."""
-    match check.rule:
-        case "P1":
-            words, found = programs.written_out(failure.values), plain_arrays.reads(failure.case)
-            forms = [(words[read.operation], programs.form_of(read.values)) for read in found]
-            k, wrong = next((k, e) for k, (got, e) in enumerate(forms) if got != e)
-            yield f"result = {RUN}[0][{k}]"
-            yield 'got = f"{result.dtype}{list(result.shape)}"'
-            yield f"expected = {string(wrong)}"
-        case "P2":
-            yield "before = {name: array.tobytes() for name, array in ARRAYS.items()}"
-            yield RUN
-            yield "wrong = before != {name: array.tobytes() for name, array in ARRAYS.items()}"
-            yield 'got, expected = ("other" if wrong else "the same"), "the same"'
-        case _:
-            yield f"runs = [[np.array(a).tobytes() for a in {RUN}[0]] for _ in range(11)]"
-            yield 'got = "equal bits" if runs.count(runs[0]) == 11 else "other bits"'
-            yield 'expected = "equal bits"'
-    yield from COMPARED
+    if check.rule == "P1":
+        words, found = programs.written_out(failure.values), plain_arrays.reads(failure.case)
+        forms = [(words[read.operation], programs.form_of(read.values)) for read in found]
+        k, expected = next((k, e) for k, (got, e) in enumerate(forms) if got != e)
+        form = 'f"{result.dtype}{list(result.shape)}"'
+        return _main(form, string(expected), f"result = {RUN}[0][{k}]")
+    if check.rule == "P2":
+        bits = "{name: array.tobytes() for name, array in ARRAYS.items()}"
+        same = f'"the same" if before == {bits} else "other"'
+        return _main(same, '"the same"', f"before = {bits}", RUN)
+    runs = f"runs = [[np.array(a).tobytes() for a in {RUN}[0]] for _ in range(11)]"
+    same = '"equal bits" if runs.count(runs[0]) == 11 else "other bits"'
+    return _main(same, '"equal bits"', runs)
