@@ -80,7 +80,8 @@ def run(target: Any, case: Case, framework: str, device: str) -> tuple[np.ndarra
     missing = len(program) - len(words)
     words += [""] * missing
     log += [[programs.NOT_REACHED] + [UNKNOWN] * (len(programs.LOG) - 1)] * missing
-    plain = Operations(Plain(target, kind), case.arrays, Plain(target, kind))
+    plainly = Plain(target, kind)
+    plain = Operations(plainly, case.arrays, plainly)
     with contextlib.suppress(*[Exception] * failed):  # what failed may fail here, too
         plain.make(None, None)
         for operation in program if programs.steps_in(case) else ():
@@ -97,7 +98,7 @@ def _attempted(operations: Any, program: programs.Program) -> tuple[list[list[in
     for operation in program:
         status, word = _attempt(operations, operation)
         log.append([status, *books_of(operations.pager).values()])
-        words.append(word[:SAID] if status == RAISED else word)
+        words.append(word)
         if operation[0] == "counters" and set(log[-1][-len(COUNTERS) :]) == {UNKNOWN}:
             raise NotImplementedError("the pager shows no counters")
         if status == RAISED and operation[0] != "must_fail":
@@ -112,17 +113,14 @@ def _attempt(operations: Any, operation: programs.Operation) -> tuple[int, str]:
     except NotImplementedError:
         raise
     except Exception as error:
-        return RAISED, f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return RAISED, said_by(error)[:SAID]
     if found is NotImplemented:
         return programs.NOT_OFFERED, ""
-    match operation[0]:
-        case "must_fail":
-            return RAISED if found else DONE, found
-        case "read":
-            return DONE, programs.form_of(found)
-        case "load":
-            return DONE, json.dumps(found)
-    return DONE, ""
+    if operation[0] == "must_fail":
+        return (RAISED if found else DONE), found[:SAID]
+    if operation[0] == "read":
+        return DONE, programs.form_of(found)
+    return DONE, json.dumps(found) if operation[0] == "load" else ""
 
 
 # ---- operations ----------------------------------------------------------------------------------
@@ -228,11 +226,16 @@ class Operations:
         """Return what its error says."""
         before = len(self.found)
         try:
-            said = NotImplemented if self.perform(operation) is NotImplemented else ""
+            return NotImplemented if self.perform(operation) is NotImplemented else ""
         except Exception as error:
-            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        del self.found[before:]
-        return said
+            return said_by(error)
+        finally:
+            del self.found[before:]
+
+
+def said_by(error):
+    """What an error is called and says, in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 class Plain:

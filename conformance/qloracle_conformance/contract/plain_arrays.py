@@ -40,7 +40,7 @@ class Read(NamedTuple):
 def results(case: Case) -> list[Any]:
     """What each operation of a case returns on plain arrays; Nonsense if it has no meaning."""
     plain = PlainArrays(case.arrays, *programs.sizes_of(case))
-    return list(programs.walk(programs.program_of(case), plain))
+    return [programs.perform(operation, plain) for operation in programs.program_of(case)]
 
 
 def reads(case: Case) -> list[Read]:
@@ -161,7 +161,7 @@ class PlainArrays:
     def prefetch(self, name: str, to: str) -> None:
         self._alive(name)
 
-    def advise(self, name: str, preferred: str | None, mostly: bool) -> None:
+    def advise(self, name: str, *advice: Any) -> None:
         self._alive(name)
 
     def shrink(self, capacity: int) -> None:

@@ -22,10 +22,10 @@ A program is a list; each operation is a list of a verb and its arguments::
 
 `advise`, `shrink` and a prefetch to the host are left out where a pager has no such thing.
 
-Whoever wants something of a program walks it with a handler, an object that has a method for each
-verb that matters to it: `TEXT` puts operations in words, `PlainArrays` hold what is to be read and
-know what must be copied for it, `Books` know the pages of that, and `Operations` perform a program
-on a pager, here and in the scripts that reproduce a failure.
+A handler is an object that has a method for each verb that matters to it: `TEXT` puts operations in
+words, `PlainArrays` hold what is to be read and know what must be copied for it, `Books` know the
+pages of that, and `Operations` perform a program on a pager, here and in the scripts that reproduce
+a failure.
 
 What comes back of a program is four arrays: the bytes that were read, one after the other; the log,
 a row for the new pager and one for each operation (LOG names its columns, -1 stands for what is not
@@ -34,7 +34,7 @@ and the bytes that the same program read from plain arrays, if a step was run.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -59,11 +59,6 @@ BLOCK = 256  # elements of a block of an 8-bit state
 BLOCKS = {"adam_step": (1, 1, 1), "adam_step_8bit": (1, 1, BLOCK, 1, BLOCK)}  # elements a number
 
 READ, LOGGED, WORDS, PLAIN = range(4)  # the results of a program
-
-
-def walk(program: Program, handler: object) -> Iterator[Any]:
-    """Perform one operation after the other; yield what each one returns."""
-    return (perform(operation, handler) for operation in program)
 
 
 def perform(operation: Operation, handler: object) -> Any:
@@ -171,4 +166,4 @@ def text_of_case(case: Case) -> str:
     'pager = make_pager(capacity_bytes=64); a = pager.empty((2,), uint8); a[...] = x'
     """
     options = [f"{k}={v!r}" for k, v in case.options.items() if k != "program" and v is not None]
-    return "; ".join([f"pager = make_pager({', '.join(options)})", *walk(program_of(case), TEXT)])
+    return "; ".join([f"pager = make_pager({', '.join(options)})", *map(text_of, program_of(case))])

@@ -19,6 +19,7 @@ Cases = Callable[[Plan], Iterator[Case]]
 
 PAGES = (4096, 64, 100, 7)
 FRAMES = (1, 2, 3, 64)  # pages that a device holds
+FEW = (3 * 64, 64), (100 * 64, 64), (8 * 4096, 4096)  # of a few frames, beside many pages
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -31,10 +32,17 @@ def sizes(plan: Plan) -> Iterator[tuple[int | None, int | None]]:
         yield None, page
 
 
-def drafts(plan: Plan, *of: tuple[int | None, int | None]) -> Iterator[Draft]:
-    """An empty program for each capacity and page, or for those that are named."""
-    rng = plan.rng
-    return (Draft(rng, capacity, page) for capacity, page in of or sizes(plan))
+def each(write: Callable[[Draft], object], *of: tuple[int | None, int | None]) -> Cases:
+    """A program for each capacity and page, or for those that are named, told by its docstring."""
+
+    def cases(plan: Plan) -> Iterator[Case]:
+        rng = plan.rng
+        for capacity, page in of or sizes(plan):
+            draft = Draft(rng, capacity, page)
+            write(draft)
+            yield draft.case((write.__doc__ or "").partition("\n")[0])
+
+    return cases
 
 
 def plain(*_: object) -> Case:
@@ -46,17 +54,15 @@ def plain(*_: object) -> Case:
 # ---- bytes ---------------------------------------------------------------------------------------
 
 
-def pages(plan: Plan) -> Iterator[Case]:
+def pages(draft: Draft) -> None:
     """An array of five pages and a bit: whole, in parts across pages, by both sides in turn."""
-    for draft in drafts(plan):
-        size = draft.size
-        n = 5 * size + 3
-        draft.new("a", n).read("a", None, "device")
-        for low, high in ((size - 1, size + 1), (2 * size, 3 * size), (n - 2, n), (0, 1)):
-            for side, other in (SIDES, SIDES[::-1]):
-                draft.write("a", (low, high), side).read("a", (max(low - 1, 0), high + 1), other)
-        draft.write("a", None, "device").read_all("a", *SIDES)
-        yield draft.case("five pages and three bytes")
+    size = draft.size
+    n = 5 * size + 3
+    draft.new("a", n).read("a", None, "device")
+    for low, high in ((size - 1, size + 1), (2 * size, 3 * size), (n - 2, n), (0, 1)):
+        for side, other in (SIDES, SIDES[::-1]):
+            draft.write("a", (low, high), side).read("a", (max(low - 1, 0), high + 1), other)
+    draft.write("a", None, "device").read_all("a", *SIDES)
 
 
 def types(plan: Plan) -> Iterator[Case]:
@@ -74,24 +80,22 @@ def types(plan: Plan) -> Iterator[Case]:
         yield draft.case(f"{dtype} in eight shapes")
 
 
-def patterns(plan: Plan) -> Iterator[Case]:
+def patterns(draft: Draft) -> None:
     """Every byte in every place of a page, and pages of 0, of 0xFF and of equal bytes."""
-    for draft in drafts(plan):
-        size = draft.size
-        counts = np.arange(3 * size, dtype=np.int64)
-        for name, bytes_of in (
-            ("counting", counts + counts // size),
-            ("zeros", 0 * counts),
-            ("ones", 0 * counts + 255),
-            ("alike", counts // size + 7),
-            ("down", -counts),
-        ):
-            draft.given(name, bytes_of.astype(np.uint8))
-        for side in SIDES[::-1]:
-            draft.read_all(("alike", "ones", "down", "counting", "zeros"), side)
-        for name, side in (("zeros", "host"), ("ones", "device")):  # equal pages, until now
-            draft.write(name, (size - 2, size + 1), side).read(name)
-        yield draft.case("counting bytes, equal bytes")
+    size = draft.size
+    counts = np.arange(3 * size, dtype=np.int64)
+    for name, bytes_of in (
+        ("counting", counts + counts // size),
+        ("zeros", 0 * counts),
+        ("ones", 0 * counts + 255),
+        ("alike", counts // size + 7),
+        ("down", -counts),
+    ):
+        draft.given(name, bytes_of.astype(np.uint8))
+    for side in SIDES[::-1]:
+        draft.read_all(("alike", "ones", "down", "counting", "zeros"), side)
+    for name, side in (("zeros", "host"), ("ones", "device")):  # equal pages, until now
+        draft.write(name, (size - 2, size + 1), side).read(name)
 
 
 def numbers(plan: Plan) -> Iterator[Case]:
@@ -119,75 +123,71 @@ def delicate(dtype: str, nbytes: int) -> Array:
     return np.concatenate([0 * i | sign, rest | sign, rest | sign | bits(infinite)]).view(kind)
 
 
-def many(plan: Plan) -> Iterator[Case]:
+def many(draft: Draft) -> None:
     """More pages than 8 bits can count, on a device of a few; beside them other arrays' pages."""
-    for draft in drafts(plan, (3 * 64, 64), (100 * 64, 64), (8 * 4096, 4096)):
-        page = draft.size
-        for name, n in (("a", 270 * page + 9), ("b", 3 * page), ("c", 270 * page + 9)):
-            draft.new(name, n, side="device")
-        draft.read("a", None, "device").write("a", (3, 12), "device")
-        low = 256 * page - 2
-        draft.write("a", (low, low + 5)).read("a", None, "device").read_all("cab")
-        yield draft.case("two arrays of 271 pages, and one of 3")
+    page = draft.size
+    for name, n in (("a", 270 * page + 9), ("b", 3 * page), ("c", 270 * page + 9)):
+        draft.new(name, n, side="device")
+    draft.read("a", None, "device").write("a", (3, 12), "device")
+    low = 256 * page - 2
+    draft.write("a", (low, low + 5)).read("a", None, "device").read_all("cab")
 
 
 # ---- operations ----------------------------------------------------------------------------------
 
 
-def sharing(plan: Plan) -> Iterator[Case]:
+def sharing(draft: Draft) -> None:
     """Several arrays in one `use`, one array twice, and a `use` inside of another."""
-    for draft in drafts(plan):
-        n = 2 * draft.size + 1
-        for name in "abc":
-            draft.new(name, n)
-        draft.do("open", "u", ["a", "b", "a"]).read("a", None, "u.0").read("b", None, "u.1")
-        draft.write("a", (1, 6), "u.2").read("a", (0, 9), "u.0")
-        draft.do("open", "v", ["c", "a"]).write("a", None, "v.1")
-        draft.read("a", None, "u.0").read("c", None, "v.0")
-        draft.write("c", (0, 2), "v.0").do("close", "v")
-        draft.read("a", None, "u.2").do("close", "u")
-        yield draft.read_all("cab", *SIDES).case("one array twice, and nested")
+    n = 2 * draft.size + 1
+    for name in "abc":
+        draft.new(name, n)
+    draft.do("open", "u", ["a", "b", "a"]).read("a", None, "u.0").read("b", None, "u.1")
+    draft.write("a", (1, 6), "u.2").read("a", (0, 9), "u.0")
+    draft.do("open", "v", ["c", "a"]).write("a", None, "v.1")
+    draft.read("a", None, "u.0").read("c", None, "v.0")
+    draft.write("c", (0, 2), "v.0").do("close", "v")
+    draft.read("a", None, "u.2").do("close", "u")
+    draft.read_all("cab", *SIDES)
 
 
-def moving(plan: Plan) -> Iterator[Case]:
+def moving(draft: Draft) -> None:
     """Prefetch, advice, other capacities and free, between writes and reads of both sides."""
-    for draft in drafts(plan):
-        size = draft.size
-        n = 3 * size - 1
-        for name in "abc":
-            draft.new(name, n)
-        for name, preferred, mostly, frames in (
-            ("a", "device", False, 1), ("b", "host", False, 3), ("c", None, True, 2),
-            ("b", None, True, 1),
-        ):  # fmt: skip
-            draft.do("prefetch", name, "device").write(name, (2, 7), "device")
-            draft.do("advise", name, preferred, mostly).read(name, None, "device")
-            draft.write(name, (1, size + 1), "device").read(name)
-            draft.write(name, (size - 4, size + 5)).read(name, None, "device")
-            draft.do("prefetch", name, "host").read(name, None, "device")
-            draft.write(name, (7, size + 7), "device").shrink(frames).read(name)
-        draft.do("free", "b").new("d", n, side="device").do("prefetch", "d", "host").shrink(9)
-        draft.do("prefetch", "a", "device").read("a").read("c", None, "device").read("d")
-        yield draft.read("a", None, "device").case("moved")
+    size = draft.size
+    n = 3 * size - 1
+    for name in "abc":
+        draft.new(name, n)
+    for name, preferred, mostly, frames in (
+        ("a", "device", False, 1), ("b", "host", False, 3), ("c", None, True, 2),
+        ("b", None, True, 1),
+    ):  # fmt: skip
+        draft.do("prefetch", name, "device").write(name, (2, 7), "device")
+        draft.do("advise", name, preferred, mostly).read(name, None, "device")
+        draft.write(name, (1, size + 1), "device").read(name)
+        draft.write(name, (size - 4, size + 5)).read(name, None, "device")
+        draft.do("prefetch", name, "host").read(name, None, "device")
+        draft.write(name, (7, size + 7), "device").shrink(frames).read(name)
+    draft.do("free", "b").new("d", n, side="device").do("prefetch", "d", "host").shrink(9)
+    draft.do("prefetch", "a", "device").read("a").read("c", None, "device").read("d")
+    draft.read("a", None, "device")
 
 
-def lifetimes(plan: Plan) -> Iterator[Case]:
+def lifetimes(draft: Draft) -> None:
     """Arrays that come and go: what is freed may be given out again, what lives stays."""
-    for draft in drafts(plan):
-        size = draft.size
-        draft.new("kept", 2 * size)
-        for i in range(6):
-            draft.new(f"a{i}", (size // 2, size, 2 * size + 1)[i % 3], side=SIDES[i % 2])
-            draft.read(f"a{i}", None, SIDES[1 - i % 2])
-            if i > 1:
-                draft.do("free", f"a{i - 2}").read(f"a{i - 1}")
-        yield draft.read_all(["kept"], "device", "host").read("a5").case("come and go")
+    size = draft.size
+    draft.new("kept", 2 * size)
+    for i in range(6):
+        draft.new(f"a{i}", (size // 2, size, 2 * size + 1)[i % 3], side=SIDES[i % 2])
+        draft.read(f"a{i}", None, SIDES[1 - i % 2])
+        if i > 1:
+            draft.do("free", f"a{i - 2}").read(f"a{i - 1}")
+    draft.read_all(["kept"], "device", "host").read("a5")
 
 
 def two_pagers(plan: Plan) -> Iterator[Case]:
     """Saved, loaded into a fresh pager of other sizes, written, read, saved and loaded again."""
     others = iter([(None, None), *sizes(plan)])
-    for draft in drafts(plan):
+    for capacity, page in sizes(plan):
+        draft = Draft(plan.rng, capacity, page)
         for name, dtype in (("a", "float32"), ("b", "bfloat16"), ("c", "uint8")):
             draft.new(name, (draft.size // 4 + 8, 3), dtype)
         draft.write("b", (2, 6), "device").do("save", "f")
@@ -204,30 +204,29 @@ def two_pagers(plan: Plan) -> Iterator[Case]:
     yield draft.case("all types in a file")
 
 
-def errors(plan: Plan) -> Iterator[Case]:
+def errors(draft: Draft) -> None:
     """What must be refused, between two arrays that must stay as they are."""
-    for draft in drafts(plan):
-        n = 2 * draft.size
-        draft.new("a", n).new("gone", n).new("b", n, side="device").do("free", "gone")
-        for operation in (
-            ["free", "gone"],
-            ["open", "u", ["gone"]],
-            ["open", "v", ["a", "gone"]],
-            ["prefetch", "gone", "device"],
-            ["read", "gone", None, "host"],
-            ["read", "gone", [0, 2], "host"],
-            ["write", "gone", [0, n], "x0", "host"],
-            ["write", "a", [0, n - 1], "x0", "host"],
-            ["write", "a", [0, n - 1], "x0", "device"],
-            ["empty", "huge", [2**61], "float32"],
-        ):
-            draft.do("must_fail", operation)
-        draft.read("a", None, "device").do("free", "b").do("must_fail", ["free", "b"])
-        draft.new("c", n, side="device")  # perhaps where b was
-        for operation in (["read", "b", [0, 2], "host"], ["open", "w", ["b"]], ["free", "b"]):
-            draft.do("must_fail", operation)
-        draft.read_all("ac").do("free", "a").do("must_fail", ["free", "a"])
-        yield draft.read("c", None, "device").case("errors")
+    n = 2 * draft.size
+    draft.new("a", n).new("gone", n).new("b", n, side="device").do("free", "gone")
+    for operation in (
+        ["free", "gone"],
+        ["open", "u", ["gone"]],
+        ["open", "v", ["a", "gone"]],
+        ["prefetch", "gone", "device"],
+        ["read", "gone", None, "host"],
+        ["read", "gone", [0, 2], "host"],
+        ["write", "gone", [0, n], "x0", "host"],
+        ["write", "a", [0, n - 1], "x0", "host"],
+        ["write", "a", [0, n - 1], "x0", "device"],
+        ["empty", "huge", [2**61], "float32"],
+    ):
+        draft.do("must_fail", operation)
+    draft.read("a", None, "device").do("free", "b").do("must_fail", ["free", "b"])
+    draft.new("c", n, side="device")  # perhaps where b was
+    for operation in (["read", "b", [0, 2], "host"], ["open", "w", ["b"]], ["free", "b"]):
+        draft.do("must_fail", operation)
+    draft.read_all("ac").do("free", "a").do("must_fail", ["free", "a"])
+    draft.read("c", None, "device")
 
 
 # ---- steps ---------------------------------------------------------------------------------------
@@ -269,8 +268,9 @@ def resuming(smoke: int, standard: int) -> Cases:
 
 
 DIRECTED: Mapping[str, Cases] = {
-    "pages": pages, "types": types, "patterns": patterns, "numbers": numbers, "many": many,
-    "sharing": sharing, "moving": moving, "lifetimes": lifetimes, "saving": two_pagers,
-    "errors": errors, "adam": optimizer("adam_step"), "adam_8bit": optimizer("adam_step_8bit"),
+    "pages": each(pages), "types": types, "patterns": each(patterns), "numbers": numbers,
+    "many": each(many, *FEW), "sharing": each(sharing), "moving": each(moving),
+    "lifetimes": each(lifetimes), "saving": two_pagers, "errors": each(errors),
+    "adam": optimizer("adam_step"), "adam_8bit": optimizer("adam_step_8bit"),
     "resume": resuming(10, 100),
 }  # fmt: skip

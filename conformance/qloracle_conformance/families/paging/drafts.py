@@ -77,8 +77,7 @@ class Draft:
         self, name: str, shape: int | tuple[int, ...], dtype: str = "uint8", side: str = "host"
     ) -> Self:
         """Allocate an array and write it."""
-        dims = (shape,) if isinstance(shape, int) else shape
-        return self.do("empty", name, list(dims), dtype).write(name, side=side)
+        return self.given(name, self._bytes(np.empty(shape, dtype)), side)
 
     def given(self, name: str, values: Array, side: str = "host") -> Self:
         """Allocate an array and write these values."""
@@ -88,10 +87,10 @@ class Draft:
     def state(self, function: str, n: int, seed: int) -> Self:
         """Allocate and write `n` parameters and the state of an optimizer; make gradients."""
         param, *grads = np.random.default_rng(seed).standard_normal((4, n)).astype(np.float32)
-        self.arrays["g"] = np.array(grads)
         for name, block in zip(STATE[function], BLOCKS[function], strict=True):
             values: Array = np.zeros(-(-n // block), np.uint8 if "codes" in name else np.float32)
             self.given(name, {"param": param, "m_codes": values + 127}.get(name, values))
+        self.arrays["g"] = np.array(grads)
         return self
 
     def steps(self, function: str, first: int, count: int, part: int | None) -> Self:

@@ -25,9 +25,9 @@ Lines = list[str]
 LIMIT = 20  # seconds after which a program is taken to hang
 RUN = "program(implementation, kind)"
 FUNCTIONS = (  # they stand in a script as they stand in the kit, each before those that it calls
-    paging.Plain, paging.through, paging.books_of, paging.whole_number, paging.if_offered,
-    s12b_books.pages_freed, s12b_books.pages_went, s12b_books.pages_came, steps.run_steps,
-    steps.adam_step_8bit, steps.adam_step,
+    paging.Plain, paging.through, paging.said_by, paging.books_of, paging.whole_number,
+    paging.if_offered, s12b_books.pages_freed, s12b_books.pages_went, s12b_books.pages_came,
+    steps.run_steps, steps.adam_step_8bit, steps.adam_step,
 )  # fmt: skip
 PROGRAM = """\
 def program(target, kind):
