@@ -24,9 +24,12 @@ LENGTHS = {*range(40), *PAGES, *(page + 1 for page in PAGES)}  # of arrays
 def smaller(case: Case, index: int = 0) -> Iterator[Case]:
     """Smaller neighbours that make sense, the boldest first; `index` does not matter."""
     measure, program = _measure(case), program_of(case)
-    others = chain(_fewer(program), _plainer(program))
-    fitted = (_fitted(case, other) for other in others)
-    for candidate in chain(fitted, _plainer_sizes(case), _shorter(case), _plainer_arrays(case)):
+    shorter = chain(_fewer(program), _plainer(program, "step"))
+    plainer = _plainer(program, "empty", "read", "write")
+    for candidate in chain(
+        (_fitted(case, other) for other in shorter), _plainer_sizes(case), _shorter(case),
+        _plainer_arrays(case), (_fitted(case, other) for other in plainer),
+    ):  # fmt: skip
         if _measure(candidate) < measure and plain_arrays.sensible(candidate):
             yield candidate
 
@@ -84,11 +87,11 @@ def _fewer(program: Program) -> Iterator[Program]:
             yield program[:start] + program[start + length :]
 
 
-def _plainer(program: Program) -> Iterator[Program]:
+def _plainer(program: Program, *verbs: str) -> Iterator[Program]:
     """With one operation plainer: fewer steps; by the host, in a `use` of its own, whole; bytes."""
     for i, op in enumerate(program):
         others: Program = []
-        match op:
+        match op if op[0] in verbs else ():
             case ["step", *_, count, part]:
                 others = [[*op[:5], n, part] for n in (1, 2, count // 2, count - 1) if n]
                 others += [[*op[:6], None]]
