@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ REPEATED = 24  # calls of a function that are made once more at the end
 DENSE = 8  # of its fullest calls, likewise: a sum of one term has no order
 
 RULES = ("P1", "P2", "P3", "P4")
+Sample = tuple[Case, Answer]
 
 
 @dataclass
@@ -32,7 +34,8 @@ class Ledger:
     changed: tuple[Case, Values, str] | None = None
     again: list[int] = field(default_factory=list)
     late: list[int] = field(default_factory=list)
-    samples: list[tuple[Case, Answer]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    fullest: dict[Any, Sample] = field(default_factory=dict)  # by the types of its arrays
     by_call: dict[int, Case] = field(default_factory=dict)
     troubles: int = 0
     last_trouble: tuple[str, str] = ("", "")
@@ -55,9 +58,19 @@ class Ledger:
             self.form = case, answer.values, wrong, view
         if case.size < LARGE:
             self.by_call[answer.call] = case
-            wanted = self.calls % 7 == 1 or len(self.samples) < REPEATED // 2
-            if wanted and not programs.steps_in(case):  # 200 steps have repeated themselves
-                self.samples.append((case, answer))
+            if not programs.steps_in(case):  # 200 steps have repeated themselves
+                self._sample(case, answer)
+
+    def _sample(self, case: Case, answer: Answer) -> None:
+        """Keep every seventh call, and of each set of types the one with most numbers.
+
+        What is rounded in one type is exact in another, and repeats whatever a kernel does.
+        """
+        if self.calls % 7 == 1 or len(self.samples) < REPEATED // 2:
+            self.samples.append((case, answer))
+        types = tuple(array.dtype for array in case.arrays.values())
+        if types not in self.fullest or _numbers(self.fullest[types][0]) < _numbers(case):
+            self.fullest[types] = case, answer
 
 
 def rules_of(function: str) -> list[str]:
@@ -117,7 +130,7 @@ def _repeat(ledger: Ledger, run: CheckRun, call: Callable[[Case], Answer], seed:
     """Call a sample again, twice, in other orders; the same call must give the same bits."""
     samples = sorted(ledger.samples, key=lambda sample: _numbers(sample[0]))
     drawn = np.random.default_rng(seed).permutation(max(len(samples) - DENSE, 0))[:REPEATED]
-    chosen = [samples[i] for i in drawn] + samples[-DENSE:]
+    chosen = [samples[i] for i in drawn] + samples[-DENSE:] + [*ledger.fullest.values()]
     for case, first in (*chosen, *chosen[::-1]):
         again = call(case)
         run.cases += 1

@@ -82,7 +82,8 @@ _kept_blocks = lru_cache(maxsize=512)(_blocks)  # a shape comes back for each ta
 def round_to(values: NDArray[Any], dtype: str) -> Float32:
     """Round to a 16-bit type and back to float32 (or leave float32)."""
     with np.errstate(all="ignore"):
-        return values.astype(FLOAT_TYPES[dtype]).astype(np.float32)
+        narrow = values.astype(FLOAT_TYPES[dtype], copy=False)
+        return narrow.astype(np.float32, copy=False)
 
 
 def flush(values: Float32, how: str) -> Float32:
@@ -109,11 +110,13 @@ def scaled(x: NDArray[Any], absmax: Float32, blocks: Blocks, dialect: Dialect) -
     flat = flush(x.reshape(-1).astype(np.float32), dialect.get("subnormal_input", "kept"))
     scale = flush(absmax, dialect.get("subnormal_scale", "kept"))
     with np.errstate(all="ignore"):
-        inverse = round_to(np.float32(1) / scale, dtype)[blocks.index]
-        scale = scale[blocks.index]
         multiplied = by_recipe(blocks, dialect, lambda recipe: recipe == "reciprocal")
-        q = np.where(multiplied, flat * inverse, flat / scale)
-    return np.where(scale == 0, np.float32(0), round_to(q, dtype)).astype(np.float32)
+        q = flat if multiplied.all() else flat / scale[blocks.index]
+        if multiplied.any():
+            inverse = round_to(np.float32(1) / scale, dtype)
+            q = np.where(multiplied, flat * inverse[blocks.index], q)
+    q = round_to(q, dtype)
+    return q if scale.all() else np.where(scale[blocks.index] == 0, np.float32(0), q)
 
 
 def by_recipe(blocks: Blocks, dialect: Dialect, told: Callable[[str], Any]) -> NDArray[Any]:
@@ -132,12 +135,12 @@ class Coder:
 
     def ranks(self, q: Float32) -> NDArray[np.int64]:
         """S5: the number of thresholds below q."""
-        return np.searchsorted(self.thresholds, q, side="left").astype(np.int64)
+        return np.searchsorted(self.thresholds, q, side="left").astype(np.int64, copy=False)
 
     def ranks_of(self, codes: NDArray[Any]) -> NDArray[np.int64]:
         """The level that each code names, -1 for a code outside the table."""
-        known = np.minimum(codes.astype(np.int64), self.rank_of_code.size - 1)
-        return np.where(codes.astype(np.int64) == known, self.rank_of_code[known], -1)
+        ranks = np.append(self.rank_of_code, -1)  # the last for whatever lies outside
+        return ranks[np.minimum(codes.astype(np.intp), self.rank_of_code.size)]
 
     def zero_rank(self, zero_block: str) -> int:
         """The level that a block of zeros gets: of q = +0, of the first code or of the last."""

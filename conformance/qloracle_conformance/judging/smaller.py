@@ -93,7 +93,8 @@ def rounded(case: Case, names: Iterable[str]) -> Iterator[Case]:
         for place in places if len(places) <= 8 else ():
             value = float(array.reshape(-1)[place])
             for other in _simpler(value):
-                simple, part = np.array(other, array.dtype), array.copy()
+                with np.errstate(over="ignore"):  # a power of two above the largest number
+                    simple, part = np.array(other).astype(array.dtype), array.copy()
                 if _complexity(other) < _complexity(value) and np.isfinite(float(simple)):
                     part.reshape(-1)[place] = simple
                     yield case.with_arrays(**{name: part})

@@ -64,11 +64,13 @@ def compare_codes(
     coder, dialect = view.coder, view.dialect
     q = expected.scaled(x, absmax, blocks, dialect)
     correct, got = coder.ranks(q), coder.ranks_of(codes)
-    scale = absmax[blocks.index]
-    correct = np.where(scale == 0, coder.zero_rank(dialect.get("zero_block", "zero")), correct)
+    if not absmax.all():
+        zero = coder.zero_rank(dialect.get("zero_block", "zero"))
+        correct[absmax[blocks.index] == 0] = zero
     bad = got != correct
     if not bad.any():
         return Outcome(codes.size)
+    scale = absmax[blocks.index]
     recorded = bad & _only_recorded(scale, blocks, dialect)
     near = bad & ~recorded & (np.abs(got - correct) == 1)
     near &= expected.band(q, coder.thresholds, blocks, dialect)
