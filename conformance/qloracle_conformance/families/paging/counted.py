@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.programs import Program, program_of
+from qloracle_conformance.contract.programs import BLOCK, Program, program_of
 from qloracle_conformance.families.paging import directed
 from qloracle_conformance.families.paging.directed import Cases, each
 from qloracle_conformance.families.paging.drafts import SIDES, Draft
@@ -73,5 +73,5 @@ DIRECTED: Mapping[str, Cases] = {
     "capacity": counting(each(capacity), each(capacity, (2 * 64 + 63, 64), (4097, 4096))),
     "prefetch": counting(each(prefetch, *_holding(1, 3, 4, 12))),
     "freed": counting(each(freed, *_holding(2, 3, 8))),
-    "resume": counting(directed.resuming(3, 3)),
+    "resume": counting(directed.resuming(3, 3, (64 * 256, 256, BLOCK))),
 }

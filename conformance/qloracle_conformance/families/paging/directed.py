@@ -252,12 +252,12 @@ def optimizer(function: str) -> Cases:
     return cases
 
 
-def resuming(smoke: int, standard: int) -> Cases:
+def resuming(smoke: int, standard: int, *more: tuple[int, int, int]) -> Cases:
     """So many steps, saved half way: loaded into a fresh pager, of a page or of a few."""
 
     def cases(plan: Plan) -> Iterator[Case]:
         half = plan.pick(smoke, standard)
-        for function, (capacity, page, part) in product(STATE, RESUMED):
+        for function, (capacity, page, part) in product(STATE, (*RESUMED, *more)):
             draft = Draft(plan.rng, capacity, page).state(function, plan.pick(300, 1500), plan.seed)
             draft.steps(function, 1, half, part).do("save", "f")
             draft.do("load", "f", 2 * capacity if capacity else None, page)
