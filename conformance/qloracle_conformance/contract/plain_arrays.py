@@ -9,7 +9,7 @@ refused: what a pager does with it is not judged.  Nor is what the host sees of 
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,17 +25,6 @@ class Nonsense(ValueError):
     """A program that no pager can be judged by."""
 
 
-class Read(NamedTuple):
-    """The result of a `read`: the number of the operation, its text, and what is expected.
-
-    In a program with a step only its type and shape are.
-    """
-
-    operation: int
-    text: str
-    values: Array
-
-
 @lru_cache(maxsize=8)  # by the identity of a case: several rules ask for the last ones
 def results(case: Case) -> list[Any]:
     """What each operation of a case returns on plain arrays; Nonsense if it has no meaning."""
@@ -43,14 +32,13 @@ def results(case: Case) -> list[Any]:
     return [programs.perform(operation, plain) for operation in programs.program_of(case)]
 
 
-def reads(case: Case) -> list[Read]:
-    """What a case's program reads."""
+def reads(case: Case) -> dict[int, Array]:
+    """What a program reads, by the number of the operation.
+
+    In a program with a step only type and shape of it are expected.
+    """
     found = zip(programs.program_of(case), results(case), strict=True)
-    return [
-        Read(number, programs.text_of(operation), values)
-        for number, (operation, values) in enumerate(found)
-        if operation[0] == "read"
-    ]
+    return {i: values for i, (operation, values) in enumerate(found) if operation[0] == "read"}
 
 
 def sensible(case: Case) -> bool:

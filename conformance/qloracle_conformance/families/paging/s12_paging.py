@@ -36,7 +36,6 @@ from numpy.typing import NDArray
 
 from qloracle_conformance.contract import plain_arrays, programs
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.plain_arrays import Read
 from qloracle_conformance.contract.programs import DONE, LOGGED, PLAIN, RAISED, READ
 from qloracle_conformance.families.paging import directed
 from qloracle_conformance.families.paging.drafts import programs_of
@@ -45,14 +44,16 @@ from qloracle_conformance.judging.compare import Mismatch, Outcome, Values
 from qloracle_conformance.judging.text import show
 from qloracle_conformance.judging.views import View
 
+Array = NDArray[Any]
+
 # ---- the judgement -------------------------------------------------------------------------------
 
 
 def judge(case: Case, values: Values, view: View) -> Outcome:
     """What an operation may do and must refuse, then all bytes that were read."""
     outcome = judge_operations(case, values)
-    for read, got, expected in compared(case, values):
-        outcome += _compare(read, got, expected, len(case.options["program"]))
+    for number, like, got, expected in compared(case, values):
+        outcome += _compare(case.options["program"], number, like.dtype, got, expected)
     return outcome
 
 
@@ -89,29 +90,30 @@ def _refusal(operation: programs.Operation, number: int, status: int, word: str)
     return _operation(operation, number, got, "an error that says why")
 
 
-def compared(case: Case, values: Values) -> Iterator[tuple[Read, NDArray[Any], NDArray[Any]]]:
-    """What was read, as bytes that came and bytes that are expected."""
+def compared(case: Case, values: Values) -> Iterator[tuple[int, Array, Array, Array]]:
+    """What was read: by which operation, of which form, bytes that came and that are expected."""
     stepped, at = programs.steps_in(case), 0
-    for read in plain_arrays.reads(case):
-        size = read.values.nbytes
-        got, expected = values[READ][at : at + size], read.values.reshape(-1).view(np.uint8)
-        if stepped:
-            expected = values[PLAIN][at : at + size]
-        if got.size != size or expected.size != size:
+    for number, like in plain_arrays.reads(case).items():
+        part = slice(at, at + like.nbytes)
+        plain = values[PLAIN][part] if stepped else like.reshape(-1).view(np.uint8)
+        if values[READ][part].size != like.nbytes or plain.size != like.nbytes:
             break  # an operation before it failed, or its form is wrong: P1 has seen that
-        at += size
-        yield read, got, expected
+        at = part.stop
+        yield number, like, values[READ][part], plain
 
 
-def _compare(read: Read, got: NDArray[Any], expected: NDArray[Any], of: int) -> Outcome:
+def _compare(
+    program: programs.Program, number: int, kind: np.dtype[Any], got: Array, expected: Array
+) -> Outcome:
     """Byte by byte; the element of the first wrong one is told."""
     wrong = np.flatnonzero(got != expected)
     if not wrong.size:
         return Outcome(got.size)
-    i, kind = int(wrong[0]) // read.values.itemsize, read.values.dtype
+    i = int(wrong[0]) // kind.itemsize
     came, wanted = (_shown(data.copy().view(kind)[i]) for data in (got, expected))
-    why = f"operation {read.operation} of {of}; {wrong.size} of {got.size} bytes are wrong"
-    return Outcome(got.size, wrong.size, Mismatch(read.text, i, came, wanted, why))
+    why = f"operation {number} of {len(program)}; {wrong.size} of {got.size} bytes are wrong"
+    text = programs.text_of(program[number])
+    return Outcome(got.size, wrong.size, Mismatch(text, i, came, wanted, why))
 
 
 def _shown(value: Any) -> str:
@@ -123,11 +125,12 @@ def _shown(value: Any) -> str:
 
 def wrong_read(case: Case, values: Values) -> Mismatch | None:
     """Rule P1: the first part of an array that was read in another form than it has."""
-    words = programs.written_out(values)
-    for read in plain_arrays.reads(case):
-        got, expected = words[read.operation], programs.form_of(read.values)
-        if values[programs.LOGGED][read.operation + 1, 0] == programs.DONE and got != expected:
-            return Mismatch(read.text, 0, got, expected, f"operation {read.operation}")
+    words, program = programs.written_out(values), programs.program_of(case)
+    for number, like in plain_arrays.reads(case).items():
+        got, expected = words[number], programs.form_of(like)
+        if values[LOGGED][number + 1, 0] == DONE and got != expected:
+            text = programs.text_of(program[number])
+            return Mismatch(text, 0, got, expected, f"operation {number}")
     return None
 
 

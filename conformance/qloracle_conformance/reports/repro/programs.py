@@ -18,11 +18,11 @@ from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.engine.verdicts import BROKEN
 from qloracle_conformance.families.paging import s12_paging, s12b_books
+from qloracle_conformance.reports.repro.comparing import LIMIT
 from qloracle_conformance.reports.repro.literals import string, type_name, wrapped
 
 Lines = list[str]
 
-LIMIT = 20  # seconds after which a program is taken to hang
 RUN = "program(implementation, kind)"
 FUNCTIONS = (  # they stand in a script as they stand in the kit, each before those that it calls
     paging.Plain, paging.through, paging.said_by, paging.books_of, paging.whole_number,
@@ -133,9 +133,13 @@ def body(check: CheckRun, failure: Failure, framework: str, offers: list[str]) -
 
 
 def _main(
-    got: str, expected: object, *before: str, why: str = "", wrong: str = "got != expected",
+    got: str,
+    expected: object,
+    *before: str,
+    why: str = "",
+    wrong: str = "got != expected",
     form: str = "got {got}, expected {expected}",
-) -> Lines:  # fmt: skip
+) -> Lines:
     """Every comparison: two expressions, what comes before them, why, and when it fails."""
     comment = wrapped(f"# {why}", 0, "# ") if why else []
     values = f"got = {got}", *comment, f"expected = {expected}"
@@ -151,17 +155,19 @@ def _call(check: CheckRun) -> Lines:
 def _element(failure: Failure, script: Script) -> Lines:
     """One element of the last read: by its bits."""
     i, found = failure.mismatch.index, enumerate(s12_paging.compared(failure.case, failure.values))
-    k, read, wanted = next((k, read, e) for k, (read, got, e) in found if (got != e).any())
+    k, number, like, wanted = next(
+        (k, number, like, due) for k, (number, like, got, due) in found if (got != due).any()
+    )
     if programs.steps_in(failure.case):
         right = f"program(*[Plain(implementation, kind)] * 2)[0][{k}].reshape(-1)[{i}]"
     else:
-        element = wanted[i * read.values.itemsize :][: read.values.itemsize].tobytes()
-        kind = type_name(read.values.dtype).replace("np.bool", "np.bool_")
+        element = wanted[i * like.itemsize :][: like.itemsize].tobytes()
+        kind = type_name(like.dtype).replace("np.bool", "np.bool_")
         right = f"np.frombuffer(bytes.fromhex({string(element.hex())}), {kind})[0]"
-    why = f"{read.text}, element {i}: {failure.mismatch.reason}"
+    why = f"{failure.mismatch.result}, element {i}: {failure.mismatch.reason}"
     wrong = "got.tobytes() != expected.tobytes()"
     main = _main(f"{RUN}[0][{k}].reshape(-1)[{i}]", right, why=why, wrong=wrong)
-    return script.text(main, read.operation + 1)
+    return script.text(main, number + 1)
 
 
 def _operation(check: CheckRun, failure: Failure) -> Lines:
@@ -192,7 +198,7 @@ def _of_rule(check: CheckRun, failure: Failure) -> Lines:
     """The rules that look at all calls: their form, their inputs, their repetition."""
     if check.rule == "P1":
         words, found = programs.written_out(failure.values), plain_arrays.reads(failure.case)
-        forms = [(words[read.operation], programs.form_of(read.values)) for read in found]
+        forms = [(words[number], programs.form_of(like)) for number, like in found.items()]
         k, expected = next((k, e) for k, (got, e) in enumerate(forms) if got != e)
         form = 'f"{result.dtype}{list(result.shape)}"'
         return _main(form, string(expected), f"result = {RUN}[0][{k}]")
