@@ -98,6 +98,20 @@ def run_script(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def alive():
+    """Whether there is a process of this number."""
+
+    def exists(pid):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    return exists
+
+
+@pytest.fixture(scope="session")
 def schema():
     """The published form of a report."""
     return json.loads((files("qloracle_conformance.reports") / "report.schema.json").read_text())

@@ -68,14 +68,6 @@ def forked(caller):
     return isinstance(caller._process, nursery.Forked)
 
 
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def test_each_has_the_libraries_that_it_needs_and_no_other(opened):
     for library, loaded in (("further", "['quiet', 'further']"), ("quiet", "['quiet']")):
         caller = opened_kernel(library)
@@ -144,7 +136,7 @@ def test_the_device_reaches_it(opened):
     caller.close()
 
 
-def test_nothing_is_left_of_it(kernels):
+def test_nothing_is_left_of_it(kernels, alive):
     with nursery.opened(environment(), []):
         caller = opened_kernel("quiet")
         pid = caller._process.pid

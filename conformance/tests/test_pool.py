@@ -102,21 +102,13 @@ def test_a_process_that_fails_is_never_a_missing_result(work, name, said):
         list(stream(getattr(work, name), [1], 2))
 
 
-def test_whoever_stops_listening_leaves_no_process(work, tmp_path):
+def test_whoever_stops_listening_leaves_no_process(work, tmp_path, alive):
     held = tmp_path / "held"
     with closing(stream(work.holds, [str(held)], 1)) as words:
         _, pid = next(words)
         assert alive(pid)
     assert not alive(pid)
     assert held.read_text() == "let go"
-
-
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 # ---- verify --------------------------------------------------------------------------------------
@@ -283,7 +275,7 @@ def test_no_processes_from_python():
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_every_process_and_leaves_a_partial_report(tmp_path):
+def test_ctrl_c_ends_every_process_and_leaves_a_partial_report(tmp_path, alive):
     """One function is judged, and two hang in large calls, when Ctrl-C comes."""
     kernel, out = tmp_path / "kernel.py", tmp_path / "out"
     pids, hang = tmp_path / "pids", tmp_path / "hang"

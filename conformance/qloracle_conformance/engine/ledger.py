@@ -130,7 +130,9 @@ def _repeat(ledger: Ledger, run: CheckRun, call: Callable[[Case], Answer], seed:
     """Call a sample again, twice, in other orders; the same call must give the same bits."""
     samples = sorted(ledger.samples, key=lambda sample: _numbers(sample[0]))
     drawn = np.random.default_rng(seed).permutation(max(len(samples) - DENSE, 0))[:REPEATED]
-    chosen = [samples[i] for i in drawn] + samples[-DENSE:] + [*ledger.fullest.values()]
+    chosen = [samples[i] for i in drawn] + samples[-DENSE:]
+    already = {id(case) for case, _ in chosen}
+    chosen += [sample for sample in ledger.fullest.values() if id(sample[0]) not in already]
     for case, first in (*chosen, *chosen[::-1]):
         again = call(case)
         run.cases += 1
