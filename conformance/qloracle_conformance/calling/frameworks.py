@@ -109,7 +109,7 @@ def _number(device: str) -> int:
 
 
 def dtype(name: str, framework: str) -> Any:
-    """A framework's own type of one of the protocol's three names."""
+    """A framework's own type by its name; NotImplementedError where JAX would take another one."""
     match framework:
         case "torch":
             import torch
@@ -118,7 +118,10 @@ def dtype(name: str, framework: str) -> Any:
         case "jax":
             import jax
 
-            return getattr(jax.numpy, name)
+            found = getattr(jax.numpy, name)
+            if jax.dtypes.canonicalize_dtype(found) != found:
+                raise NotImplementedError(f"JAX has no {name} here (jax_enable_x64)")
+            return found
     return FLOAT_TYPES[name].type
 
 

@@ -16,7 +16,8 @@ import inspect
 import json
 import pathlib
 import tempfile
-from typing import Any, NamedTuple
+import types
+from typing import Any
 
 import numpy as np
 
@@ -29,37 +30,26 @@ from qloracle_conformance.contract.programs import COUNTERS, DONE, RAISED, SIZES
 SAID = 300  # characters of an error
 
 
-class Framework(NamedTuple):
-    """Whose arrays an implementation takes, and where: the kind of `Operations`."""
+def kind_of(target: Any, framework: str, device: str) -> types.SimpleNamespace:
+    """How `Operations` hand arrays to an implementation and take them, and what steps them.
 
-    name: str
-    device: str
+    The host writes NumPy's arrays, or tensors.  A step is the implementation's own where it offers
+    one, else the kit's.
+    """
+    places = {"host": ("torch" if framework == "torch" else "numpy", "cpu")}
 
-    def dtype(self, name: str) -> Any:
-        """A type by its name, the framework's own; NotImplementedError where it has another."""
-        if self.name == "jax":
-            import jax
+    def given(values: np.ndarray, side: str = "device") -> Any:
+        return frameworks.convert(values, *places.get(side, (framework, device)))
 
-            found = getattr(jax.numpy, name)
-            if jax.dtypes.canonicalize_dtype(found) != found:
-                raise NotImplementedError(f"JAX has no {name} here (jax_enable_x64)")
-            return found
-        return frameworks.dtype(name, "torch") if self.name == "torch" else np.dtype(name)
-
-    def given(self, values: np.ndarray, side: str = "device") -> Any:
-        """An array as the host or the device writes it."""
-        if side != "host":
-            return frameworks.convert(values, self.name, self.device)
-        return frameworks.convert(values, "torch" if self.name == "torch" else "numpy", "cpu")
-
-    def take(self, values: Any) -> np.ndarray:
-        """What was read, as a NumPy array."""
-        return frameworks.take(values)
-
-    def step(self, target: Any, function: str) -> Any:
-        """The implementation's own step where it offers one, else the kit's."""
+    def step(function: str) -> Any:
         own = getattr(target, function, None)
-        return own or through(getattr(steps, function), self.take, self.given)
+        return own or through(getattr(steps, function), frameworks.take, given)
+
+    def dtype(name: str) -> Any:
+        own = framework in ("torch", "jax")
+        return frameworks.dtype(name, framework) if own else np.dtype(name)
+
+    return types.SimpleNamespace(dtype=dtype, given=given, take=frameworks.take, step=step)
 
 
 def run(target: Any, case: Case, framework: str, device: str) -> tuple[np.ndarray, ...]:
@@ -68,20 +58,15 @@ def run(target: Any, case: Case, framework: str, device: str) -> tuple[np.ndarra
     Returns the four results that `programs` describes.  NotImplementedError where the pager cannot
     do what the program needs.
     """
-    kind, program = Framework(framework, device), programs.program_of(case)
-    operations = Operations(target, case.arrays, kind)
+    kind, program = kind_of(target, framework, device), programs.program_of(case)
+    operations = Operations(case.arrays, target, kind)
     try:
         operations.make(*programs.sizes_of(case))
-        log, words = _attempted(operations, program)
+        log, words, failed = _attempted(operations, program)
     finally:
         with contextlib.suppress(Exception):  # the pager has answered
             operations.open_ones.close()
-    failed = log[-1][0] == RAISED and program[len(words) - 1][0] != "must_fail"
-    missing = len(program) - len(words)
-    words += [""] * missing
-    log += [[programs.NOT_REACHED] + [UNKNOWN] * (len(programs.LOG) - 1)] * missing
-    plainly = Plain(target, kind)
-    plain = Operations(plainly, case.arrays, plainly)
+    plain = Operations(case.arrays, *plainly(kind))
     with contextlib.suppress(*[Exception] * failed):  # what failed may fail here, too
         plain.make(None, None)
         for operation in program if programs.steps_in(case) else ():
@@ -92,18 +77,23 @@ def run(target: Any, case: Case, framework: str, device: str) -> tuple[np.ndarra
     return read, np.array(log, np.int64), said, stepped
 
 
-def _attempted(operations: Any, program: programs.Program) -> tuple[list[list[int]], list[str]]:
-    """The log and the words of a program, up to an operation that fails and should not."""
-    log, words = [[DONE, *books_of(operations.pager).values()]], list[str]()
+def _attempted(
+    operations: Any, program: programs.Program
+) -> tuple[list[list[int]], list[str], bool]:
+    """The log and the words of a program, and whether an operation failed that should not."""
+    log, words, failed = [[DONE, *books_of(operations.pager).values()]], list[str](), False
     for operation in program:
+        if failed:
+            log.append([programs.NOT_REACHED] + [UNKNOWN] * (len(log[0]) - 1))
+            words.append("")
+            continue
         status, word = _attempt(operations, operation)
         log.append([status, *books_of(operations.pager).values()])
         words.append(word)
         if operation[0] == "counters" and set(log[-1][-len(COUNTERS) :]) == {UNKNOWN}:
             raise NotImplementedError("the pager shows no counters")
-        if status == RAISED and operation[0] != "must_fail":
-            break
-    return log, words
+        failed = status == RAISED and operation[0] != "must_fail"
+    return log, words, failed
 
 
 def _attempt(operations: Any, operation: programs.Operation) -> tuple[int, str]:
@@ -114,12 +104,13 @@ def _attempt(operations: Any, operation: programs.Operation) -> tuple[int, str]:
         raise
     except Exception as error:
         return RAISED, said_by(error)[:SAID]
-    if found is NotImplemented:
-        return programs.NOT_OFFERED, ""
-    if operation[0] == "must_fail":
-        return (RAISED if found else DONE), found[:SAID]
-    if operation[0] == "read":
-        return DONE, programs.form_of(found)
+    match operation[0]:
+        case _ if found is NotImplemented:
+            return programs.NOT_OFFERED, ""
+        case "must_fail":
+            return (RAISED if found else DONE), found[:SAID]
+        case "read":
+            return DONE, programs.form_of(found)
     return DONE, json.dumps(found) if operation[0] == "load" else ""
 
 
@@ -129,7 +120,7 @@ def _attempt(operations: Any, operation: programs.Operation) -> tuple[int, str]:
 class Operations:
     """A pager, its arrays by name and what was read; `kind` hands arrays over and takes them."""
 
-    def __init__(self, target, data, kind):
+    def __init__(self, data, target, kind):
         self.target, self.data, self.kind = target, data, kind
         self.handles, self.freed, self.uses, self.files, self.found = {}, set(), {}, {}, []
         self.open_ones = contextlib.ExitStack()  # each `use`, and the folders of files
@@ -180,10 +171,11 @@ class Operations:
         self.uses.pop(label)[0].close()
 
     def step(self, function, names, grads, first, count, part):
-        step_of = self.kind.step(self.target, function)
+        step_of = self.kind.step(function)
         handles, counts = [self.handles[name] for name in names], range(first, first + count)
+        gradients = self.kind.given(self.data[grads])
         with np.errstate(all="ignore"):  # what a faulty pager reads may be anything
-            run_steps(self.pager, step_of, handles, self.kind.given(self.data[grads]), counts, part)
+            run_steps(self.pager, step_of, handles, gradients, counts, part)
 
     def prefetch(self, name, to):
         if to == "device":
@@ -238,37 +230,20 @@ def said_by(error):
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-class Plain:
-    """A pager that pages nothing, and the kind of its arrays: NumPy's; steps are another one's."""
+def plainly(kind):
+    """What makes a pager that pages nothing, and the kind of its arrays: NumPy's, stepped alike."""
 
-    def __init__(self, target, kind):
-        self.target, self.kind = target, kind
+    def nothing(*arguments, **named):
+        return pager
 
-    def make_pager(self, **sizes):
-        return self
-
-    def empty(self, shape, dtype):
-        return np.zeros(shape, dtype)
-
-    def use(self, *arrays):
-        return contextlib.nullcontext(arrays)
-
-    def nothing(self, *arguments, **named):
-        pass
-
-    free = prefetch = advise = shrink = nothing
-
-    def dtype(self, name):
-        return np.dtype(name)
-
-    def given(self, values, side="device"):
-        return values
-
-    def take(self, values):
-        return np.array(values)
-
-    def step(self, target, function):
-        return through(self.kind.step(self.target, function), self.kind.given, self.kind.take)
+    pager = types.SimpleNamespace(
+        make_pager=nothing, free=nothing, prefetch=nothing, advise=nothing, shrink=nothing,
+        empty=np.zeros, use=lambda *arrays: contextlib.nullcontext(arrays),
+    )  # fmt: skip
+    return pager, types.SimpleNamespace(
+        dtype=np.dtype, given=lambda values, side="device": values, take=np.array,
+        step=lambda function: through(kind.step(function), kind.given, kind.take),
+    )  # fmt: skip
 
 
 def through(step_of, there, back):

@@ -25,13 +25,13 @@ Lines = list[str]
 
 RUN = "program(implementation, kind)"
 FUNCTIONS = (  # they stand in a script as they stand in the kit, each before those that it calls
-    paging.Plain, paging.through, paging.said_by, paging.books_of, paging.whole_number,
+    paging.plainly, paging.through, paging.said_by, paging.books_of, paging.whole_number,
     paging.if_offered, s12b_books.pages_freed, s12b_books.pages_went, s12b_books.pages_came,
     steps.run_steps, steps.adam_step_8bit, steps.adam_step,
 )  # fmt: skip
 PROGRAM = """\
 def program(target, kind):
-    operations = Operations(target, ARRAYS, kind)
+    operations = Operations(ARRAYS, target, kind)
     operations.make({capacity}, {page})
     told = [{first}]
     for operation in PROGRAM:
@@ -85,7 +85,7 @@ class Script(NamedTuple):
             f"    dtype=lambda name: {f'getattr({module}, name)' if module else dtype},",
             f'    given=lambda values, side="device": {host}{given},',
             f"    take={'np.array' if numpy else 'take'},",
-            *[f"    step=lambda target, function: {{{pairs}}}[function],"] * bool(found),
+            *[f"    step=lambda function: {{{pairs}}}[function],"] * bool(found),
             ")",
         ]
 
@@ -159,7 +159,7 @@ def _element(failure: Failure, script: Script) -> Lines:
         (k, number, like, due) for k, (number, like, got, due) in found if (got != due).any()
     )
     if programs.steps_in(failure.case):
-        right = f"program(*[Plain(implementation, kind)] * 2)[0][{k}].reshape(-1)[{i}]"
+        right = f"program(*plainly(kind))[0][{k}].reshape(-1)[{i}]"
     else:
         element = wanted[i * like.itemsize :][: like.itemsize].tobytes()
         kind = type_name(like.dtype).replace("np.bool", "np.bool_")
