@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,14 @@ LENGTHS = {*range(40), *PAGES, *(page + 1 for page in PAGES)}  # of arrays
 def smaller(case: Case, index: int = 0) -> Iterator[Case]:
     """Smaller neighbours that make sense, the boldest first; `index` does not matter."""
     measure, program = _measure(case), program_of(case)
-    shorter = chain(_fewer(program), _plainer(program, "step"))
-    plainer = _plainer(program, "empty", "read", "write")
+    shorter = chain(_shorter_state(program), _plainer(program, "empty"))
     for candidate in chain(
-        (_fitted(case, other) for other in shorter), _plainer_sizes(case), _shorter(case),
-        _plainer_arrays(case), (_fitted(case, other) for other in plainer),
-    ):  # fmt: skip
+        (_fitted(case, other) for other in chain(_fewer(program), _plainer(program, "step"))),
+        _smaller_pages(case),
+        (_fitted(case, other, last=last) for other, last in product(shorter, (False, True))),
+        _plainer_arrays(case),
+        (_fitted(case, other) for other in _plainer(program, "read", "write")),
+    ):
         if _measure(candidate) < measure and plain_arrays.sensible(candidate):
             yield candidate
 
@@ -63,19 +65,32 @@ def _words(program: Any) -> set[str]:
 
 
 def _fitted(case: Case, program: Program, *, last: bool = False) -> Case:
-    """Another program, with what it writes: the first or last rows of it, as there is room."""
-    words, rooms = _words(program), dict[str, Array]()
+    """Another program: arrays that became shorter keep their first or last rows."""
+    words, rooms, gone = _words(program), dict[str, Array](), dict[str, int]()
     arrays = {name: array for name, array in case.arrays.items() if name in words}
+    before = {op[1]: op[2] for op in program_of(case) if op[0] == "empty"}
+    program = [[*op] for op in program]
     for op in program:
-        if op[0] == "empty":
-            rooms[op[1]] = np.broadcast_to(np.zeros((), op[3]), op[2])
-        elif op[0] == "write" and op[1] in rooms:
-            room, values = rooms[op[1]][where(op[2])], arrays[op[3]].reshape(-1)
-            start = max(values.size - room.size, 0) if last else 0
-            kept = values[start : start + room.size]
-            same = (kept.size, kept.dtype) == (room.size, room.dtype)
-            arrays[op[3]] = kept.reshape(room.shape).copy() if same else _counting(room)
+        match op:
+            case ["empty", name, shape, dtype]:
+                rooms[name] = np.broadcast_to(np.zeros((), dtype), shape)
+                gone[name] = before[name][0] - shape[0] if last and shape else 0
+            case ["read" | "write", name, part, *data, _] if name in rooms:
+                ends = [min(max(end - gone[name], 0), len(rooms[name])) for end in part or ()]
+                op[2] = ends or None
+                room = rooms[name][where(op[2])]
+                arrays |= {x: _filled(room, arrays[x], last) for x in data}
+            case ["step", _, [name, *_], grads, *_] if name in rooms:
+                arrays[grads] = arrays[grads][:, : rooms[name].size].copy()
     return replace(case, arrays=arrays, options={**case.options, "program": program})
+
+
+def _filled(room: Array, values: Array, last: bool) -> Array:
+    """The first or last of some values, as there is room; if they do not fill it, others."""
+    start = max(values.size - room.size, 0) if last else 0
+    kept = values.reshape(-1)[start : start + room.size]
+    same = (kept.size, kept.dtype) == (room.size, room.dtype)
+    return kept.reshape(room.shape).copy() if same else _counting(room)
 
 
 def _fewer(program: Program) -> Iterator[Program]:
@@ -88,7 +103,7 @@ def _fewer(program: Program) -> Iterator[Program]:
 
 
 def _plainer(program: Program, *verbs: str) -> Iterator[Program]:
-    """With one operation plainer: fewer steps; by the host, in a `use` of its own, whole; bytes."""
+    """With one operation plainer: fewer steps, fewer rows, bytes; by the host, in its own `use`."""
     for i, op in enumerate(program):
         others: Program = []
         match op if op[0] in verbs else ():
@@ -98,63 +113,44 @@ def _plainer(program: Program, *verbs: str) -> Iterator[Program]:
             case ["read" | "write" as verb, name, _, *data, side]:
                 others = [[*op[:-1], "host"], [*op[:-1], "device"]]
                 others += [] if data else [[verb, name, None, side]]
-            case ["empty", name, shape, _]:
-                others = [["empty", name, shape[:1], "uint8"]]
+            case ["empty", name, [rows, *more], dtype]:
+                others = [["empty", name, [n, *more], dtype] for n in _lengths(rows)]
+                others += [["empty", name, [rows], "uint8"]]
         yield from ([*program[:i], other, *program[i + 1 :]] for other in others)
 
 
-def _plainer_sizes(case: Case) -> Iterator[Case]:
-    """Without a capacity, without a page; fewer pages; smaller ones, as many."""
-    (capacity, page), program = sizes_of(case), program_of(case)
-    bare = [op if op[0] != "load" else [*op[:2], None, None] for op in program]
-    yield replace(case, options={"program": bare})
-    if page is None or capacity is None:
-        return
-    for frames in (1, 2, 3):
-        yield case.with_options(capacity_bytes=frames * page)
-    for small in PAGES:
-        scaled = [
-            [n * small // page if isinstance(n, int) else n for n in op]
-            if op[0] in ("shrink", "load") else op
-            for op in program
-        ]  # fmt: skip
-        sizes = {"capacity_bytes": capacity // page * small, "page_bytes": small}
-        yield case.with_options(**sizes, program=scaled)
-
-
-def _shorter(case: Case) -> Iterator[Case]:
-    """Fewer rows of an array, the first or the last; of a state and its gradients, the first."""
-    program, stepped = program_of(case), set[str]()
-    for _, function, names, grads, *_ in [op for op in program if op[0] == "step"][:1]:
-        stepped, values = set(names), case.arrays[grads]
-        for n in _lengths(values.shape[1]):
-            cut = program
-            for name, block in zip(names, BLOCKS[function], strict=True):
-                cut = _cut(cut, name, range(-(-n // block)))
-            yield _fitted(case.with_arrays(**{grads: values[:, :n].copy()}), cut)
-    for _, name, shape, _ in [op for op in program if op[0] == "empty" and op[2]]:
-        for n in _lengths(shape[0]) if name not in stepped else ():
-            yield _fitted(case, _cut(program, name, range(n)))
-            yield _fitted(case, _cut(program, name, range(shape[0] - n, shape[0])), last=True)
+def _shorter_state(program: Program) -> Iterator[Program]:
+    """Fewer elements of a state that is stepped."""
+    shapes = {op[1]: op[2] for op in program if op[0] == "empty"}
+    for _, function, names, *_ in [op for op in program if op[0] == "step"][:1]:
+        for n in _lengths(*shapes[names[0]]):
+            rows = {k: -(-n // block) for k, block in zip(names, BLOCKS[function], strict=True)}
+            yield [
+                [*op[:2], [rows[op[1]]], op[3]] if op[0] == "empty" and op[1] in rows else op
+                for op in program
+            ]
 
 
 def _lengths(n: int) -> list[int]:
     return [m for m in sorted(LENGTHS | {n // 2, n - n // 4, n - 1}) if 0 <= m < n]
 
 
-def _cut(program: Program, name: str, rows: range) -> Program:
-    """Some rows of an array: its parts begin and end with them."""
-    found = []
-    for op in program:
-        match op:
-            case ["empty", own, shape, dtype] if own == name:
-                found.append(["empty", name, [len(rows), *shape[1:]], dtype])
-            case ["read" | "write" as verb, own, [*part], *rest] if own == name:
-                ends = [min(max(end - rows.start, 0), len(rows)) for end in part]
-                found.append([verb, name, ends, *rest])
-            case _:
-                found.append(op)
-    return found
+def _smaller_pages(case: Case) -> Iterator[Case]:
+    """Without sizes; of smaller pages, as many; fewer of them."""
+    capacity, page = sizes_of(case)
+
+    def scaled(size: int | None) -> int | None:
+        return size * small // page if size and page and small else None
+
+    for small in (0, *PAGES) if page else (0,):
+        program = [op for op in program_of(case) if small or op[0] != "shrink"]
+        for op in program:
+            sizes = {"shrink": 1, "load": 2}.get(op[0], len(op))  # where they begin
+            op[sizes:] = map(scaled, op[sizes:])
+        options = {"capacity_bytes": scaled(capacity), "page_bytes": scaled(page)}
+        yield replace(case, options={**options, "program": program})
+    for frames in (1, 2, 3) if capacity and page else ():
+        yield case.with_options(capacity_bytes=frames * page)
 
 
 def _plainer_arrays(case: Case) -> Iterator[Case]:
