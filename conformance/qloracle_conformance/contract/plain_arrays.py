@@ -50,33 +50,29 @@ def sensible(case: Case) -> bool:
     return True
 
 
+HOST, DEVICE = 1, 2  # bits of the sides that have an element as it is now; 0: nobody has written it
+
+
 class Plain:
-    """An array, which side has its elements as they are now, and how many `use` hold it."""
+    """An array, which sides have each of its elements, and how many `use` hold it."""
 
     def __init__(self, values: Array) -> None:
         self.values, self.in_use = values, 0
         self.alone = 0  # bytes that only the device has
-        self.host, self.device = (np.zeros(values.shape, np.bool_) for _ in range(2))
-
-    def written(self, part: Part) -> NDArray[np.bool_]:
-        """What one side or the other has; nobody has written the rest."""
-        written: NDArray[np.bool_] = self.host[where(part)] | self.device[where(part)]
-        return written
+        self.sides = np.zeros(values.shape, np.uint8)
 
     def touch(self, part: Part, side: str, write: bool) -> int:
         """Let one side read or write a part; return how many bytes are copied for it, at least."""
-        both = self.host[where(part)], self.device[where(part)]
-        own, other = both if side == "host" else both[::-1]
-        missing = 0 if write else int(np.count_nonzero(other > own))
-        own |= write | other
-        other &= not write
-        self.alone = int(np.count_nonzero(self.device > self.host)) * self.values.itemsize
-        return missing * self.values.itemsize
+        sides, own = self.sides[where(part)], HOST if side == "host" else DEVICE
+        missing = sides == (HOST | DEVICE) - own
+        sides[... if write else missing] = own if write else HOST | DEVICE
+        self.alone = int(np.count_nonzero(self.sides == DEVICE)) * self.values.itemsize
+        return 0 if write else int(np.count_nonzero(missing)) * self.values.itemsize
 
     def copy(self) -> "Plain":
         """The array out of a file: what was written is with the host."""
         found = Plain(self.values.copy())
-        found.host = self.written(None)
+        found.sides[self.sides > 0] = HOST
         return found
 
 
@@ -106,7 +102,7 @@ class PlainArrays:
 
     def read(self, name: str, part: Part, side: str) -> Array:
         array = self._alive(name)
-        _demand(array.written(part).all(), f"{name} is read before it is written")
+        _demand(array.sides[where(part)].all(), f"{name} is read before it is written")
         self.touch(name, part, side)
         values: Array = array.values[where(part)].copy()
         return values
@@ -142,7 +138,7 @@ class PlainArrays:
         for name, block in zip(names, blocks, strict=True):
             array = self._alive(name)
             _demand(array.values.shape == (-(-n // block),), f"{name} has other sizes")
-            _demand(array.written(None).all(), f"{name} was not written")
+            _demand(array.sides.all(), f"{name} was not written")
             self.touch(name, None, "device")
             self.touch(name, None, "device", write=True)
 
