@@ -142,11 +142,10 @@ class PlainArrays:
             self.touch(name, None, "device")
             self.touch(name, None, "device", write=True)
 
-    def prefetch(self, name: str, to: str) -> None:
-        self._alive(name)
-
     def advise(self, name: str, *advice: Any) -> None:
         self._alive(name)
+
+    prefetch = advise
 
     def shrink(self, capacity: int) -> None:
         self._sized(capacity, self.page)

@@ -111,18 +111,14 @@ def where(part: Part) -> Any:
     return ... if part is None else slice(*part)
 
 
-def index(part: Part) -> str:
-    """The index of a part as text."""
-    return "[...]" if part is None else f"[{part[0]}:{part[1]}]"
-
-
 # ---- in words ------------------------------------------------------------------------------------
 
 
 def _place(name: str, part: Part, side: str) -> str:
     label, _, i = side.partition(".")
     sides = {"host": name, "device": f"pager.use({name})[0]"}
-    return sides.get(side, f"{label}[{i}]") + index(part)
+    index = "..." if part is None else f"{part[0]}:{part[1]}"
+    return f"{sides.get(side, f'{label}[{i}]')}[{index}]"
 
 
 def text_of(operation: Operation) -> str:

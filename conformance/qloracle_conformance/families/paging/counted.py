@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.programs import BLOCK, Program, program_of
+from qloracle_conformance.contract.programs import BLOCK, program_of
 from qloracle_conformance.families.paging import directed
-from qloracle_conformance.families.paging.directed import Cases, each
-from qloracle_conformance.families.paging.drafts import SIDES, Draft
+from qloracle_conformance.families.paging.directed import RESUMED, Cases, each, stepped
+from qloracle_conformance.families.paging.drafts import SIDES, STATE, Draft
 from qloracle_conformance.judging.checks import Plan
 
 
@@ -16,9 +16,8 @@ def counting(*kinds: Cases) -> Cases:
 
     def cases(plan: Plan) -> Iterator[Case]:
         for case in chain.from_iterable(kind(plan) for kind in kinds):
-            program: Program = [["counters"]]
-            for operation in program_of(case):
-                program += [operation, ["counters"]] if operation[0] == "load" else [operation]
+            found = ([op, ["counters"]] if op[0] == "load" else [op] for op in program_of(case))
+            program = [["counters"], *chain.from_iterable(found)]
             yield case.with_options(program=program)
 
     return cases
@@ -67,11 +66,12 @@ def _holding(*frames: int) -> list[tuple[int, int]]:
     return [(n * page, page) for n in frames for page in (4096, 100)]
 
 
+SAVED = (*RESUMED, (64 * 256, 256, BLOCK))
 SAME = ("pages", "many", "sharing", "lifetimes")  # as S12 has them
 DIRECTED: Mapping[str, Cases] = {
     "counters": counting(*(directed.DIRECTED[name] for name in SAME)),
     "capacity": counting(each(capacity), each(capacity, (2 * 64 + 63, 64), (4097, 4096))),
     "prefetch": counting(each(prefetch, *_holding(1, 3, 4, 12))),
     "freed": counting(each(freed, *_holding(2, 3, 8))),
-    "resume": counting(directed.resuming(3, 3, (64 * 256, 256, BLOCK))),
+    "resume": counting(stepped(STATE, 3, 3, SAVED, twice=True)),
 }

@@ -155,23 +155,19 @@ class Entry(NamedTuple):
 def judge(case: Case, values: Values, view: View) -> Outcome:
     """Every law after every operation; the first that is broken is told."""
     obeyed, entries = entered(case, values)
-    first = _told(case, *entries[0]) if entries else None
-    return judge_operations(case, values) + Outcome(obeyed + len(entries), len(entries), first)
-
-
-def _told(
-    case: Case, number: int, law: Law, got: int, expected: int, facts: dict[str, Any]
-) -> Mismatch:
-    operation = programs.text_of(case.options["program"][number])
-    told = f"{law.why.format_map(facts)}; after operation {number}, {operation}"
-    due = f"{RELATIONS[law.relation]}{expected}"
-    return Mismatch(law.column, number, str(got), due, told, 0.0, float(abs(got - expected)))
+    outcome = judge_operations(case, values) + Outcome(obeyed)
+    for number, law, got, expected, facts in entries[:1]:
+        operation = programs.text_of(case.options["program"][number])
+        why = f"{law.why.format_map(facts)}; after operation {number}, {operation}"
+        due = f"{RELATIONS[law.relation]}{expected}"
+        first = Mismatch(law.column, number, str(got), due, why, 0.0, float(abs(got - expected)))
+        outcome += Outcome(len(entries), len(entries), first)
+    return outcome
 
 
 def entered(case: Case, values: Values) -> tuple[int, list[Entry]]:
     """How often laws were obeyed, and what broke them, one operation after the other."""
     log = np.where(values[LOGGED] == programs.UNKNOWN, math.nan, values[LOGGED])
-    log[:, 0] = values[LOGGED][:, 0]  # the status
     facts = _facts(case, [_line(row) for row in log.tolist()])
     if not facts:
         return 0, []

@@ -8,13 +8,10 @@ step, with what the same operations make of plain arrays.
 import inspect
 import json
 import re
-from collections.abc import Iterable
-from typing import NamedTuple
 
 from qloracle_conformance.calling import paging, steps
 from qloracle_conformance.calling.paging import Operations
 from qloracle_conformance.contract import plain_arrays, programs
-from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.engine.runs import CheckRun, Failure
 from qloracle_conformance.engine.verdicts import BROKEN
 from qloracle_conformance.families.paging import s12_paging, s12b_books
@@ -24,6 +21,7 @@ from qloracle_conformance.reports.repro.literals import string, type_name, wrapp
 Lines = list[str]
 
 RUN = "program(implementation, kind)"
+LOG = f"log = {RUN}[1]"
 FUNCTIONS = (  # they stand in a script as they stand in the kit, each before those that it calls
     paging.plainly, paging.through, paging.said_by, paging.books_of, paging.whole_number,
     paging.if_offered, s12b_books.pages_freed, s12b_books.pages_went, s12b_books.pages_came,
@@ -39,58 +37,55 @@ def program(target, kind):
         told.append({each})
     return operations.found, told
 """
-BOOKS = "types.SimpleNamespace(**books_of(operations.pager))"
-
-
-class Script(NamedTuple):
-    """What a script is made of: a case, whose arrays are handed over, and which steps are there."""
-
-    case: Case
-    framework: str
-    offers: list[str]
-
-    def text(self, main: Iterable[str], upto: int | None = None, *, logged: bool = False) -> Lines:
-        """The first operations of the program, `main`, and what they need.
-
-        `program` returns what was read and what each operation returned; `logged`: what the pager
-        has shown, a line at first and one after each operation.
-        """
-        rows = programs.program_of(self.case)[:upto]
-        arrays = ", ".join(f"{string(name)}: {name}" for name in self.case.arrays)
-        capacity, page = programs.sizes_of(self.case)
-        first, each = (BOOKS, BOOKS) if logged else ("", "said")
-        shown = [f"SIZES = {programs.SIZES}", f"COUNTERS = {programs.COUNTERS}"] if logged else []
-        own = "\n".join([
-            *wrapped(f"ARRAYS = {{{arrays}}}"), "PROGRAM = [",
-            *(f"    {row},  # {programs.text_of(row)}" for row in rows), "]", *shown,
-            *self._kind(rows), "", "",
-            PROGRAM.format(capacity=capacity, page=page, first=first, each=each), "",
-            "def main():", *(f"    {line}" for line in main), "", "", _operations(rows),
-        ])  # fmt: skip
-        return [*own.splitlines(), *_needed(own).splitlines()]
-
-    def _kind(self, rows: programs.Program) -> Lines:
-        """How arrays are handed over and taken, and which steps are run."""
-        numpy, module = self.framework == "numpy", FRAMEWORKS.get(self.framework)
-        found = {row[1]: f"implementation.{row[1]}" for row in rows if row[0] == "step"}
-        for function in found.keys() - set(self.offers):
-            found[function] = function if numpy else f"through({function}, take, give)"
-        pairs = ", ".join(f"{string(function)}: {text}" for function, text in found.items())
-        given = "values" if numpy else "give(values)"
-        host = "" if numpy or self.framework == "torch" else 'values if side == "host" else '
-        dtype = '{"bfloat16": ml_dtypes.bfloat16}.get(name, name)'
-        dtype = f"np.dtype({dtype if 'bfloat16' in str(rows) else 'name'})"
-        return [
-            "kind = types.SimpleNamespace(",
-            f"    dtype=lambda name: {f'getattr({module}, name)' if module else dtype},",
-            f'    given=lambda values, side="device": {host}{given},',
-            f"    take={'np.array' if numpy else 'take'},",
-            *[f"    step=lambda function: {{{pairs}}}[function],"] * bool(found),
-            ")",
-        ]
 
 
 FRAMEWORKS = {"torch": "torch", "jax": "jax.numpy"}
+
+
+def body(check: CheckRun, failure: Failure, framework: str, offers: list[str]) -> Lines:
+    """The functions `program` and `main`, and what they need.
+
+    `program` performs the operations up to the one that went wrong.  It returns what was read, and
+    what each operation returned, or for the books what the pager has shown: a line at first, and
+    one after each operation.
+    """
+    case, logged, shown = failure.case, "", Lines()
+    main, last = _comparison(check, failure)
+    if LOG in main:
+        logged = "types.SimpleNamespace(**books_of(operations.pager))"
+        shown = [f"SIZES = {programs.SIZES}", f"COUNTERS = {programs.COUNTERS}"]
+    rows = programs.program_of(case)[: last + 1]
+    arrays = ", ".join(f"{string(name)}: {name}" for name in case.arrays)
+    capacity, page = programs.sizes_of(case)
+    own = "\n".join([
+        *wrapped(f"ARRAYS = {{{arrays}}}"), "PROGRAM = [",
+        *(f"    {row},  # {programs.text_of(row)}" for row in rows), "]", *shown,
+        *_kind(rows, framework, offers), "", "",
+        PROGRAM.format(capacity=capacity, page=page, first=logged, each=logged or "said"), "",
+        "def main():", *(f"    {line}" for line in main), "", "", _operations(rows),
+    ])  # fmt: skip
+    return [*own.splitlines(), *_needed(own).splitlines()]
+
+
+def _kind(rows: programs.Program, framework: str, offers: list[str]) -> Lines:
+    """How arrays are handed over and taken, and which steps are run."""
+    numpy, module = framework == "numpy", FRAMEWORKS.get(framework)
+    found = {row[1]: f"implementation.{row[1]}" for row in rows if row[0] == "step"}
+    for function in found.keys() - set(offers):
+        found[function] = function if numpy else f"through({function}, take, give)"
+    pairs = ", ".join(f"{string(function)}: {text}" for function, text in found.items())
+    given = "values" if numpy else "give(values)"
+    host = "" if numpy or framework == "torch" else 'values if side == "host" else '
+    dtype = '{"bfloat16": ml_dtypes.bfloat16}.get(name, name)'
+    dtype = f"np.dtype({dtype if 'bfloat16' in str(rows) else 'name'})"
+    return [
+        "kind = types.SimpleNamespace(",
+        f"    dtype=lambda name: {f'getattr({module}, name)' if module else dtype},",
+        f'    given=lambda values, side="device": {host}{given},',
+        f"    take={'np.array' if numpy else 'take'},",
+        *[f"    step=lambda function: {{{pairs}}}[function],"] * bool(found),
+        ")",
+    ]
 
 
 def _operations(rows: programs.Program) -> str:
@@ -117,19 +112,18 @@ def _needed(text: str) -> str:
 # ---- the comparison ------------------------------------------------------------------------------
 
 
-def body(check: CheckRun, failure: Failure, framework: str, offers: list[str]) -> Lines:
-    """The functions `program` and `main`, and what they need."""
-    script, mismatch = Script(failure.case, framework, offers), failure.mismatch
-    if mismatch.result == "call":
-        return script.text(_call(check))
-    if check.rule[0] == "P":
-        return script.text(_of_rule(check, failure))
+def _comparison(check: CheckRun, failure: Failure) -> tuple[Lines, int]:
+    """The lines of `main`, and the number of the last operation that they need."""
+    mismatch = failure.mismatch
     if mismatch.result == "operation":
-        return script.text(_operation(check, failure), mismatch.index + 1)
-    if check.rule == "S12b":
+        return _operation(check, failure), mismatch.index
+    if mismatch.result != "call" and check.rule == "S12":
+        return _element(failure)
+    if mismatch.result != "call" and check.rule == "S12b":
         broken = s12b_books.entered(failure.case, failure.values)[1][0]
-        return script.text(_law(broken), broken.number + 1, logged=True)
-    return _element(failure, script)
+        return _law(broken), broken.number
+    main = _call(check) if mismatch.result == "call" else _of_rule(check, failure)
+    return main, len(failure.case.options["program"])
 
 
 def _main(
@@ -152,8 +146,8 @@ def _call(check: CheckRun) -> Lines:
     return [*[guard] * (check.status in BROKEN), RUN, 'print("no error")', "return 0"]
 
 
-def _element(failure: Failure, script: Script) -> Lines:
-    """One element of the last read: by its bits."""
+def _element(failure: Failure) -> tuple[Lines, int]:
+    """One element of the last read, which operation `number` was: by its bits."""
     i, found = failure.mismatch.index, enumerate(s12_paging.compared(failure.case, failure.values))
     k, number, like, wanted = next(
         (k, number, like, due) for k, (number, like, got, due) in found if (got != due).any()
@@ -166,8 +160,7 @@ def _element(failure: Failure, script: Script) -> Lines:
         right = f"np.frombuffer(bytes.fromhex({string(element.hex())}), {kind})[0]"
     why = f"{failure.mismatch.result}, element {i}: {failure.mismatch.reason}"
     wrong = "got.tobytes() != expected.tobytes()"
-    main = _main(f"{RUN}[0][{k}].reshape(-1)[{i}]", right, why=why, wrong=wrong)
-    return script.text(main, number + 1)
+    return _main(f"{RUN}[0][{k}].reshape(-1)[{i}]", right, why=why, wrong=wrong), number
 
 
 def _operation(check: CheckRun, failure: Failure) -> Lines:
@@ -184,7 +177,7 @@ def _operation(check: CheckRun, failure: Failure) -> Lines:
 def _law(broken: s12b_books.Entry) -> Lines:
     """What the pager shows after the last operation."""
     law, facts = broken.law, broken.facts
-    before = [f"log = {RUN}[1]", "before, now = log[-2:]"]
+    before = [LOG, "before, now = log[-2:]"]
     if "freed" in law.formula:
         before.append("freed = pages_freed(log, {frees}, {page})".format_map(facts))
     return _main(
@@ -198,10 +191,9 @@ def _of_rule(check: CheckRun, failure: Failure) -> Lines:
     """The rules that look at all calls: their form, their inputs, their repetition."""
     if check.rule == "P1":
         words, found = programs.written_out(failure.values), plain_arrays.reads(failure.case)
-        forms = [(words[number], programs.form_of(like)) for number, like in found.items()]
-        k, expected = next((k, e) for k, (got, e) in enumerate(forms) if got != e)
+        k = [words[i] == programs.form_of(like) for i, like in found.items()].index(False)
         form = 'f"{result.dtype}{list(result.shape)}"'
-        return _main(form, string(expected), f"result = {RUN}[0][{k}]")
+        return _main(form, string(failure.mismatch.expected), f"result = {RUN}[0][{k}]")
     if check.rule == "P2":
         bits = "{name: array.tobytes() for name, array in ARRAYS.items()}"
         same = f'"the same" if before == {bits} else "other"'
