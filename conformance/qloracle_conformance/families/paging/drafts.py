@@ -162,12 +162,7 @@ def _draw(rng: Random, draft: Draft, counted: bool) -> None:
         (2, lambda: draft.do("prefetch", name, rng.choice(("device", "device", "host")))),
         (1, lambda: draft.shrink(frames)),
         (1, lambda: draft.do("free", name)),
-        (  # a state of its own, stepped a few times: once a program
-            "g" not in draft.arrays,
-            lambda: draft.state("adam_step", rng.randint(1, 40), rng.randint(0, 9)).steps(
-                "adam_step", 1, rng.randint(1, 3), rng.choice((None, 1, 7))
-            ),
-        ),
+        ("g" not in draft.arrays, lambda: _step(rng, draft)),
         (len(uses) < 2, lambda: draft.do("open", f"u{at}", some)),
         (1, lambda: draft.do("close", list(uses)[-1])),
         (1, lambda: draft.do("save", f"f{at}").do("load", f"f{at}", room, draft.page)),
@@ -184,6 +179,12 @@ def _allocate(rng: Random, draft: Draft, name: str) -> None:
     dtype = rng.choice(TYPES)
     rows = rng.randint(0, 3 * draft.size // np.dtype(dtype).itemsize + 2)
     draft.new(name, (rows, *rng.choice(((), (), (1,), (2,)))), dtype, rng.choice(SIDES))
+
+
+def _step(rng: Random, draft: Draft) -> None:
+    """A state of its own, stepped a few times: once a program."""
+    draft.state("adam_step", rng.randint(1, 40), rng.randint(0, 9))
+    draft.steps("adam_step", 1, rng.randint(1, 3), rng.choice((None, 1, 7)))
 
 
 def _part(rng: Random, page: int, values: Array) -> Part:

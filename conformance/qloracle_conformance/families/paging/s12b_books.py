@@ -168,6 +168,7 @@ def judge(case: Case, values: Values, view: View) -> Outcome:
 def entered(case: Case, values: Values) -> tuple[int, list[Entry]]:
     """How often laws were obeyed, and what broke them, one operation after the other."""
     log = np.where(values[LOGGED] == programs.UNKNOWN, math.nan, values[LOGGED])
+    log[:, 0] = values[LOGGED][:, 0]  # a status is always known
     facts = _facts(case, [_line(row) for row in log.tolist()])
     if not facts:
         return 0, []

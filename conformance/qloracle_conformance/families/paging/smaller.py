@@ -149,8 +149,8 @@ def _smaller_pages(case: Case) -> Iterator[Case]:
             op[sizes:] = map(scaled, op[sizes:])
         options = {"capacity_bytes": scaled(capacity), "page_bytes": scaled(page)}
         yield replace(case, options={**options, "program": program})
-    for frames in (1, 2, 3) if capacity and page else ():
-        yield case.with_options(capacity_bytes=frames * page)
+    if capacity and page:
+        yield from (case.with_options(capacity_bytes=frames * page) for frames in (1, 2, 3))
 
 
 def _plainer_arrays(case: Case) -> Iterator[Case]:
