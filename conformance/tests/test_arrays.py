@@ -13,6 +13,7 @@ import torch
 
 from qloracle_conformance.calling import frameworks
 from qloracle_conformance.calling.callers import LocalCaller
+from qloracle_conformance.calling.calls import Calls
 from qloracle_conformance.calling.loading import load
 from qloracle_conformance.contract.protocol import FLOAT_TYPES
 from qloracle_conformance.running.verify import verify
@@ -144,6 +145,35 @@ def test_a_kernel_of_eight_lines_passes_in_all_three_types(kernel, text):
     types = {c.status for c in judgement.checks if c.id.startswith("S1/dequantize_4bit[nf4]")}
     assert types == {"PASS"}
     assert statuses(report)["S7/dequantize_4bit[nf4]/extremes"] == "PASS"
+
+
+def test_what_is_called_expanded_is_expanded(monkeypatch):
+    given, give = set(), frameworks.give
+
+    def noted(array, framework, device, form=""):
+        argument, whole = give(array, framework, device, form)
+        if form == "expanded" and whole.numel() < array.size:
+            given.add(id(array))
+        return argument, whole
+
+    monkeypatch.setattr(frameworks, "give", noted)
+    tried = {}
+    perform = Calls.perform
+
+    def called(calls, case):
+        answer = perform(calls, case)
+        if case.form == "expanded":
+            names = {name for name, array in case.arrays.items() if id(array) in given}
+            tried.setdefault(case.function, []).append(names)
+        return answer
+
+    monkeypatch.setattr(Calls, "perform", called)
+    report = verify([load("torch")], only="P5/*/expanded")
+    checks = report.judgements[0].checks
+    assert {check.status for check in checks} == {"PASS"}
+    assert len(tried) == len(checks)
+    assert all(names for cases in tried.values() for names in cases)
+    assert {"x", "w", "a", "b"} <= set.union(*tried["lora_forward"])
 
 
 def test_views_are_tried_on_torch_and_not_on_arrays_that_have_none(judged):

@@ -210,9 +210,10 @@ class Calls:
         found = dict[int, bool]()
         while self._kept:
             rest = self._kept[0].returned + LATER - time.perf_counter()
-            if rest > 0 and not settle and self._kept_bytes <= KEPT_BYTES:
-                break
-            time.sleep(max(0.0, rest))
+            if rest > 0:
+                if not settle and self._kept_bytes <= KEPT_BYTES:
+                    break
+                time.sleep(rest)  # never for nothing: to sleep for 0 s takes 0.1 ms
             kept = self._kept.popleft()
             self._kept_bytes -= kept.nbytes
             found[kept.call] = False

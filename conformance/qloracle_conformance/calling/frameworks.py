@@ -51,15 +51,15 @@ def give(array: np.ndarray, framework: str, device: str, form: str = "") -> tupl
 
 
 def _expanded(array: np.ndarray, framework: str, device: str) -> tuple[Any, Any]:
-    """One element with strides of zero, where that is the same array."""
-    flat = array.reshape(-1)
-    if (flat != flat[0]).any():
-        whole = convert(array, framework, device)
+    """One element or one row, with a stride of zero, where that is the same array."""
+    parts = array.reshape(-1)[:1], array[:1]
+    part = next((part for part in parts if (part == array).all()), array)
+    whole = convert(part.copy(), framework, device)
+    if part is array:
         return whole, whole
-    one = convert(flat[:1].copy(), framework, device)
     if framework == "torch":
-        return one.expand(array.shape), one
-    return sys.modules["cupy"].broadcast_to(one, array.shape), one
+        return whole.expand(array.shape), whole
+    return sys.modules["cupy"].broadcast_to(whole, array.shape), whole
 
 
 def poisoned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:

@@ -102,6 +102,12 @@ class Engine:
         self._function_of[answer.call] = accepted.function
         return answer
 
+    def _answers(self, accepted: Iterable[Case]) -> Iterator[Answer]:
+        """Call in this order, some sent before their turn, without an entry in the ledger."""
+        calls = [partial(map, replace, accepted)]  # copies: a call is known by its case's identity
+        for case in Ahead(calls, self.caller.expect, self.caller.forget).of(0):
+            yield self._bare_call(case)
+
     def _expect(self, case: Case) -> None:
         """Let a case be called before its turn, if it will be called."""
         ledger = self._ledgers.get(case.function)
@@ -171,7 +177,7 @@ class Engine:
         if view.unsupported:
             return
         for case in check.cases(self.plan(check, view)):
-            yield replace(case, form=check.form)
+            yield replace(case, form=check.form) if check.form else case
 
     def run_check(self, check: Check, view: View, cases: Cases | None = None) -> CheckRun:
         """Run one check to its end; its own directed cases by default."""
@@ -217,7 +223,7 @@ class Engine:
         used = {name: ledger for name, ledger in self._ledgers.items() if ledger.by_call}
         used = {name: ledger for name, ledger in used.items() if name in functions}
         for name, ledger in used.items():
-            yield from ledgers.runs(name, ledger, self._bare_call, self.reduced, self.seed)
+            yield from ledgers.runs(name, ledger, self._answers, self.reduced, self.seed)
         again, late = self.caller.settle()
         for calls, kind in ((again, "again"), (late, "late")):
             for call in calls:

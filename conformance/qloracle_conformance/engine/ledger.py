@@ -1,6 +1,6 @@
 """What all calls of one function show beside their values: the rules P1 to P4."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ DENSE = 8  # of its fullest calls, likewise: a sum of one term has no order
 
 RULES = ("P1", "P2", "P3", "P4")
 Sample = tuple[Case, Answer]
+Answers = Callable[[Sequence[Case]], Iterator[Answer]]  # to calls made in this order
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Ledger:
     late: list[int] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     fullest: dict[Any, Sample] = field(default_factory=dict)  # by the types of its arrays
+    most: dict[Any, int] = field(default_factory=dict)  # numbers, of that one
     by_call: dict[int, Case] = field(default_factory=dict)
     troubles: int = 0
     last_trouble: tuple[str, str] = ("", "")
@@ -69,8 +71,9 @@ class Ledger:
         if self.calls % 7 == 1 or len(self.samples) < REPEATED // 2:
             self.samples.append((case, answer))
         types = tuple(array.dtype for array in case.arrays.values())
-        if types not in self.fullest or _numbers(self.fullest[types][0]) < _numbers(case):
-            self.fullest[types] = case, answer
+        most = self.most.get(types, -1)
+        if _first(case).size > most and (numbers := _numbers(case)) > most:
+            self.most[types], self.fullest[types] = numbers, (case, answer)
 
 
 def rules_of(function: str) -> list[str]:
@@ -84,7 +87,7 @@ def _plainer(case: Case, other: Case) -> bool:
 
 
 def runs(
-    function: str, ledger: Ledger, call: Callable[[Case], Answer], reduced: Reduce, seed: int
+    function: str, ledger: Ledger, answers: Answers, reduced: Reduce, seed: int
 ) -> Iterator[CheckRun]:
     """The results of P1, P2 and P4 of one function."""
     form, inputs, repeat = (
@@ -92,7 +95,7 @@ def runs(
     )
     _form(ledger, form, reduced)
     _inputs(ledger, inputs)
-    _repeat(ledger, repeat, call, seed)
+    _repeat(ledger, repeat, answers, seed)
     yield from (form, inputs, repeat)
 
 
@@ -126,15 +129,14 @@ def _inputs(ledger: Ledger, run: CheckRun) -> None:
         run.fail(f"the call changed its input {names}", Failure(case, values, told))
 
 
-def _repeat(ledger: Ledger, run: CheckRun, call: Callable[[Case], Answer], seed: int) -> None:
-    """Call a sample again, twice, in other orders; the same call must give the same bits."""
+def _repeat(ledger: Ledger, run: CheckRun, answers: Answers, seed: int) -> None:
+    """Call a sample again, in another order, and what races twice; equal calls give equal bits."""
     samples = sorted(ledger.samples, key=lambda sample: _numbers(sample[0]))
-    drawn = np.random.default_rng(seed).permutation(max(len(samples) - DENSE, 0))[:REPEATED]
-    chosen = [samples[i] for i in drawn] + samples[-DENSE:]
-    already = {id(case) for case, _ in chosen}
-    chosen += [sample for sample in ledger.fullest.values() if id(sample[0]) not in already]
-    for case, first in (*chosen, *chosen[::-1]):
-        again = call(case)
+    sparse = np.random.default_rng(seed).permutation(max(len(samples) - DENSE, 0))[:REPEATED]
+    dense = {id(case): (case, first) for case, first in samples[-DENSE:]}
+    dense |= {id(case): (case, first) for case, first in ledger.fullest.values()}
+    chosen = [*(samples[i] for i in sparse), *dense.values(), *[*dense.values()][::-1]]
+    for (case, first), again in zip(chosen, answers([case for case, _ in chosen]), strict=True):
         run.cases += 1
         run.comparisons += sum(value.size for value in first.values)
         if again.status == "OK" and _bits(case, again) == _bits(case, first):
@@ -151,9 +153,13 @@ def _bits(case: Case, answer: Answer) -> Bits:
     return bits(answer.values[: MEMBERS[case.function].repeats])
 
 
+def _first(case: Case) -> np.ndarray:
+    return next(iter(case.arrays.values()), np.zeros(0))
+
+
 def _numbers(case: Case) -> int:
     """How many values of the first array are not zero."""
-    return int(np.count_nonzero(next(iter(case.arrays.values()), ())))
+    return int(np.count_nonzero(_first(case)))
 
 
 def lasting(function: str, ledger: Ledger) -> CheckRun:

@@ -12,6 +12,7 @@ from qloracle_conformance.judging.compare import Judge
 from qloracle_conformance.judging.views import View
 
 PROFILES = ("smoke", "standard", "exhaustive")
+EQUAL = 12  # cases with an array of equal rows or elements
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,29 @@ def in_every_form(
     axes: bool = True,
 ) -> tuple[Check, ...]:
     """Rule P5 on one function: a check a form; arrays without `axes` have no transpose."""
+    own = {"expanded": all_equal(cases)}
     found = (
-        Check("P5", form, function, cases, judge, judged, tables, directed=False, form=form)
+        Check(
+            "P5", form, function, own.get(form, cases), judge, judged, tables, directed=False,
+            form=form,
+        )
         for form in FORMS
-    )
+    )  # fmt: skip
     return tuple(check for check in found if axes or check.form != "transposed")
+
+
+def all_equal(cases: Callable[[Plan], Iterator[Case]]) -> Callable[[Plan], Iterator[Case]]:
+    """Some of the cases, in each another array of equal rows or elements: one stands for all."""
+
+    def found(plan: Plan) -> Iterator[Case]:
+        every = [*cases(plan)]
+        for i, number in enumerate(plan.rng.permutation(len(every))[:EQUAL]):
+            arrays = every[number].arrays
+            names = [name for name in arrays if arrays[name].size > 1 and name != "codebook"]
+            for name in names[i % max(len(names), 1) :][:1]:
+                array = arrays[name]
+                first = array[:1] if array.ndim > 1 else array.reshape(-1)[:1]
+                equal = np.broadcast_to(first, array.shape).copy()
+                yield every[number].with_arrays(**{name: equal})
+
+    return found

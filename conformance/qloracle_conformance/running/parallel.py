@@ -5,20 +5,28 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 from qloracle_conformance.calling import nursery
 from qloracle_conformance.calling.callers import environment
-from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine.runs import CheckRun
 from qloracle_conformance.engine.verdicts import BAD, BROKEN, Judgement
 from qloracle_conformance.families import MEMBERS
 from qloracle_conformance.running.pool import stream
 from qloracle_conformance.running.run import Listener, Run, conclude, name_causes
-from qloracle_conformance.running.selecting import Selection, every_check, function_of
+from qloracle_conformance.running.selecting import Selection, every_check, select
 
 Opening = partial[Run]  # with the options of the run
 Word = tuple[str, tuple[Any, ...]]  # an event (of a `Listener`, or our own), and what it says
+
+
+# All functions, in four parts that take about as long; so do every second of them together.  What a
+# library may compile comes first, and what shares it stays in one process.
+WORK = (
+    "L2, L3, L5", "quantize_4bit, quantize_blockwise", "dequantize_4bit, dequantize_blockwise",
+    "L1, L4",
+)  # fmt: skip
 
 
 class Job(NamedTuple):
@@ -54,23 +62,15 @@ def judge(job: Job, send: Callable[[Word], None]) -> None:
 
 
 def shares(only: Selection, count: int) -> list[Selection]:
-    """Divide the functions of a selection among so many jobs, by the number of their checks.
-
-    Above L1 the functions of a level stay together: a library compiles what they share once.
+    """Divide the functions of a selection among at most so many jobs.
 
     >>> from qloracle_conformance.running.selecting import select
     >>> [share.functions for share in shares(select("L2, S7"), 2)]
-    [('matmul_4bit', 'matmul_4bit_backward'), ('dequantize_blockwise', 'dequantize_4bit')]
+    [('matmul_4bit', 'matmul_4bit_backward', 'dequantize_4bit', 'dequantize_blockwise')]
     """
-    groups: dict[str, list[str]] = {}  # the function of each check
-    for check in filter(only, every_check()):
-        name = function_of(check)
-        level = FUNCTIONS[name].level
-        groups.setdefault(name if level < "L2" else level, []).append(name)
-    parts: list[list[str]] = [[] for _ in range(count)]
-    for group in sorted(groups.values(), key=len, reverse=True):
-        min(parts, key=len).extend(group)
-    return [replace(only, functions=tuple(dict.fromkeys(part))) for part in parts if part]
+    jobs = [[*filter(only.needed.__contains__, select(terms).needed)] for terms in WORK]
+    parts = [[*chain(*jobs[i::count])] for i in range(min(count, len(jobs)))]
+    return [replace(only, functions=tuple(part)) for part in parts if part]
 
 
 class SideBySide:

@@ -103,7 +103,6 @@ def forms(plan: Plan) -> Iterator[Case]:
             x = rng.integers(-3, 4, (*lead, columns)).astype(dtype)
             bias = None if inputs.backward(view) else np.arange(others).astype(dtype)
             yield inputs.call(view, x, weight, f"whole numbers {[*lead, columns]}", bias)
-    yield inputs.call(view, np.ones((3, columns), np.float32), weight, "all equal")
 
 
 CHECKS = tuple(check for function in LINEAR for check in _checks(function))
