@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain, product
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,10 @@ LENGTHS = {*range(40), *PAGES, *(page + 1 for page in PAGES)}  # of arrays
 def smaller(case: Case, index: int = 0) -> Iterator[Case]:
     """Smaller neighbours that make sense, the boldest first; `index` does not matter."""
     measure, program = _measure(case), program_of(case)
-    shorter = chain(_shorter_state(program), _plainer(program, "empty"))
     for candidate in chain(
         (_fitted(case, other) for other in chain(_fewer(program), _plainer(program, "step"))),
         _smaller_pages(case),
-        (_fitted(case, other, last=last) for other, last in product(shorter, (False, True))),
+        (_fitted(case, o, last=last) for o in _plainer(program, "empty") for last in (False, True)),
         _plainer_arrays(case),
         (_fitted(case, other) for other in _plainer(program, "read", "write")),
     ):
@@ -65,23 +64,28 @@ def _words(program: Any) -> set[str]:
 
 
 def _fitted(case: Case, program: Program, *, last: bool = False) -> Case:
-    """Another program: arrays that became shorter keep their first or last rows."""
-    words, rooms, gone = _words(program), dict[str, Array](), dict[str, int]()
+    """Another program: arrays that became shorter keep their first or last rows.
+
+    The rest of a state, and its gradients, are as long as its parameters.
+    """
+    words, program = _words(program), [[*op] for op in program]
     arrays = {name: array for name, array in case.arrays.items() if name in words}
     before = {op[1]: op[2] for op in program_of(case) if op[0] == "empty"}
-    program = [[*op] for op in program]
-    for op in program:
-        match op:
-            case ["empty", name, shape, dtype]:
-                rooms[name] = np.broadcast_to(np.zeros((), dtype), shape)
-                gone[name] = before[name][0] - shape[0] if last and shape else 0
-            case ["read" | "write", name, part, *data, _] if name in rooms:
-                ends = [min(max(end - gone[name], 0), len(rooms[name])) for end in part or ()]
-                op[2] = ends or None
-                room = rooms[name][where(op[2])]
-                arrays |= {x: _filled(room, arrays[x], last) for x in data}
-            case ["step", _, [name, *_], grads, *_] if name in rooms:
-                arrays[grads] = arrays[grads][:, : rooms[name].size].copy()
+    empties = {op[1]: op for op in program if op[0] == "empty"}
+    for _, function, names, grads, *_ in [op for op in program if op[0] == "step"]:
+        if empties.keys() >= set(names):
+            (n,) = empties[names[0]][2]
+            arrays[grads] = arrays[grads][:, :n].copy()
+            for name, block in zip(names, BLOCKS[function], strict=True):
+                empties[name][2] = [-(-n // block)]
+    rooms = {name: np.broadcast_to(np.zeros((), op[3]), op[2]) for name, op in empties.items()}
+    for op in [op for op in program if op[0] in ("read", "write") and op[1] in rooms]:
+        _, name, part, *data, _ = op
+        if part is not None:
+            rows = len(rooms[name])
+            gone = before[name][0] - rows if last else 0
+            op[2] = [min(max(end - gone, 0), rows) for end in part]
+        arrays |= {x: _filled(rooms[name][where(op[2])], arrays[x], last) for x in data}
     return replace(case, arrays=arrays, options={**case.options, "program": program})
 
 
@@ -117,18 +121,6 @@ def _plainer(program: Program, *verbs: str) -> Iterator[Program]:
                 others = [["empty", name, [n, *more], dtype] for n in _lengths(rows)]
                 others += [["empty", name, [rows], "uint8"]]
         yield from ([*program[:i], other, *program[i + 1 :]] for other in others)
-
-
-def _shorter_state(program: Program) -> Iterator[Program]:
-    """Fewer elements of a state that is stepped."""
-    shapes = {op[1]: op[2] for op in program if op[0] == "empty"}
-    for _, function, names, *_ in [op for op in program if op[0] == "step"][:1]:
-        for n in _lengths(*shapes[names[0]]):
-            rows = {k: -(-n // block) for k, block in zip(names, BLOCKS[function], strict=True)}
-            yield [
-                [*op[:2], [rows[op[1]]], op[3]] if op[0] == "empty" and op[1] in rows else op
-                for op in program
-            ]
 
 
 def _lengths(n: int) -> list[int]:
