@@ -83,16 +83,12 @@ def _attempted(
     """The log and the words of a program, and whether an operation failed that should not."""
     log, words, failed = [[DONE, *books_of(operations.pager).values()]], list[str](), False
     for operation in program:
-        if failed:
-            log.append([programs.NOT_REACHED] + [UNKNOWN] * (len(log[0]) - 1))
-            words.append("")
-            continue
-        status, word = _attempt(operations, operation)
+        status, word = (programs.NOT_REACHED, "") if failed else _attempt(operations, operation)
         log.append([status, *books_of(operations.pager).values()])
         words.append(word)
         if operation[0] == "counters" and set(log[-1][-len(COUNTERS) :]) == {UNKNOWN}:
             raise NotImplementedError("the pager shows no counters")
-        failed = status == RAISED and operation[0] != "must_fail"
+        failed |= status == RAISED and operation[0] != "must_fail"
     return log, words, failed
 
 

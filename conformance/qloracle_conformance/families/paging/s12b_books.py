@@ -241,11 +241,10 @@ class Books(PlainArrays):
         self._touched: set[str] = set()  # by the device
         if verb == "free":
             self._frees = [*self._frees, (number, self._pages(operation[1:]))]
-        if verb == "load":
-            self._begin()
         programs.perform(operation, self)
-        if verb == "load":  # it may have been loaded there
-            self.copied["device"] = -int(max(0, now.resident_bytes))  # 0 where that is NaN
+        if verb == "load":
+            self._begin()  # it may have been loaded to the device; 0 where that is NaN
+            self.copied["device"] = -int(max(0, now.resident_bytes))
         if verb in ("shrink", "save"):
             self._fetched.clear()
         self._fetched &= self.alive.keys()

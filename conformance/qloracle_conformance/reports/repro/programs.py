@@ -115,15 +115,15 @@ def _needed(text: str) -> str:
 def _comparison(check: CheckRun, failure: Failure) -> tuple[Lines, int]:
     """The lines of `main`, and the number of the last operation that they need."""
     mismatch = failure.mismatch
+    if mismatch.result == "call" or check.rule[0] == "P":
+        main = _call(check) if mismatch.result == "call" else _of_rule(check, failure)
+        return main, len(failure.case.options["program"])
     if mismatch.result == "operation":
         return _operation(check, failure), mismatch.index
-    if mismatch.result != "call" and check.rule == "S12":
+    if check.rule == "S12":
         return _element(failure)
-    if mismatch.result != "call" and check.rule == "S12b":
-        broken = s12b_books.entered(failure.case, failure.values)[1][0]
-        return _law(broken), broken.number
-    main = _call(check) if mismatch.result == "call" else _of_rule(check, failure)
-    return main, len(failure.case.options["program"])
+    broken = s12b_books.entered(failure.case, failure.values)[1][0]
+    return _law(broken), broken.number
 
 
 def _main(
