@@ -6,8 +6,8 @@ from itertools import chain
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.programs import BLOCK, program_of
 from qloracle_conformance.families.paging import directed
-from qloracle_conformance.families.paging.directed import RESUMED, Cases, each, stepped
-from qloracle_conformance.families.paging.drafts import SIDES, STATE, Draft
+from qloracle_conformance.families.paging.directed import Cases, each
+from qloracle_conformance.families.paging.drafts import SIDES, Draft
 from qloracle_conformance.judging.checks import Plan
 
 
@@ -66,12 +66,11 @@ def _holding(*frames: int) -> list[tuple[int, int]]:
     return [(n * page, page) for n in frames for page in (4096, 100)]
 
 
-SAVED = (*RESUMED, (64 * 256, 256, BLOCK))
 SAME = ("pages", "many", "sharing", "lifetimes")  # as S12 has them
 DIRECTED: Mapping[str, Cases] = {
     "counters": counting(*(directed.DIRECTED[name] for name in SAME)),
     "capacity": counting(each(capacity), each(capacity, (2 * 64 + 63, 64), (4097, 4096))),
     "prefetch": counting(each(prefetch, *_holding(1, 3, 4, 12))),
     "freed": counting(each(freed, *_holding(2, 3, 8))),
-    "resume": counting(stepped(STATE, 3, 3, SAVED, twice=True)),
+    "resume": counting(directed.resuming(3, 3, (64 * 256, 256, BLOCK))),
 }

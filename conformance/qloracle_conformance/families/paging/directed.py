@@ -4,7 +4,7 @@ Most pages have 4096 bytes, which every system can have that knows of pages; the
 odd, so that pages are many and numbers lie across two of them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
@@ -16,7 +16,6 @@ from qloracle_conformance.families.paging.drafts import SIDES, STATE, TYPES, Arr
 from qloracle_conformance.judging.checks import Plan
 
 Cases = Callable[[Plan], Iterator[Case]]
-Rows = tuple[tuple[int | None, int | None, int | None], ...]
 
 PAGES = (4096, 64, 100, 7)
 FRAMES = (1, 2, 3, 64)  # pages that a device holds
@@ -232,7 +231,7 @@ def errors(draft: Draft) -> None:
 
 # ---- steps ---------------------------------------------------------------------------------------
 
-# capacity, page, and elements that a step takes at a time: from one page up
+# capacity, page, and elements that a step takes at a time
 STEPPED = ((4096, 4096, BLOCK), (3 * 4096, 4096, None), (256, 256, BLOCK), (None, None, BLOCK))
 MORE = (
     (5 * 300, 300, None), (100, 100, BLOCK), (2 * 4096, 4096, None), (7 * 64, 64, BLOCK),
@@ -241,21 +240,29 @@ MORE = (
 RESUMED = ((4096, 4096, BLOCK), (512, 256, None), (None, None, None))
 
 
-def stepped(
-    functions: Iterable[str], smoke: int, standard: int, of: Rows, more: Rows = (), *, twice: bool
-) -> Cases:
-    """So many steps, in slices and whole; `twice`: saved, loaded, and as many again."""
+def optimizer(function: str) -> Cases:
+    """Many steps of an optimizer, in slices and whole, at capacities from one page up."""
 
     def cases(plan: Plan) -> Iterator[Case]:
-        count = plan.pick(smoke, standard)
-        for function, (capacity, page, part) in product(functions, of + more * plan.deep):
+        for capacity, page, part in STEPPED + MORE * plan.deep:
             draft = Draft(plan.rng, capacity, page).state(function, plan.pick(300, 1500), plan.seed)
-            draft.steps(function, 1, count, part)
-            if twice:  # in a pager of a page or of a few
-                draft.do("save", "f").do("load", "f", 2 * capacity if capacity else None, page)
-                draft.steps(function, 1 + count, count, part)
-            note = f"{count} steps{' twice, saved between' * twice}"
-            yield draft.read_all(STATE[function], "device" if twice else "host").case(note)
+            draft.steps(function, 1, plan.pick(20, 200), part)
+            yield draft.read_all(STATE[function]).case("steps")
+
+    return cases
+
+
+def resuming(smoke: int, standard: int, *more: tuple[int, int, int]) -> Cases:
+    """So many steps, saved half way: loaded into a fresh pager, of a page or of a few."""
+
+    def cases(plan: Plan) -> Iterator[Case]:
+        half = plan.pick(smoke, standard)
+        for function, (capacity, page, part) in product(STATE, (*RESUMED, *more)):
+            draft = Draft(plan.rng, capacity, page).state(function, plan.pick(300, 1500), plan.seed)
+            draft.steps(function, 1, half, part).do("save", "f")
+            draft.do("load", "f", 2 * capacity if capacity else None, page)
+            draft.steps(function, 1 + half, half, part)
+            yield draft.read_all(STATE[function], "device").case("resumed half way")
 
     return cases
 
@@ -264,7 +271,6 @@ DIRECTED: Mapping[str, Cases] = {
     "pages": each(pages), "types": types, "patterns": each(patterns), "numbers": numbers,
     "many": each(many, *FEW), "sharing": each(sharing), "moving": each(moving),
     "lifetimes": each(lifetimes), "saving": two_pagers, "errors": each(errors),
-    "adam": stepped(["adam_step"], 20, 200, STEPPED, MORE, twice=False),
-    "adam_8bit": stepped(["adam_step_8bit"], 20, 200, STEPPED, MORE, twice=False),
-    "resume": stepped(STATE, 10, 100, RESUMED, twice=True),
+    "adam": optimizer("adam_step"), "adam_8bit": optimizer("adam_step_8bit"),
+    "resume": resuming(10, 100),
 }  # fmt: skip
