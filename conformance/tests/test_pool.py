@@ -295,8 +295,8 @@ def test_ctrl_c_ends_every_process_and_leaves_a_partial_report(tmp_path, alive):
                     time.sleep(300)
                 return getattr(q, name)(x, *arguments, **options)
             return function
-        first, second = "quantize_4bit", "dequantize_blockwise"  # which two processes judge
-        quantize_4bit, dequantize_blockwise = slow(first), slow(second)
+        first, second = "quantize_4bit", "adam_step"  # which two processes judge
+        quantize_4bit, adam_step = slow(first), slow(second)
     """)
     )
     command = [sys.executable, "-m", "qloracle_conformance.commands.main", "verify",

@@ -24,8 +24,8 @@ Word = tuple[str, tuple[Any, ...]]  # an event (of a `Listener`, or our own), an
 # All functions, in four parts that take about as long; so do every second of them together.  What a
 # library may compile comes first, and what shares it stays in one process.
 WORK = (
-    "L2, L3, L5", "quantize_4bit, quantize_blockwise", "dequantize_4bit, dequantize_blockwise",
-    "L1, L4",
+    "L2, L3, L5", "quantize_4bit, dequantize_blockwise", "dequantize_4bit, L4",
+    "quantize_blockwise, L1",
 )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def shares(only: Selection, count: int) -> list[Selection]:
 
     >>> from qloracle_conformance.running.selecting import select
     >>> [share.functions for share in shares(select("L2, S7"), 2)]
-    [('matmul_4bit', 'matmul_4bit_backward', 'dequantize_4bit', 'dequantize_blockwise')]
+    [('matmul_4bit', 'matmul_4bit_backward', 'dequantize_4bit'), ('dequantize_blockwise',)]
     """
     jobs = [[*filter(only.needed.__contains__, select(terms).needed)] for terms in WORK]
     parts = [[*chain(*jobs[i::count])] for i in range(min(count, len(jobs)))]

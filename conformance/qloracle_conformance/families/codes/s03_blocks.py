@@ -11,6 +11,7 @@ indexing.
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -72,13 +73,17 @@ def long_rows() -> Iterator[tuple[Shape, int]]:
 
 
 def places(plan: Plan) -> Iterator[tuple[Shape, int, str]]:
-    """Shape, block size and type: the whole lattice for NF4, a part of it for other tables."""
+    """Shape, block size and type: the whole lattice for NF4, a part of it for other tables.
+
+    What is one short block at any block size is tried at each third of them in smoke.
+    """
     main = plan.view.table in ("nf4", "signed")
     sizes = BLOCKSIZES if main or plan.deep else (64, 256)
-    for blocksize in sizes:
+    for k, blocksize in enumerate(sizes):
         for i, shape in enumerate(blocks_and_rows(blocksize)):
-            for dtype in TYPES if plan.deep and main else (TYPES[i % 3],):
-                yield shape, blocksize, dtype
+            if plan.deep or (i + k) % 3 == 0 or math.prod(shape) >= min(BLOCKSIZES):
+                for dtype in TYPES if plan.deep and main else (TYPES[i % 3],):
+                    yield shape, blocksize, dtype
     for shape, blocksize in long_rows():
         for dtype in TYPES if main else ("float32",):
             yield shape, blocksize, dtype
@@ -144,19 +149,26 @@ def decode_case(plan: Plan, shape: Shape, blocksize: int, dtype: str, note: str 
 
 
 SHAPES: tuple[Shape, ...] = ((192,), (2, 128), (3, 130), (5, 7, 9), (128, 128))
-FORMED = tuple(itertools.product(SHAPES, (64, 256), TYPES))
+
+
+def formed(plan: Plan) -> Iterator[tuple[Shape, int, str]]:
+    """Every shape in every type: in blocks of 64 and of 256, in smoke of one or the other."""
+    every = itertools.product(SHAPES, TYPES, (64, 256))
+    for i, (shape, dtype, blocksize) in enumerate(every):
+        if plan.deep or i % 4 in (0, 3):
+            yield shape, blocksize, dtype
 
 
 def encode_forms(plan: Plan) -> Iterator[Case]:
     """Quantize arrays of one to three axes, with a short last block or without."""
-    for shape, blocksize, dtype in FORMED:
+    for shape, blocksize, dtype in formed(plan):
         x = ramp(plan, shape, blocksize).astype(FLOAT_TYPES[dtype])
         yield encode_case(plan.view, x, blocksize, f"shape {shape}")
 
 
 def decode_forms(plan: Plan) -> Iterator[Case]:
     """Decode into the same shapes and types."""
-    for shape, blocksize, dtype in FORMED:
+    for shape, blocksize, dtype in formed(plan):
         yield decode_case(plan, shape, blocksize, dtype, f"shape {shape}")
 
 
