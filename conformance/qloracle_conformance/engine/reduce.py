@@ -7,7 +7,7 @@ a smaller block.  A neighbour that still fails is taken; when none does, the cas
 import time
 from collections.abc import Callable
 
-from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.cases import Case, bits
 from qloracle_conformance.families import MEMBERS
 
 SECONDS = 2.0
@@ -29,10 +29,14 @@ def reduce(case: Case, index: int, fails: Fails, hints: list[Case]) -> Case:
     for hint in hints:
         if hint.size <= case.size and fails(hint) is not None:
             return hint  # it was reduced when it was found
-    improved = True
+    improved, tried = True, set[object]()
     while improved:
         improved = False
         for candidate in MEMBERS[case.function].smaller(case, index):
+            key = bits(candidate.arrays.values()), tuple(candidate.arrays), repr(candidate.options)
+            if key in tried:  # a neighbour of the larger case, too
+                continue
+            tried.add(key)
             calls += 1
             if calls > CALLS * share or time.monotonic() > deadline:
                 return case
