@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import Any, NamedTuple
 
 from qloracle_conformance.calling import nursery
@@ -21,12 +20,9 @@ Opening = partial[Run]  # with the options of the run
 Word = tuple[str, tuple[Any, ...]]  # an event (of a `Listener`, or our own), and what it says
 
 
-# All functions, in four parts that take about as long; so do every second of them together.  What a
-# library may compile comes first, and what shares it stays in one process.
-WORK = (
-    "L2, L3, L5", "quantize_4bit, dequantize_blockwise", "dequantize_4bit, L4",
-    "quantize_blockwise, L1",
-)  # fmt: skip
+# The functions of one implementation, a row a job, in the order in which the jobs are begun: first
+# what a library may compile, once, and at last what the process takes that is free first.
+WORK = ("L2, L3, L5, dequantize_4bit", "L0, L1", "L4")
 
 
 class Job(NamedTuple):
@@ -61,15 +57,17 @@ def judge(job: Job, send: Callable[[Word], None]) -> None:
             send(("causes", ({check.id: check.looks_like for check in run.judgement.checks},)))
 
 
-def shares(only: Selection, count: int) -> list[Selection]:
-    """Divide the functions of a selection among at most so many jobs.
+def shares(only: Selection) -> list[Selection]:
+    """Divide the functions of a selection among jobs.
 
     >>> from qloracle_conformance.running.selecting import select
-    >>> [share.functions for share in shares(select("L2, S7"), 2)]
-    [('matmul_4bit', 'matmul_4bit_backward', 'dequantize_4bit'), ('dequantize_blockwise',)]
+    >>> [share.functions for share in shares(select("L2, S7"))]
+    [('dequantize_4bit', 'matmul_4bit', 'matmul_4bit_backward'), ('dequantize_blockwise',)]
     """
-    jobs = [[*filter(only.needed.__contains__, select(terms).needed)] for terms in WORK]
-    parts = [[*chain(*jobs[i::count])] for i in range(min(count, len(jobs)))]
+    left, parts = only.needed, list[list[str]]()
+    for terms in WORK:
+        parts.append([name for name in select(terms).needed if name in left])
+        left = [name for name in left if name not in parts[-1]]
     return [replace(only, functions=tuple(part)) for part in parts if part]
 
 
@@ -83,7 +81,7 @@ class SideBySide:
         only: Selection = opening.keywords["only"]
         self.judgements = [opening(impl).judgement for impl in impls]
         self._only, self._listener, self._stop_early = only, listener, stop_early
-        parts = shares(only, max(1, processes // len(impls)))
+        parts = shares(only) if processes >= 2 * len(impls) else [only]
         work = [(impl, part) for impl in zip(impls, self.judgements, strict=True) for part in parts]
         # Who needs no library is judged while those of the first are loaded.
         work[1:] = sorted(work[1:], key=lambda pair: bool(nursery.needs(pair[0][0])))
