@@ -9,7 +9,7 @@ import pytest
 import qloracle
 from qloracle_conformance import engine
 from qloracle_conformance.calling.callers import ChildCaller, LocalCaller
-from qloracle_conformance.contract.cases import Case
+from qloracle_conformance.contract.cases import Case, bits
 from qloracle_conformance.contract.errors import LoadError
 from qloracle_conformance.contract.protocol import FUNCTIONS
 from qloracle_conformance.engine import Engine, reduce
@@ -230,3 +230,15 @@ class TestChild:
 def test_profiles_have_names():
     assert checks.PROFILES == ("smoke", "standard", "exhaustive")
     assert set(engine.EXAMPLES) == set(checks.PROFILES)
+
+
+def test_the_reducer_asks_nothing_twice():
+    x = np.random.default_rng(0).standard_normal(200).astype(np.float32)
+    case, asked = Case("quantize_4bit", {"x": x}, {"blocksize": 64, "quant_type": "nf4"}), []
+
+    def fails(candidate):
+        asked.append((bits(candidate.arrays.values()), repr(candidate.options)))
+        return 0 if np.count_nonzero(candidate.arrays["x"]) >= 3 else None
+
+    reduce.reduce(case, 0, fails, [])
+    assert len(asked) == len(set(asked)) > 20

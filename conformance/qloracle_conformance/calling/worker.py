@@ -51,7 +51,6 @@ def main(spec: str, imported: float = 0.0) -> None:
         send(outbox, *pieces(failed, {}))
         return
     gc.freeze()
-    gc.set_threshold(50_000)
     gc.enable()
     send(outbox, *pieces(hello, {}))
     _serve(calls, inbox, outbox)

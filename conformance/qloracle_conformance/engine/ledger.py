@@ -36,8 +36,7 @@ class Ledger:
     again: list[int] = field(default_factory=list)
     late: list[int] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
-    fullest: dict[Any, Sample] = field(default_factory=dict)  # by the types of its arrays
-    most: dict[Any, int] = field(default_factory=dict)  # numbers, of that one
+    fullest: dict[Any, tuple[int, Sample]] = field(default_factory=dict)  # by types: its numbers
     by_call: dict[int, Case] = field(default_factory=dict)
     troubles: int = 0
     last_trouble: tuple[str, str] = ("", "")
@@ -71,9 +70,9 @@ class Ledger:
         if self.calls % 7 == 1 or len(self.samples) < REPEATED // 2:
             self.samples.append((case, answer))
         types = tuple(array.dtype for array in case.arrays.values())
-        most = self.most.get(types, -1)
+        most = self.fullest[types][0] if types in self.fullest else -1
         if _first(case).size > most and (numbers := _numbers(case)) > most:
-            self.most[types], self.fullest[types] = numbers, (case, answer)
+            self.fullest[types] = numbers, (case, answer)
 
 
 def rules_of(function: str) -> list[str]:
@@ -134,7 +133,7 @@ def _repeat(ledger: Ledger, run: CheckRun, answers: Answers, seed: int) -> None:
     samples = sorted(ledger.samples, key=lambda sample: _numbers(sample[0]))
     sparse = np.random.default_rng(seed).permutation(max(len(samples) - DENSE, 0))[:REPEATED]
     dense = {id(case): (case, first) for case, first in samples[-DENSE:]}
-    dense |= {id(case): (case, first) for case, first in ledger.fullest.values()}
+    dense |= {id(case): (case, first) for _, (case, first) in ledger.fullest.values()}
     chosen = [*(samples[i] for i in sparse), *dense.values(), *[*dense.values()][::-1]]
     for (case, first), again in zip(chosen, answers([case for case, _ in chosen]), strict=True):
         run.cases += 1

@@ -34,7 +34,7 @@ def reduce(case: Case, index: int, fails: Fails, hints: list[Case]) -> Case:
         improved = False
         for candidate in MEMBERS[case.function].smaller(case, index):
             key = bits(candidate.arrays.values()), tuple(candidate.arrays), repr(candidate.options)
-            if key in tried:  # a neighbour of the larger case, too
+            if key in tried:  # before the last step
                 continue
             tried.add(key)
             calls += 1

@@ -123,10 +123,9 @@ def all_equal(cases: Callable[[Plan], Iterator[Case]]) -> Callable[[Plan], Itera
         for i, number in enumerate(plan.rng.permutation(len(every))[:EQUAL]):
             arrays = every[number].arrays
             names = [name for name in arrays if arrays[name].size > 1 and name != "codebook"]
-            for name in names[i % max(len(names), 1) :][:1]:
-                array = arrays[name]
-                first = array[:1] if array.ndim > 1 else array.reshape(-1)[:1]
-                equal = np.broadcast_to(first, array.shape).copy()
+            if names:
+                name = names[i % len(names)]
+                equal = np.broadcast_to(arrays[name][:1], arrays[name].shape).copy()
                 yield every[number].with_arrays(**{name: equal})
 
     return found

@@ -241,7 +241,7 @@ def forms(plan: Plan) -> Iterator[Case]:
         for types in (("float32", "float32"), ("bfloat16", "float32"), ("float16", "float16")):
             case = drawn(plan.view, rng, shape, f"shape {shape}", step=3, weight_decay=0.1)
             yield typed(case, *types)
-    one = np.ones((2, 256), np.float32)  # who has another fault in Adam has none here, perhaps
+    one = np.ones((2, 256), np.float32)  # right in the plain form even where others fail
     yield first(plan.view, one, one, "all equal", step=3)
 
 

@@ -12,8 +12,9 @@ change (P2).
 A function that takes `out` is called with buffers (a tuple of them for several results) that hold
 other bits before the call: they must hold the results after it, and so must whatever is returned.
 
-Every array of the call has the form, and one of them is *expanded* at a time. The data are those of
-S3 and S8, whole numbers for products and LoRA layers, whose results no lawful rounding can move,
-and ordinary steps of Adam; what is wrong in the plain form, too, is left to the rule that found it
-there. An implementation that refuses views declares so: ``limits = {"views": []}``.
+Every array of the call has the form, but for *expanded*: there one array at a time has equal rows
+or elements.  The data are those of S3 and S8, whole numbers for products and LoRA layers, whose
+results no lawful rounding can move, and ordinary steps of Adam; what is wrong in the plain form,
+too, is left to the rule that found it there.  An implementation that refuses views declares so:
+``limits = {"views": []}``.
 """

@@ -75,7 +75,7 @@ def long_rows() -> Iterator[tuple[Shape, int]]:
 def places(plan: Plan) -> Iterator[tuple[Shape, int, str]]:
     """Shape, block size and type: the whole lattice for NF4, a part of it for other tables.
 
-    What is one short block at any block size is tried at each third of them in smoke.
+    A shape that is one short block at any block size is tried at one in three of them in smoke.
     """
     main = plan.view.table in ("nf4", "signed")
     sizes = BLOCKSIZES if main or plan.deep else (64, 256)
