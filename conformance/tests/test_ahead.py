@@ -1,5 +1,6 @@
 """Calls that are sent before their turn give the results of calls one by one."""
 
+import select
 import subprocess
 import sys
 import textwrap
@@ -126,6 +127,23 @@ def test_large_messages_in_both_directions_do_not_block_each_other():
     assert wire.take(60.0) is None
     child.stdout.close()
     child.wait()
+
+
+def test_messages_go_together_when_the_first_answer_is_asked_for():
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as cat:
+        wire = Wire(cat.stdin, cat.stdout)
+        wire.post([b"one"])
+        wire.post([b"two"])
+        assert not select.select([cat.stdout], [], [], 0.1)[0]
+        assert [wire.take(60.0), wire.take(60.0)] == [b"one", b"two"]
+
+
+def test_calls_are_sent_half_of_them_at_a_time():
+    sent = []
+    cases = ahead.Ahead([lambda: map(decoding, range(100))], sent.append, print).of(0)
+    ahead_of = [len(sent) - number for number, _ in enumerate(cases)]
+    assert max(ahead_of) == ahead.CASES
+    assert min(ahead_of[: -ahead.CASES]) == ahead.CASES // 2 + 1
 
 
 def decoding(n):

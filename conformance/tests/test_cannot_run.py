@@ -19,7 +19,7 @@ from qloracle_conformance.calling.loading import load, parse
 from qloracle_conformance.contract.errors import CannotRun, UsageError
 from qloracle_conformance.reports import github, html, junit, markdown
 from qloracle_conformance.running.known import Known
-from qloracle_conformance.running.verify import found_here, verify
+from qloracle_conformance.running.verify import verify
 
 REASON = "needs a compiler: g++ is not on this machine"
 AWAY = f"""
@@ -185,7 +185,7 @@ def test_pytest_fails_and_says_why(kernel, tmp_path):
 
 
 def test_slow_ones_are_judged_only_by_name():
-    assert not {"host", "ptx"} & set(found_here())
+    assert not {"host", "ptx"} & set(adapters.found_here())
     assert parse("host").member == parse("ptx").member == "implementation"
 
 

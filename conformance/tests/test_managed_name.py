@@ -11,10 +11,11 @@ import pytest
 
 import qloracle
 import qloracle_conformance
+from qloracle_conformance.adapters import found_here
 from qloracle_conformance.calling.callers import ChildCaller, LocalCaller
 from qloracle_conformance.calling.loading import parse
 from qloracle_conformance.calling.worker import own_versions
-from qloracle_conformance.running.verify import found_here, verify
+from qloracle_conformance.running.verify import verify
 from qloracle_gpu.managed import capability, standin
 
 SCHEMA = Path(qloracle_conformance.__file__).parent / "reports" / "report.schema.json"

@@ -149,6 +149,20 @@ def test_nothing_is_left_of_it(kernels, alive):
     plain.close()
 
 
+def test_one_that_is_open_stays_the_only_one_until_it_is_closed(kernels, alive):
+    with nursery.opened(environment(), ["module:on_quiet"]):
+        doors = nursery.doors()
+        with nursery.opened(environment(), []):
+            assert nursery.doors() == doors
+        caller = opened_kernel("quiet")
+        assert forked(caller)
+        caller.close()
+        nursery.close()
+        plain = opened_kernel("quiet")
+        assert not forked(plain)
+        plain.close()
+
+
 def test_a_run_with_it_gives_what_a_run_without_it_gives():
     def plain(report):
         (data,) = report.to_dict()["implementations"]

@@ -71,6 +71,11 @@ ADAPTERS = (
 )
 
 
+def found_here() -> list[str]:
+    """Short names of what is judged where none is named: what is installed and can run here."""
+    return [adapter.name for adapter in ADAPTERS if adapter.found]
+
+
 def find(name: str) -> Adapter | None:
     """Return the adapter of a short name, or None."""
     return next((adapter for adapter in ADAPTERS if adapter.name == name), None)

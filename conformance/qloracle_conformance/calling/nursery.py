@@ -44,9 +44,10 @@ _doors: list[socket.socket] = []  # to the first process of the tree; none: no n
 def opened(environment: Mapping[str, str], specs: Sequence[str]) -> Iterator[None]:
     """Keep a nursery meanwhile, and load at once what some implementations need.
 
-    If they are several, libraries are loaded with their `PARTS`.
+    If they are several, libraries are loaded with their `PARTS`.  One that is open stays the only
+    one.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or _doors:
         yield
         return
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -61,14 +62,22 @@ def opened(environment: Mapping[str, str], specs: Sequence[str]) -> Iterator[Non
         for spec in specs:
             Order(needs(spec), spec).send(ours, [])
         yield
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     finally:
-        _doors.clear()
-        ours.close()
+        close()
         try:
             process.wait(GRACE)
         except subprocess.TimeoutExpired:  # it is importing
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def close() -> None:
+    """Let the processes of the tree end, which takes a while: nobody will be forked any more."""
+    while _doors:
+        _doors.pop().close()
 
 
 def doors() -> list[int]:

@@ -1,7 +1,8 @@
 """The pipes to a child process: messages in both directions, neither of which waits for the other.
 
-Each message is a length (8 bytes, little endian) and a safetensors blob.  What is posted waits here
-until the child takes it, so that a child that is still writing an answer never blocks its parent.
+Each message is a length (8 bytes, little endian) and a blob of `contract.cases`.  What is posted
+waits here until its answer is asked for, and then until the child takes it: a child that is still
+writing an answer never blocks its parent, and several messages wake it once.
 """
 
 import contextlib
@@ -34,12 +35,12 @@ class Wire:
         self._unsent: deque[memoryview] = deque()
 
     def post(self, pieces: Iterable[Piece]) -> None:
-        """Send a message as soon as the child takes it."""
+        """Send a message: it goes with all that is unsent at the next `take`."""
         self._unsent += _message(pieces)
-        self._write()
 
     def take(self, limit: float) -> bytearray | None:
         """Return a message, or None if the child is gone.  TimeoutError after `limit` s."""
+        self._write()
         deadline = time.monotonic() + limit
         head = self._read(8, deadline)
         if head is None:

@@ -1,7 +1,11 @@
 """The command `qloracle`."""
 
+import atexit
+import gc
 import random
 import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +16,9 @@ from typer import Argument, Option
 
 import qloracle
 from qloracle.memory import MODELS
-from qloracle_conformance.calling.callers import LIMIT
+from qloracle_conformance import adapters
+from qloracle_conformance.calling import nursery
+from qloracle_conformance.calling.callers import LIMIT, environment
 from qloracle_conformance.contract.errors import UsageError
 
 app = typer.Typer(
@@ -38,6 +44,7 @@ Device = Annotated[str, Option(help="Device for adapters: cpu, cuda, cuda:1.")]
 
 def main() -> None:
     """Run the command; a UsageError is one line and exit code 2."""
+    atexit.register(gc.freeze)  # else the interpreter looks for garbage in all of it at its end
     try:
         app()
     except UsageError as error:
@@ -90,9 +97,6 @@ def verify(
         raise UsageError("verify needs Hypothesis: pip install 'qloracle[verify]'")
     if report and find_spec("jinja2") is None:
         raise UsageError("--report needs Jinja2: pip install 'qloracle[verify]'")
-    from qloracle_conformance.commands import verify as command
-    from qloracle_conformance.running import options
-
     if spec != qloracle.SPEC_VERSION:
         raise UsageError(f"--spec is {spec!r}; allowed: {qloracle.SPEC_VERSION}")
     if write_known and (only or stop_early):
@@ -100,14 +104,26 @@ def verify(
         raise UsageError(f"--write-known needs a whole run; {why}")
     if watch and (report or diff or write_known or len(impl or []) != 1):
         raise UsageError("--watch takes one IMPL, and no --report, --diff or --write-known")
-    given = options.read(
-        profile=profile, require=require, seed=_seed(seed), dialect=dialect, known=known,
-        device=device, limit=limit,
-    ) | {"only": only, "stop_early": stop_early, "processes": processes}  # fmt: skip
-    if watch:
-        raise typer.Exit(command.again_and_again((impl or [])[0], given))
-    code = command.once(impl or [], given, console, errors, report, diff, write_known, verbose)
+    with _loading(impl or adapters.found_here(), device):
+        from qloracle_conformance.commands import verify as command
+        from qloracle_conformance.running import options
+
+        given = options.read(
+            profile=profile, require=require, seed=_seed(seed), dialect=dialect, known=known,
+            device=device, limit=limit,
+        ) | {"only": only, "stop_early": stop_early, "processes": processes}  # fmt: skip
+        if watch:
+            code = command.again_and_again((impl or [])[0], given)
+        else:
+            files = report, diff, write_known
+            code = command.once(impl or [], given, console, errors, *files, verbose)
     raise typer.Exit(code)
+
+
+def _loading(impls: Sequence[str], device: str) -> AbstractContextManager[None]:
+    """Load the libraries that implementations need, while the rest of the kit is loaded."""
+    needed = device in ("", "cpu") and any(map(nursery.needs, impls))
+    return nursery.opened(environment(), impls) if needed else nullcontext()
 
 
 def _seed(text: str) -> int:

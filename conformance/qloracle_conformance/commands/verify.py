@@ -34,7 +34,7 @@ def once(
     known failures; `older` is a report to compare with.
     """
     old = differences.read(older) if older else None
-    found, places = impls or running.found_here(), dict[str, github.Places]()
+    found, places = impls or adapters.found_here(), dict[str, github.Places]()
     with github.commands_off():
         screen = Screen(console, len(found), folder, whole=verbose)
         screen.opening(Report(options["profile"], options["seed"], only=options["only"]).to_dict())

@@ -1,8 +1,7 @@
 """Cases (what is called), answers (what came back) and their form on the wire.
 
-The wire format is safetensors: the arrays are tensors, everything else is JSON text in the
-metadata.  It carries no code, so a child process can never make its parent execute anything, and a
-program in any language can speak it.
+On the wire everything but the memory of arrays is JSON.  It carries no code, so a child process can
+never make its parent execute anything, and a program in any language can speak it.
 """
 
 import json
@@ -99,22 +98,19 @@ WIRE_NAMES = {np.dtype(kind): name for name, kind in WIRE_TYPES.items()}
 
 
 def pieces(text: Mapping[str, Any], arrays: Arrays) -> list[bytes | memoryview]:
-    """JSON-able text and arrays as a safetensors blob in pieces: its head, each array's memory.
+    """JSON-able text and arrays in pieces: a head, which has their forms, each array's memory.
 
     The widest types come first, so that every array lies at a multiple of its element's size.
     """
-    head: dict[str, Any] = {"__metadata__": {"json": json.dumps(text)}}
+    forms = list[tuple[str, str, tuple[int, ...]]]()
     body: list[bytes | memoryview] = []
-    end = 0
     for name, array in sorted(arrays.items(), key=lambda item: -item[1].itemsize):
-        start, end = end, end + array.nbytes
-        kind = WIRE_NAMES[array.dtype]
-        head[name] = {"dtype": kind, "shape": array.shape, "data_offsets": (start, end)}
+        forms.append((name, WIRE_NAMES[array.dtype], array.shape))
         if array.size:
             body.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    written = json.dumps(head).encode()
-    written += b" " * (-len(written) % 8)
-    return [struct.pack("<Q", len(written)) + written, *body]
+    head = json.dumps([text, forms]).encode()
+    head += b" " * (-len(head) % 8)
+    return [struct.pack("<Q", len(head)) + head, *body]
 
 
 def decode(blob: bytes | bytearray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -124,14 +120,12 @@ def decode(blob: bytes | bytearray) -> tuple[dict[str, Any], dict[str, np.ndarra
     ({'id': 7}, {'x': array([1, 1], dtype=bfloat16)})
     """
     (length,) = struct.unpack_from("<Q", blob)
-    head = json.loads(blob[8 : 8 + length])
-    text = json.loads(head.pop("__metadata__")["json"])
-    return text, {name: _array(blob, 8 + length, entry) for name, entry in head.items()}
-
-
-def _array(blob: bytes | bytearray, base: int, entry: Mapping[str, Any]) -> np.ndarray:
-    start, end = entry["data_offsets"]
-    memory = np.empty(end - start, np.uint8)
-    memory[:] = np.frombuffer(blob, np.uint8, end - start, base + start)
-    array: np.ndarray = memory.view(WIRE_TYPES[entry["dtype"]])
-    return array.reshape(entry["shape"])
+    at = 8 + length
+    text, forms = json.loads(blob[8:at])
+    arrays: dict[str, np.ndarray] = {}
+    for name, kind, shape in forms:
+        array = arrays[name] = np.empty(shape, WIRE_TYPES[kind])
+        memory = np.frombuffer(blob, np.uint8, array.nbytes, at)
+        array.reshape(-1).view(np.uint8)[:] = memory
+        at += array.nbytes
+    return text, arrays

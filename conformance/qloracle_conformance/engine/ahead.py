@@ -67,6 +67,9 @@ class Ahead:
         return case
 
     def _fill(self) -> None:
+        """Let as many be on their way as may be, once half of them are back: they go together."""
+        if len(self._queue) > CASES // 2:
+            return
         while not self._queue or (len(self._queue) < CASES and self._bytes < BYTES):
             item = next(self._rest, None)
             if item is None:

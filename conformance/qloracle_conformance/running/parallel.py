@@ -122,6 +122,8 @@ class SideBySide:
         elif event == "ended":
             del self._going[number]
             _add(judgement, said[0])
+            if not self._going:
+                nursery.close()
             self._tell()
         else:
             judgement.checks += [said[2]] if event == "checked" and said[2] else []

@@ -21,11 +21,6 @@ FEW = 3  # functions that one process judges as fast as two
 OURS = ("qloracle", "qloracle_gpu")  # packages that are judged after other people's
 
 
-def found_here() -> list[str]:
-    """Short names of what is judged where none is named: what is installed and can run here."""
-    return [adapter.name for adapter in adapters.ADAPTERS if adapter.found]
-
-
 def verify(
     impls: Sequence[Any],
     *,
