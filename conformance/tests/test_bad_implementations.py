@@ -229,6 +229,8 @@ def test_limits_narrow_the_scope_and_the_verdict_says_so(judged):
         ("limits = {'block': [64]}", "no key 'block'"),
         ("limits = 3", "limits must be a dict"),
         ("limits = {'multiple': 'x'}", "allowed: a number from 1"),
+        ("limits = {'blocksize': 'text'}", "allowed: whole numbers"),
+        ("limits = {'ndim': [1, 2.5]}", "allowed: whole numbers"),
         ("limits = {'quantize_4bit': {'blocksize': []}}", "limits['blocksize'] is empty"),
         ("dialect = {'normalisation': ['divide']}", "give one value, or full and partial"),
         ("dialect = {'normalisation': 3}", "give one value, or full and partial"),

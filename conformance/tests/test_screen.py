@@ -66,6 +66,12 @@ def test_no_line_is_too_long(report, width):
     assert not any(line.endswith(" ") for line in lines[:-8])
 
 
+def test_a_long_status_stands_apart_from_what_follows(report):
+    for check in report["implementations"][0]["checks"]:
+        check["status"] = check["status"].replace("FAIL", "TIMEOUT")
+    assert "\n  TIMEOUT quantize_4bit[" in shown(report)
+
+
 def test_a_fault_is_told_in_its_words(report):
     text = shown(report)
     assert "\n  FAIL  quantize_4bit[nf4, fp4" in text

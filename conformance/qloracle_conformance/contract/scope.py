@@ -12,6 +12,7 @@ from qloracle_conformance.contract.errors import UsageError
 from qloracle_conformance.contract.protocol import BLOCKSIZES, FUNCTIONS, GROUP_SIZES, VIEWS
 
 NUMBERS = ("multiple", "row_multiple", "max_elements")  # limits that are one number, not a list
+LISTS_OF_NUMBERS = ("blocksize", "ndim")
 KEYS = (
     "blocksize", "dtype", "quant_type", "multiple", "row_multiple", "ndim", "max_elements",
     "codebook", "sign", "views",
@@ -92,7 +93,7 @@ def _listing(allowed: Sequence[Any]) -> str:
 
 
 def check_limits(limits: Any) -> None:
-    """Refuse limits with an unknown key (UsageError)."""
+    """Refuse limits with an unknown key, or of another type (UsageError)."""
     if not isinstance(limits, Mapping):
         raise UsageError(f"limits must be a dict, got {limits!r}")
     for key, value in limits.items():
@@ -104,13 +105,20 @@ def check_limits(limits: Any) -> None:
             raise UsageError(f"limits[{key!r}] is {value!r}; allowed: a number from 1")
         elif isinstance(value, list | tuple) and not value and key != "views":
             raise UsageError(f"limits[{key!r}] is empty; it lists what is supported")
+        elif key in LISTS_OF_NUMBERS and not all(type(entry) is int for entry in _listed(value)):
+            raise UsageError(f"limits[{key!r}] is {value!r}; allowed: whole numbers")
 
 
 def _limits_of(limits: Mapping[str, Any], function: str) -> dict[str, Any]:
     """A function's own limits and those of all functions, which are about arrays: no tool's."""
     own, common = limits.get(function, {}), {} if FUNCTIONS[function].tool else limits
     merged = {**{k: v for k, v in common.items() if k not in FUNCTIONS}, **own}
-    return {k: v if k in NUMBERS or isinstance(v, list | tuple) else [v] for k, v in merged.items()}
+    return {k: v if k in NUMBERS else _listed(v) for k, v in merged.items()}
+
+
+def _listed(value: Any) -> Any:
+    """The entries of a limit; one alone may stand without a list."""
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def _outside(case: Case, key: str, allowed: Any) -> str:

@@ -97,7 +97,7 @@ class Screen:
         entry, check = fault.first, fault.first.first
         title = f"{failures.view(fault.checks)}: {_decimal(entry.brief)}"
         rules = " ".join(failures.rules(fault.checks))
-        yield f"{check['status']:<6}{title}   {rules}"
+        yield f"{check['status']:<5} {title}   {rules}"
         failure = check["failure"]
         if failure is not None:
             yield _short(failure["call"])
