@@ -253,7 +253,7 @@ FAULTS = {
                      ".view(self.dtype).reshape(1, *shape)", "P1", "expected "),
     "an input is changed": (
         "        new = np.empty(shape",
-        "        values[...] = 1\n        new = np.empty(shape", "P2", "got other",
+        "        values[...] = 1\n        new = np.empty(shape", "P2", "the call changed its input",
     ),
 }  # fmt: skip
 
@@ -566,10 +566,10 @@ def test_what_a_program_reads_after_a_step_is_compared_with_plain_arrays():
 
 
 def counted():
-    draft = Draft(PLAN.rng, 2 * 64, 64).do("counters").new("a", 192).new("b", 192)
+    draft = Draft(PLAN.rng, 2 * 64, 64).new("a", 192).new("b", 192)
     draft.read("a", None, "device").write("b", None, "device").read("b")
     draft.do("prefetch", "a", "device").do("free", "a").do("prefetch", "b", "device")
-    return draft.read_all("bb", "device").case("")
+    return draft.read_all("bb", "device").case("").with_options(counted=True)
 
 
 @pytest.mark.parametrize("column", programs.LOG[1:])
@@ -681,10 +681,10 @@ ONE = [["empty", "a", [4], "uint8"], ["write", "a", None, "x", "host"]]
         [*ONE, ["must_fail", ["free", "a"]]],
         [*ONE, ["must_fail", ["write", "a", None, "x", "host"]]],
         [*ONE, ["shrink", 64]],
-        [*ONE, ["open", "u", ["a"]], ["save", "f"], ["load", "f", None, None]],
+        [*ONE, ["open", "u", ["a"]], ["save", "f", ["a"]], ["load", "f", ["a"], None, None]],
         [*ONE, ["open", "u", ["a"]], ["read", "a", None, "host"]],
         [*ONE, ["open", "u", ["a"]], ["write", "a", None, "x", "host"]],
-        [*ONE, ["open", "u", ["a"]], ["save", "f"]],
+        [*ONE, ["open", "u", ["a"]], ["save", "f", ["a"]]],
         [*ONE, ["step", "adam_step", ["a", "a", "a"], "x", 1, 1, None]],
     ],
 )
@@ -693,6 +693,53 @@ def test_programs_without_a_sense(program):
     assert not plain_arrays.sensible(case)
     assert plain_arrays.sensible(case.with_options(program=ONE))
     assert issubclass(Nonsense, ValueError)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_a_step_takes_a_state_of_its_own_types(dtype):
+    draft = Draft(PLAN.rng).state("adam_step", 4, 0).steps("adam_step", 1, 1, None)
+    case = draft.case("")
+    program = [[*op[:3], dtype] if op[:2] == ["empty", "m"] else op for op in draft.program]
+    m = next(op[3] for op in draft.program if op[:2] == ["write", "m"])
+    other = case.with_options(program=program).with_arrays(**{m: np.ones(4, dtype)})
+    assert plain_arrays.sensible(other) == (dtype == "float32")
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        ["free", "a)\nimport os\n(a"],
+        ["free", "__builtins__"],
+        ["free", "a.b"],
+        ["empty", "a", ["n"], "print()"],
+        ["empty", "a", [4], "float33"],
+        ["shrink", 1.5],
+        ["step", "exec", ["a"], "g", 1, 1, None],
+        ["copy", "a"],
+        ["must_fail", ["exec", "a"]],
+        ["save", "../f", ["a"]],
+    ],
+)
+def test_nothing_but_names_and_numbers_becomes_code(operation):
+    with pytest.raises((ValueError, TypeError)):
+        programs.lines_of(operation)
+
+
+def test_what_lines_say_is_what_people_read():
+    draft = Draft(PLAN.rng, 64, 64).new("a", 4, side="device").save("f").load("f", None, 64)
+    draft.do("open", "u", ["a"]).read("a", (0, 2), "u.0").do("close", "u")
+    assert programs.text_of_case(draft.case("")) == "; ".join([
+        "pager = make_pager(capacity_bytes=64, page_bytes=64)",
+        "a = pager.empty((4,), uint8)",
+        "with pager.use(a) as arrays: arrays[0][...] = x0",
+        'files.save_paged(folder / "f", {"a": a}, {"file": "f"})',
+        "pager = make_pager(page_bytes=64)",
+        'loaded, words = files.load_paged(folder / "f", pager)',
+        "[a] = map(loaded.get, ['a'])",
+        'u = opened["u"].enter_context(pager.use(a))',
+        "u[0][0:2]",
+        'opened["u"].close()',
+    ])  # fmt: skip
 
 
 def test_smaller_programs_make_sense_and_are_smaller():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from qloracle_conformance.contract import programs
 from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.programs import BLOCK, BLOCKS, Operation, Part, where
+from qloracle_conformance.contract.programs import BLOCK, BLOCKS, TYPES, Operation, Part, where
 
 Array = NDArray[Any]
 
@@ -26,25 +26,20 @@ class Nonsense(ValueError):
 
 
 @lru_cache(maxsize=8)  # by the identity of a case: several rules ask for the last ones
-def results(case: Case) -> list[Any]:
-    """What each operation of a case returns on plain arrays; Nonsense if it has no meaning."""
-    plain = PlainArrays(case.arrays, *programs.sizes_of(case))
-    return [programs.perform(operation, plain) for operation in programs.program_of(case)]
-
-
 def reads(case: Case) -> dict[int, Array]:
-    """What a program reads, by the number of the operation.
+    """What a program reads, by the number of the operation; Nonsense if it has no meaning.
 
     In a program with a step only type and shape of it are expected.
     """
-    found = zip(programs.program_of(case), results(case), strict=True)
-    return {i: values for i, (operation, values) in enumerate(found) if operation[0] == "read"}
+    plain = PlainArrays(case.arrays, *programs.sizes_of(case))
+    found = {i: plain.perform(row) for i, row in enumerate(programs.program_of(case))}
+    return {i: values for i, values in found.items() if values is not None}
 
 
 def sensible(case: Case) -> bool:
     """Whether a pager can be judged by a program."""
     try:
-        results(case)
+        reads(case)
     except (ValueError, KeyError, IndexError, TypeError):
         return False
     return True
@@ -86,8 +81,14 @@ class PlainArrays:
         self.freed: set[str] = set()
         self.uses: dict[str, list[str]] = {}
         self.copied = {"host": 0, "device": 0}  # bytes to each side, at least
-        self._files: dict[str, dict[str, Plain]] = {}
+        self.files: dict[str, dict[str, Plain]] = {}
         self._sized(capacity, page)
+
+    def perform(self, operation: Operation) -> Array | None:
+        """Perform an operation by the method of its name; return what it reads."""
+        verb, *arguments = operation
+        values: Array | None = getattr(self, verb)(*arguments)
+        return values
 
     def empty(self, name: str, shape: list[int], dtype: str) -> None:
         _demand(name not in {*self.alive, *self.freed}, f"{name} exists")
@@ -135,9 +136,10 @@ class PlainArrays:
         _demand(distinct and min(count, first, n) > 0, "a step takes its state")
         whole = function == "adam_step" or part is None or not part % BLOCK
         _demand(whole, "a step takes whole blocks")
-        for name, block in zip(names, blocks, strict=True):
+        for name, block, dtype in zip(names, blocks, TYPES[function], strict=True):
             array = self._alive(name)
-            _demand(array.values.shape == (-(-n // block),), f"{name} has other sizes")
+            values, shape = array.values, (-(-n // block),)
+            _demand(values.dtype == dtype and values.shape == shape, f"{name} is another state")
             _demand(array.sides.all(), f"{name} was not written")
             self.touch(name, None, "device")
             self.touch(name, None, "device", write=True)
@@ -155,16 +157,16 @@ class PlainArrays:
         del self.alive[name]
         self.freed.add(name)
 
-    def save(self, file: str) -> None:
+    def save(self, file: str, names: list[str]) -> None:
         _demand(not any(array.in_use for array in self.alive.values()), "a `use` is open")
-        self._files[file] = {name: array.copy() for name, array in self.alive.items()}
+        self.files[file] = {name: self._alive(name).copy() for name in names}
 
-    def load(self, file: str, capacity: int | None, page: int | None) -> list[str]:
+    def load(self, file: str, names: list[str], capacity: int | None, page: int | None) -> None:
         _demand(not self.uses, "a `use` is open")
+        _demand([*self.files[file]] == names, f"{file} holds other arrays")
         self._sized(capacity, page)
-        self.alive = {name: array.copy() for name, array in self._files[file].items()}
+        self.alive = {name: array.copy() for name, array in self.files[file].items()}
         self.freed, self.copied = set(), {"host": 0, "device": 0}
-        return sorted(self.alive)
 
     def must_fail(self, operation: Operation) -> None:
         """What must fail is wrong: too much is asked for, the array was freed, or sizes differ."""

@@ -1,43 +1,23 @@
 """Programs: what is done to a pager, operation by operation, as data that JSON can hold.
 
-A program is a list; each operation is a list of a verb and its arguments::
-
-    empty   a, [3, 4], "float32"          a = pager.empty((3, 4), float32)
-    write   a, [0, 2], x, "host"          a[0:2] = x, an array of the case; a part None: a[...]
-    read    a, [0, 2], "device"           with pager.use(a) as (on_device,): on_device[0:2]
-    open    u, [a, a]                     u = pager.use(a, a), entered
-    read    a, [0, 2], "u.1"              u[1][0:2]; `write` likewise
-    close   u
-    step    adam_step, [p, m, v], g, 1, 200, 64
-                                          steps 1 to 200 of Adam inside `use`, 64 elements a time;
-                                          row t of g, modulo its rows, is the gradient of step t
-    prefetch a, "device"                  or "host", where the pager's `prefetch` takes a second one
-    advise  a, "host", false              preferred side (or None), and whether it is mostly read
-    shrink  4096                          another capacity, smaller or larger
-    free    a
-    save    f                             all arrays that are alive, in a file
-    load    f, 4096, 4096                 a fresh pager of this capacity and page, with all of f
-    counters                              NotImplementedError where the pager shows no counters
-    must_fail  an operation               one that a pager must refuse
-
-`advise`, `shrink` and a prefetch to the host are left out where a pager has no such thing.
-
-A handler is an object that has a method for each verb that matters to it: `TEXT` puts operations in
-words, `PlainArrays` hold what is to be read and know what must be copied for it, `Books` know the
-pages of that, and `Operations` perform a program on a pager, here and in the scripts that reproduce
-a failure.
+A program is a list; each operation is a list of a verb and its arguments, ["read", "a", [0, 2],
+"device"].  `lines_of` tells what each one is in Python: these lines are executed on a pager and on
+plain arrays, stand in the scripts that reproduce a failure, and, without what converts arrays, in
+reports.  What must be read after them, `PlainArrays` know.
 
 What comes back of a program is four arrays: the bytes that were read, one after the other; the log,
 a row for the new pager and one for each operation (LOG names its columns, -1 stands for what is not
 shown); words, a text for each operation: its error, the form of what it read, or what it loaded;
-and the bytes that the same program read from plain arrays, if a step was run.
+and the bytes that the same program read from plain arrays, if a step was run.  A case that is
+`counted` is unsupported (NotImplementedError) where the pager shows no counters.
 """
 
 import json
+import re
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from qloracle_conformance.contract.cases import Case
@@ -55,21 +35,13 @@ COUNTERS = (
 LOG = ("status", *SIZES, *COUNTERS)
 DONE, RAISED, NOT_OFFERED, NOT_REACHED = range(4)
 UNKNOWN = -1  # not shown; what is no whole number is less
+# What a pager need not have, with its options; a prefetch to the device it has
+OPTIONAL = {"prefetch": ["to"], "advise": ["preferred", "read_mostly"], "shrink": []}
 BLOCK = 256  # elements of a block of an 8-bit state
 BLOCKS = {"adam_step": (1, 1, 1), "adam_step_8bit": (1, 1, BLOCK, 1, BLOCK)}  # elements a number
+TYPES = {"adam_step": ("float32",) * 3, "adam_step_8bit": ("float32", *("uint8", "float32") * 2)}
 
 READ, LOGGED, WORDS, PLAIN = range(4)  # the results of a program
-
-
-def perform(operation: Operation, handler: object) -> Any:
-    """Hand an operation to the method of its name; None where the handler has no such method.
-
-    >>> perform(["free", "a"], TEXT), perform(["free", "a"], "no handler")
-    ('pager.free(a)', None)
-    """
-    verb, *arguments = operation
-    method = getattr(handler, verb, None)
-    return None if method is None else method(*arguments)
 
 
 # ---- small things --------------------------------------------------------------------------------
@@ -111,47 +83,91 @@ def where(part: Part) -> Any:
     return ... if part is None else slice(*part)
 
 
-# ---- in words ------------------------------------------------------------------------------------
+# ---- in Python -----------------------------------------------------------------------------------
 
 
-def _place(name: str, part: Part, side: str) -> str:
-    label, _, i = side.partition(".")
-    sides = {"host": name, "device": f"pager.use({name})[0]"}
-    index = "..." if part is None else f"{part[0]}:{part[1]}"
-    return f"{sides.get(side, f'{label}[{i}]')}[{index}]"
+class Spelling(NamedTuple):
+    """How the lines of a program convert types and arrays, and keep what they read."""
+
+    dtype: str = 'dtype("{}")'
+    give: str = "give({})"  # to the device
+    host: str = "host({})"
+    take: str = "take({})"
+    keep: str = "found.append({})"
+    step: str = "{}"  # the function of an optimizer
+
+
+PERFORMED, READABLE = Spelling(), Spelling(*["{}"] * 6)
+NAMES_AND_NUMBERS = re.compile(r'(?:"[a-zA-Z]\w*(?:\.\d+)?"|-?\d+|null|true|false|[\[\], ])*', re.A)
+
+
+def lines_of(operation: Operation, spelling: Spelling = PERFORMED) -> list[str]:
+    """An operation in lines of Python; ValueError if it is none, or could be any other code.
+
+    >>> lines_of(["write", "a", [0, 2], "x", "device"])
+    ['with pager.use(a) as arrays:', '    arrays[0][0:2] = give(x)']
+    """
+    if not NAMES_AND_NUMBERS.fullmatch(json.dumps(operation)):
+        raise ValueError(f"{operation} holds more than names and numbers")
+    dtype, give, host, take, keep, step = (template.format for template in spelling)
+    match operation:
+        case ["empty", name, shape, kind]:
+            return [f"{name} = pager.empty({tuple(shape)}, {dtype(np.dtype(kind).name)})"]
+        case ["write", name, part, data, side]:  # an array of the case
+            return _at(name, part, side, f"{{}} = {(host if side == 'host' else give)(data)}")
+        case ["read", name, part, side]:
+            return _at(name, part, side, keep(take("{}")))
+        case ["open", label, names]:
+            return [f'{label} = opened["{label}"].enter_context(pager.use({", ".join(names)}))']
+        case ["close", label]:
+            return [f'opened["{label}"].close()']
+        case ["step", function, names, grads, first, count, part] if function in BLOCKS:
+            # in slices of `part`; a row of `grads`, one after the other, is a step's gradient
+            state, numbers = ", ".join(names), f"range({first}, {first + count}), {part}"
+            return [f"run_steps(pager, {step(function)}, ({state}), {give(grads)}, {numbers})"]
+        case ["prefetch", name, side]:
+            return [f"pager.prefetch({name}{'' if side == 'device' else f', to={side!r}'})"]
+        case ["advise", name, side, mostly]:
+            return [f"pager.advise({name}, preferred={side!r}, read_mostly={mostly})"]
+        case ["shrink" | "free" as verb, argument]:  # another capacity, smaller or larger
+            return [f"pager.{verb}({argument})"]
+        case ["save", file, names]:
+            arrays = ", ".join(f'"{name}": {name}' for name in names)
+            return [f'files.save_paged(folder / "{file}", {{{arrays}}}, {{"file": "{file}"}})']
+        case ["load", file, names, capacity, page]:  # all of a file, into a fresh pager
+            loaded = f'loaded, words = files.load_paged(folder / "{file}", pager)'
+            return [
+                making(capacity, page),
+                loaded,
+                f"[{', '.join(names)}] = map(loaded.get, {names})",
+            ]
+        case ["must_fail", refused]:
+            return lines_of(refused, spelling._replace(keep="{}"))
+    raise ValueError(f"{operation} is no operation")
+
+
+def _at(name: str, part: Part, side: str, statement: str) -> list[str]:
+    """A statement about a part of an array, None for all, as a side or an open `use` sees it."""
+    index, (use, _, i) = "..." if part is None else f"{part[0]}:{part[1]}", side.partition(".")
+    seen = {"host": name, "device": "arrays[0]"}.get(side, f"{use}[{i}]")
+    lines = [statement.format(f"{seen}[{index}]")]
+    return lines if side != "device" else [f"with pager.use({name}) as arrays:", f"    {lines[0]}"]
+
+
+def making(capacity: int | None, page: int | None) -> str:
+    """The line that makes a pager of these sizes."""
+    sizes = {"capacity_bytes": capacity, "page_bytes": page}
+    given = (f"{name}={size:d}" for name, size in sizes.items() if size is not None)
+    return f"pager = make_pager({', '.join(given)})"
 
 
 def text_of(operation: Operation) -> str:
-    """An operation in a line of Python.
+    """An operation in a line for people.
 
     >>> text_of(["read", "a", [0, 2], "u.1"]), text_of(["must_fail", ["free", "a"]])
     ('u[1][0:2]', 'pager.free(a)')
     """
-    return str(perform(operation, TEXT))
-
-
-TEXT = SimpleNamespace(  # each operation in a line of Python, as far as a line can say it
-    empty=lambda name, shape, dtype: f"{name} = pager.empty({tuple(shape)}, {dtype})",
-    write=lambda name, part, data, side: f"{_place(name, part, side)} = {data}",
-    read=_place,
-    open=lambda label, names: f"{label} = pager.use({', '.join(names)})",
-    close=lambda label: f"end of {label}",
-    step=lambda function, names, grads, first, count, part: (
-        (f"steps {first} to {first + count - 1}" if count > 1 else f"step {first}")
-        + f" of {function} on ({', '.join(names)}) by {grads}"
-        + (f", {part} elements at a time" if part else "")
-    ),
-    prefetch=lambda name, to: f"pager.prefetch({name}{'' if to == 'device' else f', {to!r}'})",
-    advise=lambda name, side, mostly: (
-        f"pager.advise({name}, preferred={side!r}, read_mostly={mostly})"
-    ),
-    shrink=lambda capacity: f"pager.shrink({capacity})",
-    free=lambda name: f"pager.free({name})",
-    save=lambda file: f"save {file}",
-    load=lambda file, *sizes: f"pager = make_pager{sizes}, and {file} loaded into it",
-    counters=lambda: "counters",
-    must_fail=text_of,
-)
+    return "; ".join(lines_of(operation, READABLE)).replace(":;     ", ": ")
 
 
 def text_of_case(case: Case) -> str:
@@ -161,5 +177,4 @@ def text_of_case(case: Case) -> str:
     >>> text_of_case(Case("make_pager", {}, {"capacity_bytes": 64, "program": program}))
     'pager = make_pager(capacity_bytes=64); a = pager.empty((2,), uint8); a[...] = x'
     """
-    options = [f"{k}={v!r}" for k, v in case.options.items() if k != "program" and v is not None]
-    return "; ".join([f"pager = make_pager({', '.join(options)})", *map(text_of, program_of(case))])
+    return "; ".join([making(*sizes_of(case)), *map(text_of, program_of(case))])

@@ -1,26 +1,16 @@
 """Programs whose counters can be judged: nothing is advised, and not every pager counts."""
 
-from collections.abc import Iterator, Mapping
-from itertools import chain
+from collections.abc import Mapping
 
-from qloracle_conformance.contract.cases import Case
-from qloracle_conformance.contract.programs import BLOCK, program_of
+from qloracle_conformance.contract.programs import BLOCK
 from qloracle_conformance.families.paging import directed
 from qloracle_conformance.families.paging.directed import Cases, each
 from qloracle_conformance.families.paging.drafts import SIDES, Draft
-from qloracle_conformance.judging.checks import Plan
 
 
 def counting(*kinds: Cases) -> Cases:
-    """Programs on pagers that count: each new one is asked for its counters."""
-
-    def cases(plan: Plan) -> Iterator[Case]:
-        for case in chain.from_iterable(kind(plan) for kind in kinds):
-            found = ([op, ["counters"]] if op[0] == "load" else [op] for op in program_of(case))
-            program = [["counters"], *chain.from_iterable(found)]
-            yield case.with_options(program=program)
-
-    return cases
+    """Programs on pagers that count."""
+    return lambda plan: (case.with_options(counted=True) for kind in kinds for case in kind(plan))
 
 
 def capacity(draft: Draft) -> None:

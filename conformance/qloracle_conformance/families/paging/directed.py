@@ -190,17 +190,17 @@ def two_pagers(plan: Plan) -> Iterator[Case]:
         draft = Draft(plan.rng, capacity, page)
         for name, dtype in (("a", "float32"), ("b", "bfloat16"), ("c", "uint8")):
             draft.new(name, (draft.size // 4 + 8, 3), dtype)
-        draft.write("b", (2, 6), "device").do("save", "f")
+        draft.write("b", (2, 6), "device").save("f")
         draft.read("b", None, "device").write("a", (0, 2), "device")
-        draft.do("save", "f").read("a").do("free", "a").do("load", "f", *next(others))
+        draft.save("f").read("a").do("free", "a").load("f", *next(others))
         draft.read("a", None, "device").write("c", (1, 3), "device")
-        draft.do("save", "g").do("load", "g", draft.capacity, draft.page)
+        draft.save("g").load("g", draft.capacity, draft.page)
         yield draft.read("c", None, "device").read_all("ba").case("saved and loaded twice")
     draft = Draft(draft.rng)
     for dtype in TYPES:
         for i, shape in enumerate(((), (0,), (3, 2))):
             draft.new(f"{dtype}_{i}", shape, dtype, SIDES[i % 2])
-    draft.do("save", "f").do("load", "f", None, None).read_all(draft.plain.alive, "device")
+    draft.save("f").load("f", None, None).read_all(draft.plain.alive, "device")
     yield draft.case("all types in a file")
 
 
@@ -259,8 +259,8 @@ def resuming(smoke: int, standard: int, *more: tuple[int, int, int]) -> Cases:
         half = plan.pick(smoke, standard)
         for function, (capacity, page, part) in product(STATE, (*RESUMED, *more)):
             draft = Draft(plan.rng, capacity, page).state(function, plan.pick(300, 1500), plan.seed)
-            draft.steps(function, 1, half, part).do("save", "f")
-            draft.do("load", "f", 2 * capacity if capacity else None, page)
+            draft.steps(function, 1, half, part).save("f")
+            draft.load("f", 2 * capacity if capacity else None, page)
             draft.steps(function, 1 + half, half, part)
             yield draft.read_all(STATE[function], "device").case("resumed half way")
 

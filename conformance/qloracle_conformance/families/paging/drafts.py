@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from qloracle_conformance.contract import programs
 from qloracle_conformance.contract.cases import Case
 from qloracle_conformance.contract.plain_arrays import Nonsense, PlainArrays
-from qloracle_conformance.contract.programs import BLOCKS, Part, perform, where
+from qloracle_conformance.contract.programs import BLOCKS, Part, where
 
 Array = NDArray[Any]
 
@@ -48,7 +48,7 @@ class Draft:
 
     def do(self, *operation: Any) -> Self:
         """Add an operation."""
-        perform(operation, self.plain)
+        self.plain.perform(operation)
         self.program.append(list(operation))
         return self
 
@@ -97,6 +97,14 @@ class Draft:
         """Step a state."""
         return self.do("step", function, list(STATE[function]), "g", first, count, part)
 
+    def save(self, file: str) -> Self:
+        """Save all arrays that are alive."""
+        return self.do("save", file, [*self.plain.alive])
+
+    def load(self, file: str, capacity: int | None, page: int | None) -> Self:
+        """A fresh pager of these sizes, with all of a file."""
+        return self.do("load", file, [*self.plain.files[file]], capacity, page)
+
     def shrink(self, frames: int) -> Self:
         """Another capacity in pages, where the size of a page is known."""
         return self if self.page is None else self.do("shrink", frames * self.page)
@@ -104,8 +112,7 @@ class Draft:
     def case(self, note: str) -> Case:
         """The program as a case."""
         sizes = {"capacity_bytes": self.capacity, "page_bytes": self.page}
-        given = {name: value for name, value in sizes.items() if value is not None}
-        return Case("make_pager", self.arrays, {**given, "program": self.program}, note)
+        return Case("make_pager", self.arrays, {**sizes, "program": self.program}, note)
 
     def _bytes(self, like: Array) -> Array:
         """Bytes of all values: NaNs, subnormals, infinities."""
@@ -134,15 +141,13 @@ def drawn(rng: Random, counted: bool = False) -> Case:
     page, frames, seed = rng.choice(PAGES), rng.choice((1, 2, 3, 5, 16, None)), rng.randint(0, 99)
     capacity = None if frames is None or page is None else frames * page
     draft = Draft(np.random.default_rng(seed) if seed else None, capacity, page)
-    if counted:
-        draft.do("counters")
     _allocate(rng, draft, "a0")
     for _ in range(rng.randint(1, LONGEST)):
         with suppress(Nonsense, LookupError):  # nothing is alive, or open
             _draw(rng, draft, counted)
     for label in list(draft.plain.uses):
         draft.do("close", label)
-    return draft.read_all(draft.plain.alive).case("drawn")
+    return draft.read_all(draft.plain.alive).case("drawn").with_options(counted=counted)
 
 
 def _draw(rng: Random, draft: Draft, counted: bool) -> None:
@@ -165,7 +170,7 @@ def _draw(rng: Random, draft: Draft, counted: bool) -> None:
         ("g" not in draft.arrays, lambda: _step(rng, draft)),
         (len(uses) < 2, lambda: draft.do("open", f"u{at}", some)),
         (1, lambda: draft.do("close", list(uses)[-1])),
-        (1, lambda: draft.do("save", f"f{at}").do("load", f"f{at}", room, draft.page)),
+        (1, lambda: draft.save(f"f{at}").load(f"f{at}", room, draft.page)),
     ]
     if not counted:
         advice = rng.choice((None, *SIDES)), rng.choice((False, True))

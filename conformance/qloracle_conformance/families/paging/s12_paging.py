@@ -67,8 +67,7 @@ def judge_operations(case: Case, values: Values) -> Outcome:
         elif status[number] == RAISED:
             return outcome + _operation(operation, number, word, "no error")
         elif operation[0] == "load" and status[number] == DONE:
-            alive = plain_arrays.results(case)[number]
-            expected = json.dumps([alive, {"file": operation[1]}])
+            expected = json.dumps([sorted(operation[2]), {"file": operation[1]}])
             loaded = word == expected
             outcome += Outcome(1) if loaded else _operation(operation, number, word, expected)
     return outcome
@@ -130,7 +129,7 @@ def wrong_read(case: Case, values: Values) -> Mismatch | None:
         got, expected = words[number], programs.form_of(like)
         if values[LOGGED][number + 1, 0] == DONE and got != expected:
             text = programs.text_of(program[number])
-            return Mismatch(text, 0, got, expected, f"operation {number}")
+            return Mismatch(text, number, got, expected, f"operation {number}")
     return None
 
 

@@ -66,10 +66,10 @@ class Law(NamedTuple):
     """What one column must be: at most, at least or exactly what a formula makes of the log.
 
     The formula is Python: here it is evaluated for all lines of the log at once, and a script that
-    reproduces a failure has it for one.  `now` is a line, `before` the one before, `freed` counts
-    pages by `pages_freed`; what stands in braces is a fact that `Books` know of the
-    program, a number in the script.  A law that needs a column which is not shown, or a fact that
-    is not known, says nothing; nor does one whose condition, another fact, does not hold.
+    reproduces a failure has it for one.  `now` is a line, `before` the one before, zeros where the
+    pager is new; what stands in braces is a fact that `Books` know of the program, a number in the
+    script.  A law that needs a column which is not shown, or a fact that is not known, says
+    nothing; nor does one whose condition, another fact, does not hold.
     """
 
     column: str
@@ -95,23 +95,23 @@ LAWS = (
     Law("bytes_to_host", ">=", "{to_host} + np.maximum({alone} - now.resident_bytes, 0)",
         f"{WRITTEN}, or is not resident"),
     Law("bytes_to_host", ">=", "{to_host}", WRITTEN),
-    *(Law(c, ">=", f"before.{c}", "no counter shrinks", "same_pager") for c in COUNTERS),
+    *(Law(c, ">=", f"before.{c}", "no counter shrinks") for c in COUNTERS),
     Law("faults", "==", "before.faults",
         "as before: the device has touched nothing, or what was prefetched and fits", "there"),
     Law("evictions", "==", "before.evictions", "as before: all that is alive fits", "fits"),
     # a page lies on one side, and a page that moves is copied at most
     Law("faults", ">=", "{pages_in} - now.prefetched",
         f"{{pages_in}} pages came at least: {WRITTEN}", "one_side"),
-    Law("bytes_to_device", "<=", "{page} * pages_came(now)", "pages that came: {came:.0f}",
+    Law("bytes_to_device", "<=", "{page} * pages_came(now)", "a copy of each page that came",
         "one_side"),
     Law("evictions", ">=", "{pages_out} - now.host_faults - now.host_prefetched",
         f"{{pages_out}} pages went at least: {WRITTEN}", "one_side"),
-    Law("bytes_to_host", "<=", "{page} * pages_went(now)", "pages that went: {went:.0f}",
+    Law("bytes_to_host", "<=", "{page} * pages_went(now)", "a copy of each page that went",
         "one_side"),
     Law("resident_bytes", ">=", "{page}", "the page that was touched", "touched"),
-    Law("resident_bytes", "==",
-        "{page} * (pages_came(now) - pages_went(now) - freed)",
-        "pages: {came:.0f} came, {went:.0f} went, {freed:.0f} were freed", "one_side"),
+    Law("resident_bytes", "==", "{page} * pages_left(before, now, {page}, {freed})",
+        "the pages that were there or came, and did not go; {freed} may have been freed",
+        "one_side"),
 )  # fmt: skip
 
 
@@ -125,15 +125,11 @@ def pages_went(line):
     return line.evictions + line.host_faults + line.host_prefetched
 
 
-def pages_freed(log, frees, page):
-    """Pages that were resident when they were freed: of each free its line and its pages."""
-    freed = 0
-    for i, pages in frees:
-        before, after = log[i], log[i + 1]
-        moved = (pages_came(after) - pages_went(after)) - (pages_came(before) - pages_went(before))
-        lost = (before.resident_bytes - after.resident_bytes) // page
-        freed += min(max(lost + moved, 0), pages)
-    return freed
+def pages_left(before, now, page, freed):
+    """Pages that were there or came, and did not go, but for those of the freed ones that left."""
+    came, went = (pages(now) - pages(before) for pages in (pages_came, pages_went))
+    stay = before.resident_bytes / page + came - went
+    return np.clip(now.resident_bytes // page, stay - freed, stay)
 
 
 CODES = [compile(re.sub("[{}]", "", law.formula), law.column, "eval") for law in LAWS]
@@ -173,9 +169,9 @@ def entered(case: Case, values: Values) -> tuple[int, list[Entry]]:
     if not facts:
         return 0, []
     numbers, rows = np.array(list(facts)), list(facts.values())
-    before, now = _line(log[numbers].T), _line(log[numbers + 1].T)
-    known: dict[str, Any] = {"before": before, "now": now}
-    known |= {name: np.array([row[name] for row in rows]) for name in rows[0] if name != "frees"}
+    known: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    now = known["now"] = _line(log[numbers + 1].T)
+    known["before"] = _line(np.where(known["new"], 0, log[numbers].T))
     obeyed, broken = 0, list[Entry]()
     for law, code in zip(LAWS, CODES, strict=True):
         got, expected = getattr(now, law.column), eval(code, globals(), known)
@@ -200,19 +196,18 @@ def _facts(case: Case, log: list[SimpleNamespace]) -> dict[int, dict[str, Any]]:
     kept, facts = Books(case), dict[int, dict[str, Any]]()
     for number, operation in enumerate(programs.program_of(case)):
         status = log[number + 1].status
-        left_out = operation[0] in OPTIONAL and status == programs.NOT_OFFERED
+        left_out = operation[0] in programs.OPTIONAL and status == programs.NOT_OFFERED
         if operation[0] == "must_fail" or left_out:
             continue
         if status != programs.RAISED:
-            facts[number] = kept.enter(number, operation, log)
+            facts[number] = kept.enter(operation, log[number + 1])
+            facts[number]["new"] = number == 0 or operation[0] == "load"
         if status != DONE:
             break
     return facts
 
 
 # ---- what is known of a pager from the program alone ---------------------------------------------
-
-OPTIONAL = ("advise", "shrink", "prefetch")  # operations that a pager may not have
 
 
 class Books(PlainArrays):
@@ -226,22 +221,17 @@ class Books(PlainArrays):
 
     def _begin(self) -> None:
         """A new pager."""
-        self._frees: list[tuple[int, int]] = []  # the line of each, and its pages
         self._advised = False
         self._fetched: set[str] = set()  # arrays that are on the device for sure
 
-    def enter(self, number: int, operation: programs.Operation, log: list[Any]) -> dict[str, Any]:
-        """Enter an operation, the number of a line of the log; return what laws ask for.
-
-        Numbers that are not known are NaN.
-        """
-        now, verb, side = log[number + 1], operation[0], operation[-1]
+    def enter(self, operation: programs.Operation, now: SimpleNamespace) -> dict[str, Any]:
+        """Enter an operation and what the pager shows; return what laws ask for, NaN if unknown."""
+        verb, side = operation[0], operation[-1]
         self._size = int(now.page_bytes) if now.page_bytes > 0 else self._size
         self._own = now.capacity if now.capacity >= 0 else math.inf
         self._touched: set[str] = set()  # by the device
-        if verb == "free":
-            self._frees = [*self._frees, (number, self._pages(operation[1:]))]
-        programs.perform(operation, self)
+        freed = self._pages(operation[1:]) if verb == "free" else 0
+        self.perform(operation)
         if verb == "load":
             self._begin()  # it may have been loaded to the device; 0 where that is NaN
             self.copied["device"] = -int(max(0, now.resident_bytes))
@@ -254,8 +244,7 @@ class Books(PlainArrays):
         there = self._touched and self._touched <= self._fetched and not self._advised
         to_device, to_host = max(self.copied["device"], 0), self.copied["host"]
         return {
-            "done": True, "same_pager": verb != "load", "one_side": one_side,
-            "there": verb != "load" and bool(idle or there),
+            "done": True, "one_side": one_side, "there": bool(idle or there),
             "touched": one_side and bool(self._touched),
             "fits": verb != "load" and self._room_for(self.alive),
             "asked": math.nan if self.capacity is None else self.capacity,
@@ -263,8 +252,7 @@ class Books(PlainArrays):
             "alone": sum(array.alone for array in self.alive.values()),
             "to_device": to_device, "pages_in": -(-to_device // self._size),
             "to_host": to_host, "pages_out": -(-to_host // self._size),
-            "frees": self._frees, "freed": pages_freed(log, self._frees, self._size),
-            "came": pages_came(now), "went": pages_went(now),
+            "freed": freed,
         }  # fmt: skip
 
     def _pages(self, names: Iterable[str]) -> Any:

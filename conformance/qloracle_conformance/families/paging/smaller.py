@@ -100,10 +100,17 @@ def _filled(room: Array, values: Array, last: bool) -> Array:
 def _fewer(program: Program) -> Iterator[Program]:
     """Without what names one array, file or `use`; without a run of operations, the end first."""
     for name in [op[1] for op in program if op[0] in ("empty", "save", "open")]:
-        yield [op for op in program if name not in _words(op)]
+        others = (_without(name, op) if op[0] in ("save", "load") else op for op in program)
+        yield [op for op in others if name not in _words(op)]
     for length in (len(program) >> k for k in range(1, len(program).bit_length())):
         for start in range(len(program) - length, -1, -length):
             yield program[:start] + program[start + length :]
+
+
+def _without(name: str, filed: list[Any]) -> list[Any]:
+    """A file without one of its arrays."""
+    verb, file, names, *sizes = filed
+    return [verb, file, [other for other in names if other != name], *sizes]
 
 
 def _plainer(program: Program, *verbs: str) -> Iterator[Program]:
@@ -137,7 +144,7 @@ def _smaller_pages(case: Case) -> Iterator[Case]:
     for small in (0, *PAGES) if page else (0,):
         program = [op for op in program_of(case) if small or op[0] != "shrink"]
         for op in program:
-            sizes = {"shrink": 1, "load": 2}.get(op[0], len(op))  # where they begin
+            sizes = {"shrink": 1, "load": 3}.get(op[0], len(op))  # where they begin
             op[sizes:] = map(scaled, op[sizes:])
         options = {"capacity_bytes": scaled(capacity), "page_bytes": scaled(page)}
         yield replace(case, options={**options, "program": program})

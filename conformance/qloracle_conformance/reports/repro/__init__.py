@@ -19,7 +19,7 @@ from qloracle_conformance.reports.repro.literals import wrapped
 
 FAILED = (*BAD, *BROKEN, "XFAIL")
 MODULES = (
-    "base64", "contextlib", "faulthandler", "inspect", "pathlib", "sys", "tempfile", "time",
+    "base64", "collections", "contextlib", "faulthandler", "pathlib", "sys", "tempfile", "time",
     "types", "zlib",
 )  # fmt: skip
 SYNCHRONIZE = (
@@ -54,7 +54,7 @@ def script(judgement: Judgement, check: CheckRun) -> str:
     handed = handing.functions(framework, judgement.device, failure)
     body = [line for item in case.arrays.items() for line in literals.statements(*item)]
     if FUNCTIONS[check.function].tool:
-        body += [*["", ""] * bool(case.arrays), *handed]
+        body += handed
         body += programs.body(check, failure, framework, judgement.offers)
     else:
         views = [
@@ -106,9 +106,9 @@ def _docstring(check: CheckRun) -> list[str]:
 def _head(text: str) -> list[str]:
     """The imports and small functions that the script's own text uses."""
     needed = [*literals.UNPACK, ""] if " array(" in text else []
-    needed += [literals.HEX, ""] if "f(" in text else []
+    needed += [literals.HEX, ""] if re.search(r"\bf\(", text) else []
     used = "\n".join([*needed, text])
-    lines = [f"import {module}" for module in MODULES if f"{module}." in used]
+    lines = [f"import {module}" for module in MODULES if re.search(rf"\b{module}\.\w", used)]
     found = [f"import {name}" for name in LIBRARIES if f" {name}." in f" {used}"]
     lines += ["", *sorted([*found, "import numpy as np"]), ""]
     return [*lines, *needed]

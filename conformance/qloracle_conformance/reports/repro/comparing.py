@@ -220,4 +220,5 @@ def _number(mismatch: Mismatch) -> Lines:
 def _place(failure: Failure) -> int:
     """Which of the results it is; codes come first."""
     name = failure.mismatch.result.removesuffix(" (second oracle)").split()[-1]
-    return 0 if name == "code" else FUNCTIONS[failure.case.function].results.index(name)
+    results = FUNCTIONS[failure.case.function].results
+    return 0 if name == "code" else results.index(name) if name in results else -1  # a read
