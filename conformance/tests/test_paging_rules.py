@@ -511,7 +511,7 @@ def test_what_fails_only_sometimes_ends_no_search():
         return pager
 
     target = types.SimpleNamespace(make_pager=make_pager)
-    only = {"only": lambda check: check.endswith("/search"), "profile": "standard"}
+    only = {"only": lambda check: check.endswith("/search"), "searching": True}
     assert runs(target, reducing=False, **only)["S12/search"].status == "FAIL"
 
 
