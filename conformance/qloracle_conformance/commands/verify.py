@@ -20,6 +20,7 @@ from qloracle_conformance.reports.screen import Screen
 from qloracle_conformance.running import known, watching
 from qloracle_conformance.running import verify as running
 from qloracle_conformance.running.run import Listener, name_causes
+from qloracle_conformance.running.selecting import select
 
 Options = Mapping[str, Any]  # of `running.verify.verify`
 
@@ -33,6 +34,7 @@ def once(
     impls: none for what is found here.  What is written: the report in a `folder`, and a file of
     known failures; `older` is a report to compare with.
     """
+    select(options["only"])  # what matches nothing is told before anything is printed
     old = differences.read(older) if older else None
     found, places = impls or adapters.found_here(), dict[str, github.Places]()
     with github.commands_off():
